@@ -84,7 +84,7 @@ def _longest_first(needs: object) -> list[tuple[str, Need]]:
             raise ConfigurationError(f"{shortened(path)} in needs is no path; paths begin with a slash")
         if _PATTERN.search(path):
             raise ConfigurationError(f"{path!r} in needs: paths are no patterns; for patterns give a function")
-        if _AMBIGUOUS.search(path) or path != path.strip():
+        if is_ambiguous(path) or path != path.strip():
             raise ConfigurationError(f"{path!r} in needs: no request is served at such a path")
         if path.rstrip("/") in by_path:
             raise ConfigurationError(f"{path!r} in needs stands there twice, with and without a slash at its end")

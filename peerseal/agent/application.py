@@ -28,7 +28,7 @@ from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.problem_document import Problem, problem, problem_of
 from peerseal.protocol.tokens.bearer import bearer_token
 from peerseal.protocol.tokens.request import REQUEST_LIFETIME
-from peerseal.refusals import REFUSALS, Gate, Record, lacking_user
+from peerseal.refusals import REFUSALS, Gate, Record, lacking_user, refusal_answer
 from peerseal.verify.context import REQUEST_ID, Transaction, enter_request, leave_request
 from peerseal.verify.request import BODY_LATER, CheckedRequest, Peer
 
@@ -139,7 +139,8 @@ class Agent:
             return checked.with_content(request.body)
 
         claim = _Claim(request.method, request.target, request.headers, given, asked.scope, asked.transaction)
-        return _answer(_peer_json(await self._peer(claim, with_content)))
+        found = await self._peer(claim, with_content)
+        return found if isinstance(found, Problem) else _answer(_peer_json(found))
 
     async def _authorize(self, call: _Call) -> Problem:
         """The answer to a proxy. It has the caller in headers, which the proxy passes on to the service."""
@@ -152,23 +153,22 @@ class Agent:
             return checked.with_content(await call.content())
 
         claim = _Claim(original.method, original.target, headers, headers.get("authorization"), scope)
-        try:
-            peer = await self._peer(claim, with_content)
-        except REFUSALS as error:
-            refused = problem_of(error)
-            return refused._replace(headers=refused.headers | {"Peerseal-Code": error.code})
+        peer = await self._peer(claim, with_content)
+        if isinstance(peer, Problem):
+            return peer
         proven = {"Peerseal-Caller": peer.id, "Peerseal-Kid": peer.kid, "Peerseal-Scopes": _in_words(peer.scopes)}
         return Problem(200, _NO_STORE | proven, b"")
 
-    async def _peer(self, claim: "_Claim", with_content: "_WithContent") -> Peer:
-        """The proven caller of a stranger's request. A refusal is logged and counted, and raised."""
+    async def _peer(self, claim: "_Claim", with_content: "_WithContent") -> Peer | Problem:
+        """The proven caller of a stranger's request, or the refusal, which is logged and counted."""
         before = enter_request(claim.headers.get(REQUEST_ID))
         try:
             peer = await self._verified(claim, with_content)
             self._gate.audit.call(peer, scope=claim.scope, method=claim.method, route=lambda: None)
-        except REFUSALS as refusal:
-            self._gate.record.add(refusal, claim.authorization)
-            raise
+        except REFUSALS as error:
+            request_id = self._gate.refused(error, claim.method, claim.target, claim.authorization)
+            answer = refusal_answer(error, request_id)
+            return answer._replace(headers=answer.headers | {"Peerseal-Code": error.code})
         finally:
             leave_request(before)
         return peer

@@ -131,9 +131,10 @@ class TestVerifying:
         assert agent.verify(None, token=token).status == 200
 
     def test_the_log_has_the_reason_and_the_request_s_id(self, agent: AgentProcess, caller: Identity) -> None:
-        agent.verify(header(caller), target="/b", headers={"X-Request-Id": "find-me-7"})
+        refused = agent.verify(header(caller), target="/b", headers={"X-Request-Id": "find-me-7"})
+        assert refused.headers["x-request-id"] == "find-me-7"
         [line] = [line for line in agent.output().splitlines() if "find-me-7" in line]
-        assert "wrong_binding; unverified caller 'acme.internal/shop'" in line
+        assert "wrong_binding; 'GET' '/b'; unverified caller 'acme.internal/shop'" in line
         assert "token is signed for another target" in line
 
 
