@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 from benchmarks import (
+    agent,
     cold_start,
     cores,
     events,
@@ -71,6 +72,7 @@ GROUPS: dict[str, Callable[[World], Iterator[Figure]]] = {
     "protected-route": lambda shared: protected_route.measure(shared.stack, shared.caller),
     "route-cost": lambda shared: route_cost.measure(shared.stack, shared.caller, shared.folder / "route-cost"),
     "asgi-route": lambda shared: protected_route.measure_asgi(shared.stack, shared.caller),
+    "agent": lambda shared: agent.measure(shared.stack, shared.folder / "agent"),
     "key-sets": lambda shared: key_sets.measure(shared.folder / "sqlite", "SQLite"),
     "key-sets-postgresql": on_postgresql,
     "registrations": lambda shared: registrations.measure(shared.folder / "reg-sqlite", "SQLite", 600),

@@ -7,7 +7,8 @@ each key's life (a week) needs no second join token. ``peerseal sign`` does the 
 request; ``peerseal call`` makes the request, and prints the answer. ``peerseal inspect`` decodes a token or document,
 and verifies nothing; ``peerseal verify`` shows each step of verifying it. ``peerseal monitor SERVICE`` reports changes
 in the registry's ledger that the service's owner did not make. ``peerseal keep-ledger FOLDER`` keeps a verified mirror
-of the ledger, for the day on which the registry's database is lost.
+of the ledger, for the day on which the registry's database is lost. ``peerseal agent`` signs and verifies for programs
+without the SDK.
 
 ``peerseal join``, ``whoami``, ``rotate`` and ``retire`` are for the keys of this host; ``peerseal keygen`` makes a key
 pair in a file, and ``peerseal completion`` a script for a shell. ``peerseal doctor`` says what is wrong with the
@@ -39,6 +40,7 @@ from peerseal.audit.ledger_reader import LedgerReader
 from peerseal.audit.mirror import LedgerMirror
 from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Webhook
 from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
+from peerseal.commands.agent import add_agent
 from peerseal.commands.arguments import Subcommands, add_command, seconds
 from peerseal.commands.call import add_call
 from peerseal.commands.completion import add_completion
@@ -368,6 +370,7 @@ def _until_interrupted() -> threading.Event:
 
 
 COMMANDS: tuple[Callable[[Subcommands], None], ...] = (
+    add_agent,
     add_assertion,
     add_call,
     partial(add_completion, build=_parser),

@@ -136,7 +136,7 @@ class PeerAuth:
         if kind not in ("http", "websocket"):
             raise RuntimeError(f"a connection of the kind {kind!r}: expected http, websocket or lifespan")
         receive, send = _outside(receive), _outside(send)
-        call = _Call(scope, _headers(scope), send, self._gate)
+        call = _Call(scope, headers_of(scope), send, self._gate)
         serve = self._http if kind == "http" else self._websocket
         outer, before = calls.set(None), enter_request(call.headers.get(REQUEST_ID))
         try:
@@ -146,7 +146,7 @@ class PeerAuth:
             calls.reset(outer)
 
     async def _http(self, need: Need, call: "_Call", scope: Scope, receive: Receive) -> None:
-        body = _Body(receive)
+        body = RequestBody(receive)
         try:
             if not need.public:
                 await self._admit(need, call, scope, body)
@@ -173,7 +173,7 @@ class PeerAuth:
             call.report(error)
         return await self._app(scope, receive, call.send_on)
 
-    async def _admit(self, need: Need, call: "_Call", scope: Scope, body: "_Body") -> None:
+    async def _admit(self, need: Need, call: "_Call", scope: Scope, body: "RequestBody") -> None:
         """Verify the caller. Raises the refusal, unless refusals are reported only."""
         try:
             call.peer = await self._verified(need, scope, call.headers, body)
@@ -182,7 +182,7 @@ class PeerAuth:
                 raise
             call.report(error)
 
-    async def _verified(self, need: Need, scope: Scope, headers: Mapping[str, str], body: "_Body") -> Peer:
+    async def _verified(self, need: Need, scope: Scope, headers: Mapping[str, str], body: "RequestBody") -> Peer:
         token = bearer_token(headers.get(self._gate.header))
         limit = self._gate.max_body
         too_large = ContentTooLarge(f"the body is longer than {limit} bytes")
@@ -279,7 +279,7 @@ def _outside(step: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
     return run
 
 
-class _Body:
+class RequestBody:
     """A request's body, read up to a limit, and given to the application from its beginning."""
 
     def __init__(self, receive: Receive) -> None:
@@ -317,7 +317,7 @@ class _Headers(dict[str, str], RequestHeaders):
     """The headers of a request by lower-case name, each without the blanks around it."""
 
 
-def _headers(scope: Scope) -> _Headers:
+def headers_of(scope: Scope) -> RequestHeaders:
     """The headers. Several values of one name are joined with commas: a header that is checked may not have two."""
     found = _Headers()
     for raw_name, raw_value in scope["headers"]:

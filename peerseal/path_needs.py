@@ -17,8 +17,9 @@ Needs = Mapping[str, Need | Mapping[str, Need]] | Callable[[str, str], Need]
 ALWAYS_REFUSED: Final = Need("")
 """No caller has the empty scope."""
 
-_AMBIGUOUS = re.compile(r"//|/\.\.?(?:/|$)|[\\\0-\x1f\x7f]")
-"""Paths that applications read in two ways: Starlette's pattern for ``/admin`` takes a newline after it."""
+_AMBIGUOUS = re.compile(r"//|/\.\.?(?:[/;]|$)|[\\\0-\x1f\x7f]")
+"""Paths that applications read in two ways: Starlette's pattern for ``/admin`` takes a newline after it, and servlet
+containers take ``..;`` for ``..``."""
 _PATTERN = re.compile(r"[{}<>*?%#]")
 """Characters of patterns, queries and escapes, which a path in ``needs`` would not stand for."""
 _METHOD = re.compile(r"[A-Z][A-Z0-9-]*")
@@ -35,7 +36,7 @@ class PathNeeds:
         """What a call needs. ``path`` is decoded."""
         if self._function is not None:
             return self._checked(self._function, method, path)
-        if _AMBIGUOUS.search(path):
+        if is_ambiguous(path):
             return ALWAYS_REFUSED
         need = next((need for trunk, need in self._by_path if is_below(path, trunk)), ALWAYS_REFUSED)
         return need if isinstance(need, Need) else _of_method(need, method)
@@ -51,6 +52,11 @@ class PathNeeds:
         except ConfigurationError as error:
             log.error("a call is refused: %s", error)
             return ALWAYS_REFUSED
+
+
+def is_ambiguous(path: str) -> bool:
+    """Whether applications may read the decoded path in two ways."""
+    return _AMBIGUOUS.search(path) is not None
 
 
 def is_below(path: str, trunk: str) -> bool:

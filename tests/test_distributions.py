@@ -16,6 +16,7 @@ VERSION = (ROOT / "VERSION").read_text().strip()
 SDK = f"peerseal-{VERSION}"
 REGISTRY = f"peerseal_registry-{VERSION}"
 EXTRAS = {
+    "peerseal.agent.serving": "agent",
     "peerseal.flask": "flask",
     "peerseal.httpie": "httpie",
     "peerseal.httpx": "httpx",

@@ -324,12 +324,15 @@ class Identity:
         method: str,
         target: str,
         body: bytes = b"",
+        content_digest: str | None = None,
         headers: Mapping[str, str] | None = None,
         ctx: Mapping[str, Any] | None = None,
     ) -> str:
         """A request token (compact JWS) for one attempt of one request to ``audience``, a service's name or id.
 
         ``target`` is the request-target in origin form, and ``body`` the bytes, both exactly as they are sent.
+        ``content_digest`` replaces ``body`` where the bytes are not at hand: their SHA-256 as ``sha-256=:…:``, as RFC
+        9530 writes it.
         ``headers`` are the headers to bind: ``content-type``, ``content-encoding`` and ``txn-token`` if the request has
         them, and any other. ``ctx`` is data of the application, at most 1 KiB of JSON. Raises UnsignableRequest or
         TrustUnavailable.
@@ -340,6 +343,7 @@ class Identity:
             method=method,
             target=target,
             body=body,
+            content_digest=content_digest,
             headers={} if headers is None else headers,
             ctx=ctx,
             now=self.clock(),

@@ -42,6 +42,7 @@ from peerseal.verify.users import User
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE = re.compile(r"[\t -~\x80-\xff]*")  # latin-1 without line breaks and control characters
+_CONTENT_DIGEST = re.compile(r"sha-256=:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=:")
 _RENEWED_BEFORE_END = 60
 """Seconds before the end of an event's transaction token at which the next one is minted."""
 
@@ -53,6 +54,7 @@ def request_token(
     method: str,
     target: str,
     body: bytes = b"",
+    content_digest: str | None = None,
     headers: Mapping[str, str] = MappingProxyType({}),
     ctx: Mapping[str, Any] | None = None,
     now: float,
@@ -60,7 +62,7 @@ def request_token(
     """A request token for one request; see `Identity.sign_request`."""
     if not is_origin_form(target):
         raise UnsignableRequest("the target is not in origin form, such as /path?query (RFC 9112 section 3.2.1)")
-    content, verb = _octets(body), plain_text(method)
+    digest, verb = _digest_of(_octets(body), content_digest), plain_text(method)
     if not verb:
         raise UnsignableRequest(f"the method is {text_like(method)}; expected a text such as GET")
     bound, issued_at = _sendable(headers), int(now)
@@ -74,12 +76,24 @@ def request_token(
         jti=new_jti(),
         method=verb,
         target_digest=target_digest(target),
-        content_digest=digest_header(content) if content else DIGEST_OF_NOTHING,
+        content_digest=digest,
         headers=bound,
         tth=None if transaction is None else _checked(lambda: transaction_hash(transaction)),
         ctx=ctx,
     )
     return _compact(key, REQUEST_TYP, token.payload)
+
+
+def _digest_of(content: bytes, given: str | None) -> str:
+    """The digest to sign: of the content, or the one that the application computed. Raises UnsignableRequest."""
+    if given is None:
+        return digest_header(content) if content else DIGEST_OF_NOTHING
+    if content:
+        raise UnsignableRequest("a body and a content_digest are given; expected one of them")
+    text = plain_text(given)
+    if text is None or not _CONTENT_DIGEST.fullmatch(text):
+        raise UnsignableRequest(f"content_digest is {text_like(given)}; expected sha-256=:…: (RFC 9530 section 2)")
+    return text
 
 
 def assertion(key: StoredKey, *, audience: str | None = None, client_id: str | None = None, now: float) -> str:

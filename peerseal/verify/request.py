@@ -117,6 +117,13 @@ class CheckedRequest(NamedTuple):
         check_content(self.peer.claims["content_digest"], content)
         return self._replace(content_checked=True)
 
+    def with_digest(self, digest: str) -> Self:
+        """As `with_content`, for content of which this program computed the SHA-256 itself, as ``sha-256=:…:``. Raises
+        WrongBinding."""
+        if digest != self.peer.claims["content_digest"]:
+            raise WrongBinding("token is signed for another body")
+        return self._replace(content_checked=True)
+
 
 class Verifier:
     """Verifies the callers of one service, the audience.

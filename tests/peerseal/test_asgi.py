@@ -153,6 +153,11 @@ REFUSED: Mapping[str, tuple[Call, int, str]] = {
         403,
         "insufficient_scope",
     ),
+    "out of a public path by dots that servlet containers know": (
+        lambda c, i: c.call(target="/healthz/..;/admin", headers=signed(i, target="/healthz/..;/admin")),
+        403,
+        "insufficient_scope",
+    ),
     "two slashes": (lambda c, i: c.call(target="//x", headers=signed(i, target="//x")), 403, "insufficient_scope"),
     "a newline after a path": (
         lambda c, i: c.call(target="/admin%0A", headers=signed(i, target="/admin%0A")),

@@ -19,7 +19,7 @@ from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.names import qualify
 from peerseal.session.problem import MAX_PROBLEM
 from peerseal.transport.fetch import Answer, no_larger_than
-from peerseal.wsgi import MAX_BODY
+from peerseal.wsgi_environ import MAX_BODY
 
 _MOST_SEGMENTS: Final = 6
 _PREFIX: Final = "PEERSEAL_EXTERNAL_PREFIX"

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,7 @@ from peerseal.identity.environment import options_in
 from peerseal.identity.key_folder import KeyFolder, StoredKeys
 from peerseal.identity.signing_keys import SigningKeys
 from peerseal.protocol.documents.key_set import ACTIVE, RETIRED
+from peerseal.protocol.encoding import digest_header
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Answer, Clock, MemoryRegistry
@@ -686,6 +688,25 @@ class TestSigning:
         client = registry.identity("client")
         with pytest.raises(UnsignableRequest, match="longer"):
             client.sign_request("callee", method="GET", target="/", headers={"content-type": "x" * 5000})
+
+    def test_a_digest_stands_for_the_body(self, registry: MemoryRegistry) -> None:
+        client = registry.identity("client")
+        request: Any = {"method": "PUT", "target": "/"}
+        token = client.sign_request("callee", content_digest=digest_header(b"body"), **request)
+        verifier = Verifier(registry.trust_store(), audience="callee", allow={"client": ()}, clock=registry.clock)
+        assert verifier.verify(token, body=b"body", **request).service == "client"
+
+    @pytest.mark.parametrize(
+        "digest", ["", "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFV=:", "sha-512=:YQ==:", 7]
+    )
+    def test_what_is_no_digest_is_not_signed(self, registry: MemoryRegistry, digest: Any) -> None:
+        with pytest.raises(UnsignableRequest, match="content_digest"):
+            registry.identity("client").sign_request("callee", method="GET", target="/", content_digest=digest)
+
+    def test_a_body_and_a_digest_are_not_signed_together(self, registry: MemoryRegistry) -> None:
+        given: Any = {"body": b"body", "content_digest": digest_header(b"body")}
+        with pytest.raises(UnsignableRequest, match="expected one of them"):
+            registry.identity("client").sign_request("callee", method="GET", target="/", **given)
 
     def test_every_error_is_one_of_peerseals(self, registry: MemoryRegistry) -> None:
         client = registry.identity("client")

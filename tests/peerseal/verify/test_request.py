@@ -229,6 +229,13 @@ def test_a_body_that_is_read_later_is_checked_before_the_claim(callee: Callee) -
     assert callee.verifier.claim(checked.with_content(BODY)).id == CALLER
 
 
+def test_a_digest_that_the_program_computed_stands_for_the_body(callee: Callee) -> None:
+    checked = callee.verifier.check(callee.verifier.read(honest_token(KEY)), **{**REQUEST, "body": BODY_LATER})
+    with pytest.raises(WrongBinding):
+        checked.with_digest(digest_header(BODY + b" "))
+    assert callee.verifier.claim(checked.with_digest(digest_header(BODY))).id == CALLER
+
+
 # ---- what it asks of others
 
 
