@@ -27,7 +27,7 @@ and not ha and not pooler
 QUICK := $(NOT_ALONE) and not e2e and not slow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up login test quick oldest thorough fuzz judge kafka brokers pooler ha browser coverage lint prose format docs dist bench image compose-test .env clean
+.PHONY: help demo up login test quick oldest thorough fuzz judge vectors kafka brokers pooler ha browser coverage lint prose format docs dist bench image compose-test .env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ fuzz: $(STAMP) ## generated input for every parser and route, and calls made fro
 
 judge: $(STAMP) ## a ledger of 70,000 entries, checked over HTTP by Go's checksum database (needs go)
 	$(BIN)/pytest -m judge
+
+vectors: $(STAMP) ## docs/vectors: test vectors for peers in any language, the same bytes in every run
+	$(BIN)/python -m tests.vectors.make
 
 kafka: $(KAFKA)/.installed ## the jars of a real Apache Kafka, for `make brokers` (needs maven)
 
