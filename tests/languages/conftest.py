@@ -38,6 +38,12 @@ LANGUAGES: Mapping[str, Language] = {
         lambda folder: ["node", str(folder / "peer.mjs")],
         lambda folder: ["node", str(folder / "vectors.mjs")],
     ),
+    "go": Language(
+        ("go",),
+        ("go", "build", "-buildvcs=false", "-o", "peer", "."),
+        lambda folder: [str(folder / "peer")],
+        lambda folder: [str(folder / "peer"), "vectors"],
+    ),
 }
 
 
