@@ -31,6 +31,10 @@ class Language(NamedTuple):
     vectors: Callable[[Path], list[str]]
 
 
+def _java(folder: Path) -> list[str]:
+    return ["java", "-cp", f"{folder}/target/classes:{folder}/target/lib/*", "example.Main"]
+
+
 LANGUAGES: Mapping[str, Language] = {
     "node": Language(
         ("node", "npm"),
@@ -43,6 +47,12 @@ LANGUAGES: Mapping[str, Language] = {
         ("go", "build", "-buildvcs=false", "-o", "peer", "."),
         lambda folder: [str(folder / "peer")],
         lambda folder: [str(folder / "peer"), "vectors"],
+    ),
+    "java": Language(
+        ("java", "javac", "mvn"),
+        ("mvn", "--quiet", "--batch-mode", "compile"),
+        _java,
+        lambda folder: [*_java(folder), "vectors"],
     ),
 }
 
