@@ -24,6 +24,7 @@ import (
 // Identity is a registered service.
 type Identity struct {
 	ID, Service, Kid string
+	path             string // of the private key
 	registry         *Registry
 	private          *ecdsa.PrivateKey
 	key              *Key
@@ -38,20 +39,16 @@ func join(registry *Registry, service, folder, joinToken string) (*Identity, err
 	if err != nil {
 		return nil, err
 	}
-	us := &Identity{ID: domain + "/" + service, Service: service, registry: registry}
-	if us.private, err = loadOrMake(filepath.Join(folder, service+".pem")); err != nil {
-		return nil, err
-	}
-	point, err := us.private.PublicKey.Bytes() // the byte 04, x and y
+	path := filepath.Join(folder, service+".pem")
+	private, err := loadOrMake(path)
 	if err != nil {
 		return nil, err
 	}
-	jwk := map[string]any{"kty": "EC", "crv": "P-256", "x": encode(point[1:33]), "y": encode(point[33:])}
-	if us.key, err = readKey(jwk); err != nil {
+	us, err := (&Identity{ID: domain + "/" + service, Service: service, path: path, registry: registry}).with(private)
+	if err != nil {
 		return nil, err
 	}
-	us.Kid = us.ID + "/" + us.key.Thumbprint
-	body := map[string]any{"proof": us.proof(domain + "/registry")}
+	body := map[string]any{"proof": us.proof()}
 	if joinToken != "" {
 		token, err := parseJoinToken(joinToken)
 		if err != nil {
@@ -62,12 +59,58 @@ func join(registry *Registry, service, folder, joinToken string) (*Identity, err
 	registry.Headers = func(method, target string) (map[string]string, error) {
 		return map[string]string{"Authorization": "Bearer " + us.Sign("registry", method, target, nil, nil)}, nil
 	}
-	return us, us.register(canonical(body))
+	return us, us.register(canonical(body), "")
 }
 
-func (us *Identity) register(body []byte) error {
-	url := us.registry.URL + "/v1/services/" + us.Service + "/keys"
-	answer, err := client.Post(url, "application/json", bytes.NewReader(body))
+// Rotate registers another key, for which the present one vouches, and keeps it in place of that. A key is good for 7
+// days: do this once a day, and restart the service some time after.
+func (us *Identity) Rotate() (*Identity, error) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	next, err := us.with(private)
+	if err != nil {
+		return nil, err
+	}
+	body := canonical(map[string]any{"proof": next.proof()})
+	if err := us.register(body, us.Sign("registry", "POST", us.keysPath(), body, asJSON)); err != nil {
+		return nil, err
+	}
+	if err := save(us.path+".new", private); err != nil {
+		return nil, err
+	}
+	return next, os.Rename(us.path+".new", us.path)
+}
+
+// with is the same service with that key.
+func (us *Identity) with(private *ecdsa.PrivateKey) (*Identity, error) {
+	point, err := private.PublicKey.Bytes() // the byte 04, x and y
+	if err != nil {
+		return nil, err
+	}
+	key, err := readKey(map[string]any{"kty": "EC", "crv": "P-256", "x": encode(point[1:33]), "y": encode(point[33:])})
+	if err != nil {
+		return nil, err
+	}
+	next := *us
+	next.private, next.key, next.Kid = private, key, us.ID+"/"+key.Thumbprint
+	return &next, nil
+}
+
+func (us *Identity) keysPath() string { return "/v1/services/" + us.Service + "/keys" }
+
+// register sends a proof, with the token of a key that vouches for it, if there is one.
+func (us *Identity) register(body []byte, voucher string) error {
+	request, err := http.NewRequest("POST", us.registry.URL+us.keysPath(), bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	if voucher != "" {
+		request.Header.Set("Authorization", "Bearer "+voucher)
+	}
+	answer, err := client.Do(request)
 	if err != nil {
 		return err
 	}
@@ -80,7 +123,8 @@ func (us *Identity) register(body []byte) error {
 }
 
 // proof shows that we hold the key: its holder asks to register it.
-func (us *Identity) proof(audience string) string {
+func (us *Identity) proof() string {
+	audience := strings.TrimSuffix(us.ID, us.Service) + "registry"
 	now := us.registry.Now()
 	return us.jws("peerseal-proof+jwt", map[string]any{
 		"iss": us.ID, "aud": audience, "iat": now, "exp": now + 60, "jti": newJTI(), "jwk": us.key.JWK,
@@ -162,13 +206,16 @@ func made(path string) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		return nil, err
-	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	return private, os.WriteFile(path, text, 0o600)
+	return private, save(path, private)
+}
+
+func save(path string, private *ecdsa.PrivateKey) error {
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }

@@ -3,6 +3,7 @@
 //	peer serve PORT
 //	peer call AUDIENCE METHOD URL [BODY]
 //	peer sign AUDIENCE METHOD TARGET [BODY]      prints the token
+//	peer rotate                                  the next key, from the next start on
 //	peer vectors FOLDER                          runs docs/vectors
 package main
 
@@ -48,8 +49,16 @@ func main() {
 			fmt.Println(us.Sign(arguments[1], arguments[2], arguments[3], []byte(arguments[4]), headers))
 			return nil
 		})
+	case "rotate":
+		err = withIdentity(func(us *Identity) error {
+			next, err := us.Rotate()
+			if err == nil {
+				fmt.Println(next.Kid)
+			}
+			return err
+		})
 	default:
-		fmt.Fprintln(os.Stderr, "usage: peer serve PORT | call AUDIENCE METHOD URL [BODY] | sign AUDIENCE METHOD TARGET [BODY] | vectors FOLDER")
+		fmt.Fprintln(os.Stderr, "usage: peer serve PORT | call AUDIENCE METHOD URL [BODY] | sign AUDIENCE METHOD TARGET [BODY] | rotate | vectors FOLDER")
 		os.Exit(2)
 	}
 	if err != nil {

@@ -1,6 +1,6 @@
 // Who this service is: its key, its registration, and the tokens that it signs (docs/protocol.md: Registration, Request token).
 import { generateKeyPairSync, createPrivateKey, createPublicKey, randomBytes } from 'node:crypto'
-import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { CompactSign } from 'jose'
 import { digest, encode, parseJoinToken, readKey } from './strict.mjs'
@@ -18,12 +18,26 @@ export class Identity {
     const domain = await this.registry.domain()
     this.id = `${domain}/${this.service}`
     this.registryId = `${domain}/registry`
-    this.#hold(await loadOrMake(join(this.keyDir, `${this.service}.pem`)))
+    this.path = join(this.keyDir, `${this.service}.pem`)
+    Object.assign(this, this.#described(await loadOrMake(this.path)))
     const proof = await this.#proof(this)
     const joining = this.joinToken && parseJoinToken(this.joinToken)
-    await this.#register(joining ? { proof, join: { id: joining.id, mac: joining.mac(proof) } } : { proof })
+    const right = joining ? { join: { id: joining.id, mac: joining.mac(proof) } } : {}
+    await this.#register(JSON.stringify({ proof, ...right }), JSON_TYPE)
     this.registry.headers = (method, target) => this.headersFor('registry', method, target)
     return this
+  }
+
+  /** Register another key, for which the present one vouches, and keep it in place of that. A key is good for 7 days: do
+   * this once a day, and restart the service some time after. */
+  async rotate() {
+    const next = this.#described(newKey())
+    const body = JSON.stringify({ proof: await this.#proof(next) })
+    await this.#register(body, await this.headersFor('registry', 'POST', this.#keysPath, body, JSON_TYPE))
+    await rm(`${this.path}.new`, { force: true }) // of a rotation that was cut short
+    await save(`${this.path}.new`, next.privateKey)
+    await rename(`${this.path}.new`, this.path)
+    Object.assign(this, next)
   }
 
   /** The headers of one request, with a token for it alone. `headers` are those that the token binds. */
@@ -48,9 +62,9 @@ export class Identity {
     return fetch(href, { method, body: body || undefined, headers: signed, redirect: 'manual' })
   }
 
-  #hold(privateKey) {
+  #described(privateKey) {
     const { alg, jwk, thumbprint } = readKey(createPublicKey(privateKey).export({ format: 'jwk' }))
-    Object.assign(this, { privateKey, alg, jwk, kid: `${this.id}/${thumbprint}` })
+    return { privateKey, alg, jwk, kid: `${this.id}/${thumbprint}` }
   }
 
   /** By the new key: its holder asks to register it. */
@@ -60,10 +74,12 @@ export class Identity {
     return this.#jws(key, 'peerseal-proof+jwt', claims)
   }
 
-  async #register(body) {
-    const path = `/v1/services/${this.service}/keys`
-    const options = { method: 'POST', body: JSON.stringify(body), headers: JSON_TYPE, redirect: 'error' }
-    const answer = await fetch(this.registry.url + path, options)
+  get #keysPath() {
+    return `/v1/services/${this.service}/keys`
+  }
+
+  async #register(body, headers) {
+    const answer = await fetch(this.registry.url + this.#keysPath, { method: 'POST', body, headers, redirect: 'error' })
     const text = await answer.text()
     if (answer.status !== 200 && answer.status !== 201) throw new Error(`not registered: ${answer.status} ${text}`)
   }
@@ -81,8 +97,12 @@ async function loadOrMake(path) {
   } catch (error) {
     if (error.code !== 'ENOENT') throw error
   }
-  const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+  const made = newKey()
   await mkdir(join(path, '..'), { recursive: true, mode: 0o700 })
-  await writeFile(path, privateKey.export({ type: 'pkcs8', format: 'pem' }), { mode: 0o600, flag: 'wx' })
-  return privateKey
+  await save(path, made)
+  return made
 }
+
+const newKey = () => generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey
+
+const save = (path, key) => writeFile(path, key.export({ type: 'pkcs8', format: 'pem' }), { mode: 0o600, flag: 'wx' })

@@ -3,6 +3,7 @@
 //   node peer.mjs serve PORT
 //   node peer.mjs call AUDIENCE METHOD URL [BODY]
 //   node peer.mjs sign AUDIENCE METHOD TARGET [BODY]      prints the token
+//   node peer.mjs rotate                                  the next key, from the next start on
 import { createServer } from 'node:http'
 import { Identity } from './identity.mjs'
 import { Registry } from './registry.mjs'
@@ -64,11 +65,15 @@ const commands = {
   async sign(audience, method, target, body) {
     console.log(await identity.sign(audience, method, target, body, body ? { 'content-type': 'application/json' } : {}))
   },
+  async rotate() {
+    await identity.rotate()
+    console.log(identity.kid)
+  },
 }
 
 const [command, ...rest] = process.argv.slice(2)
 if (!commands[command]) {
-  console.error('usage: node peer.mjs serve PORT | call AUDIENCE METHOD URL [BODY] | sign AUDIENCE METHOD TARGET [BODY]')
+  console.error('usage: node peer.mjs serve PORT | call AUDIENCE METHOD URL [BODY] | sign AUDIENCE METHOD TARGET [BODY] | rotate')
   process.exit(2)
 }
 await identity.start()

@@ -75,8 +75,8 @@ export function canonical(value) {
 
 /** Domain and short name in a service id. */
 export function splitServiceId(id) {
-  const found = SERVICE_ID.exec(id)
-  if (!found || id.endsWith('\n')) throw new Refused('invalid_name', 'not a service id')
+  const found = id.length <= 354 && SERVICE_ID.exec(id)
+  if (!found) throw new Refused('invalid_name', 'not a service id')
   return { domain: found[1], service: found[2] }
 }
 

@@ -107,6 +107,17 @@ def test_our_callee_answers_a_peer(peer: Peer, callee: Server, domain: Stack) ->
         assert '"caller":"client-service"' in told.replace(" ", "")
 
 
+def test_a_peer_rotates_its_key(peer: Peer, callee: Server, domain: Stack) -> None:
+    settings = settings_of(domain, "client-service", f"{peer.language}-rotated")
+    first = peer.run(settings, "sign", "resource-service", "GET", "/a")
+    next_kid = peer.run(settings, "rotate")
+    without = {name: value for name, value in settings.items() if name != "PEERSEAL_JOIN_TOKEN"}
+    pin = settings["PEERSEAL_JOIN_TOKEN"].rpartition(".")[2]
+    told = peer.run({**without, "PEERSEAL_REGISTRY_PIN": pin}, "sign", "resource-service", "POST", "/a", BODY.decode())
+    assert kid_in(told) == next_kid != kid_in(first)
+    until(lambda: send(f"{callee.url}/a", told, BODY, JSON)[0] == 200, 60, what="the answer", every=0.3)
+
+
 def test_our_callee_refuses_what_is_altered_replayed_or_revoked(peer: Peer, callee: Server, domain: Stack) -> None:
     settings = settings_of(domain, "client-service", f"{peer.language}-revoked")
 

@@ -21,6 +21,7 @@ import java.net.http.HttpResponse;
 import java.net.http.HttpResponse.BodyHandlers;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
 import java.nio.file.attribute.FileAttribute;
 import java.nio.file.attribute.PosixFilePermissions;
 import java.security.SecureRandom;
@@ -31,6 +32,7 @@ import java.util.Map;
 /** Who this service is: its key, its registration, and the tokens that it signs (docs/protocol.md: Registration, Request token). */
 final class Identity {
     private static final Duration TIMEOUT = Duration.ofSeconds(5);
+    private static final Map<String, String> JSON_TYPE = Map.of("content-type", "application/json");
     private static final SecureRandom RANDOM = new SecureRandom();
     /** Follows no redirect: an answer from another place is not the one that was asked for. */
     private static final HttpClient HTTP = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1)
@@ -39,11 +41,15 @@ final class Identity {
     final String domain;
     final String id;
     final Registry registry;
+    final String kid;
+    private final String service;
+    private final Path path; // of the private key
     private final ECKey key;
-    private final String kid;
 
-    private Identity(Registry registry, String service, ECKey key) throws IOException {
+    private Identity(Registry registry, String service, Path path, ECKey key) throws IOException {
         this.registry = registry;
+        this.service = service;
+        this.path = path;
         this.key = key;
         domain = registry.domain();
         id = domain + "/" + service;
@@ -53,22 +59,45 @@ final class Identity {
     /** Loads or makes the key in that folder, and registers it. The join token may be null once it is registered: a key
      * that is registered already is registered again without harm. */
     static Identity join(Registry registry, String service, Path folder, String joinToken) throws IOException {
-        Identity us = new Identity(registry, service, loadOrMake(folder.resolve(service + ".jwk")));
+        Path path = folder.resolve(service + ".jwk");
+        Identity us = new Identity(registry, service, path, loadOrMake(path));
         String proof = us.proof();
         ObjectNode body = Strict.object().put("proof", proof);
         if (joinToken != null) {
             Strict.JoinToken token = Strict.JoinToken.parse(joinToken);
             body.putObject("join").put("id", token.id()).put("mac", token.mac(proof));
         }
-        URI url = URI.create(registry.url + "/v1/services/" + service + "/keys");
-        HttpRequest request = HttpRequest.newBuilder(url).timeout(TIMEOUT).header("content-type", "application/json")
-                .POST(BodyPublishers.ofByteArray(Strict.canonical(body))).build();
-        HttpResponse<String> answer = send(request);
+        us.register(Strict.canonical(body), Map.of());
+        registry.signWith((method, target) -> "Bearer " + us.sign("registry", method, target, new byte[0], Map.of()));
+        return us;
+    }
+
+    /** Registers another key, for which the present one vouches, and keeps it in place of that. A key is good for 7 days:
+     * do this once a day, and restart the service some time after. */
+    Identity rotate() throws IOException {
+        Identity next = new Identity(registry, service, path, newKey());
+        byte[] body = Strict.canonical(Strict.object().put("proof", next.proof()));
+        register(body, Map.of("authorization", "Bearer " + sign("registry", "POST", keysPath(), body, JSON_TYPE)));
+        Path fresh = path.resolveSibling(path.getFileName() + ".new");
+        Files.deleteIfExists(fresh); // of a rotation that was cut short
+        save(fresh, next.key);
+        Files.move(fresh, path, StandardCopyOption.ATOMIC_MOVE);
+        return next;
+    }
+
+    private String keysPath() {
+        return "/v1/services/" + service + "/keys";
+    }
+
+    private void register(byte[] body, Map<String, String> headers) throws IOException {
+        HttpRequest.Builder request = HttpRequest.newBuilder(URI.create(registry.url + keysPath())).timeout(TIMEOUT)
+                .POST(BodyPublishers.ofByteArray(body));
+        JSON_TYPE.forEach(request::header);
+        headers.forEach(request::header);
+        HttpResponse<String> answer = send(request.build());
         if (answer.statusCode() != 200 && answer.statusCode() != 201) {
             throw new IOException("not registered: " + answer.statusCode() + " " + answer.body());
         }
-        registry.signWith((method, target) -> "Bearer " + us.sign("registry", method, target, new byte[0], Map.of()));
-        return us;
     }
 
     /** The token for one attempt of one request: sign again for each retry. The token binds the headers. */
@@ -88,7 +117,7 @@ final class Identity {
         URI address = URI.create(url.replace(" ", "%20"));
         String path = address.getRawPath().isEmpty() ? "/" : address.getRawPath();
         String target = address.getRawQuery() == null ? path : path + "?" + address.getRawQuery();
-        Map<String, String> headers = body.length == 0 ? Map.of() : Map.of("content-type", "application/json");
+        Map<String, String> headers = body.length == 0 ? Map.of() : JSON_TYPE;
         HttpRequest.Builder request = HttpRequest.newBuilder(address).timeout(TIMEOUT.multipliedBy(4))
                 .method(method, body.length == 0 ? BodyPublishers.noBody() : BodyPublishers.ofByteArray(body))
                 .header("authorization", "Bearer " + sign(audience, method, target, body, headers));
@@ -158,13 +187,25 @@ final class Identity {
             if (Files.exists(path)) {
                 return ECKey.parse(Files.readString(path));
             }
-            ECKey made = new ECKeyGenerator(Curve.P_256).generate();
-            Files.createDirectories(path.getParent(), mode("rwx------"));
-            Files.createFile(path, mode("rw-------"));
-            Files.writeString(path, made.toJSONString());
-            return made;
-        } catch (ParseException | JOSEException error) {
+        } catch (ParseException error) {
             throw new IOException(path + ": no EC key", error);
         }
+        ECKey made = newKey();
+        Files.createDirectories(path.getParent(), mode("rwx------"));
+        save(path, made);
+        return made;
+    }
+
+    private static ECKey newKey() {
+        try {
+            return new ECKeyGenerator(Curve.P_256).generate();
+        } catch (JOSEException error) {
+            throw new IllegalStateException(error); // every Java has P-256
+        }
+    }
+
+    private static void save(Path path, ECKey key) throws IOException {
+        Files.createFile(path, mode("rw-------"));
+        Files.writeString(path, key.toJSONString());
     }
 }

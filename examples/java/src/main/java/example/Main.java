@@ -19,7 +19,7 @@ import java.util.concurrent.Executors;
 public final class Main {
     private static final int MAX_BODY = 1 << 20;
     private static final String USAGE = "usage: serve PORT | call AUDIENCE METHOD URL [BODY]"
-            + " | sign AUDIENCE METHOD TARGET [BODY] | vectors FOLDER";
+            + " | sign AUDIENCE METHOD TARGET [BODY] | rotate | vectors FOLDER";
 
     private Main() {}
 
@@ -37,6 +37,7 @@ public final class Main {
                 Map<String, String> headers = body.length == 0 ? Map.of() : Map.of("content-type", "application/json");
                 System.out.println(joined().sign(arguments[1], arguments[2], arguments[3], body, headers));
             }
+            case "rotate" -> System.out.println(joined().rotate().kid);
             default -> {
                 System.err.println(USAGE);
                 System.exit(2);

@@ -128,7 +128,7 @@ final class Strict {
     /** Trust domain and short name of a service. */
     record ServiceId(String domain, String service) {
         static ServiceId split(String id) {
-            Matcher found = SERVICE_ID.matcher(id);
+            Matcher found = SERVICE_ID.matcher(id.length() > 354 ? "" : id); // a long one would take a deep stack
             if (!found.matches() || found.group(1).length() > 253 || found.group(2).length() > 100) {
                 throw new Refused("invalid_name", "not a service id");
             }
@@ -152,8 +152,8 @@ final class Strict {
     record Jws(String alg, String kid, String typ, byte[] payload, byte[] signingInput, byte[] signature) {
         /** The header holds exactly alg, kid and typ. */
         static Jws parse(String compact, int limit) {
-            String[] segments = compact.split("\\.", -1);
-            if (compact.length() > limit || segments.length != 3 || segments[1].isEmpty()) {
+            String[] segments = compact.length() > limit ? new String[0] : compact.split("\\.", -1);
+            if (segments.length != 3 || segments[1].isEmpty()) {
                 throw new Refused("malformed_token", "too long, or not three segments");
             }
             byte[] payload = decode(segments[1]);
