@@ -27,7 +27,7 @@ and not ha and not pooler and not languages
 QUICK := $(NOT_ALONE) and not e2e and not slow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up login test quick oldest thorough fuzz judge vectors kafka brokers pooler ha browser coverage lint prose format docs dist bench image compose-test .env clean
+.PHONY: help demo up login test quick oldest thorough fuzz judge vectors languages kafka brokers pooler ha browser coverage lint prose format docs dist bench image compose-test .env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
