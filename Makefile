@@ -23,11 +23,11 @@ PROSE := README.md CONTRIBUTING.md SECURITY.md docs \
 peerseal registry migrations client_service resource_service examples demo benchmarks tools tests
 
 NOT_ALONE := not compose and not fuzz and not judge and not thorough and not brokers and not browser \
-and not ha and not pooler
+and not ha and not pooler and not languages
 QUICK := $(NOT_ALONE) and not e2e and not slow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up login test quick oldest thorough fuzz judge kafka brokers pooler ha browser coverage lint prose format docs dist bench image compose-test .env clean
+.PHONY: help demo up login test quick oldest thorough fuzz judge vectors languages kafka brokers pooler ha browser coverage lint prose format docs dist bench image compose-test .env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,7 +41,7 @@ up: $(DEMO) ## registry, services, consumer and a broker on loopback until Ctrl-
 login: $(DEMO) ## a login in your browser: opaque token, order, event, invoice
 	@$(BIN)/python -m demo.login
 
-test: $(STAMP) ## every test that needs no container engine and no browser, but for the long runs: thorough, fuzz, judge, brokers, pooler, ha
+test: $(STAMP) ## every test that needs no container engine and no browser, but for the long runs: thorough, fuzz, judge, brokers, languages, pooler, ha
 	$(BIN)/pytest -n $(WORKERS) -m "$(NOT_ALONE)"
 
 quick: $(STAMP) ## the tests without processes, in seconds
@@ -64,6 +64,12 @@ fuzz: $(STAMP) ## generated input for every parser and route, and calls made fro
 
 judge: $(STAMP) ## a ledger of 70,000 entries, checked over HTTP by Go's checksum database (needs go)
 	$(BIN)/pytest -m judge
+
+vectors: $(STAMP) ## docs/vectors: test vectors for peers in any language, the same bytes in every run
+	$(BIN)/python -m tests.vectors.make
+
+languages: $(STAMP) ## the peers of examples/node, go and java: the vectors, and calls to and from ours (needs node, go, java, maven)
+	$(BIN)/pytest -m languages
 
 kafka: $(KAFKA)/.installed ## the jars of a real Apache Kafka, for `make brokers` (needs maven)
 

@@ -120,9 +120,11 @@ def texts_of_python(source: str) -> Iterator[Paragraph]:
 
 
 def check(path: Path) -> list[str]:
-    """The findings in a file, or in all Python files and pages below a folder, as ``file:line: what``."""
+    """The findings in a file, or in all Python files and pages below a folder, as ``file:line: what``. Packages that
+    npm has installed are left out."""
     if path.is_dir():
-        return [found for file in sorted(path.rglob("*")) if file.suffix in (".py", ".md") for found in check(file)]
+        files = [file for file in sorted(path.rglob("*")) if "node_modules" not in file.parts]
+        return [found for file in files if file.suffix in (".py", ".md") for found in check(file)]
     read = texts_of_python if path.suffix == ".py" else paragraphs
     return [f"{path}:{text.line}: {found}" for text in read(path.read_text()) for found in findings(text)]
 

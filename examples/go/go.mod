@@ -1,0 +1,3 @@
+module peerseal.example/peer
+
+go 1.25

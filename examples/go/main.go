@@ -1,0 +1,158 @@
+// A complete small peer: a service and a client, as examples/minimal has them in Python.
+//
+//	peer serve PORT
+//	peer call AUDIENCE METHOD URL [BODY]
+//	peer sign AUDIENCE METHOD TARGET [BODY]      prints the token
+//	peer rotate                                  the next key, from the next start on
+//	peer vectors FOLDER                          runs docs/vectors
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"os"
+	"path"
+	"strings"
+)
+
+const maxBody = 1 << 20
+
+func main() {
+	arguments := append(os.Args[1:], "", "", "", "", "")
+	var err error
+	switch arguments[0] {
+	case "vectors":
+		os.Exit(runVectors(arguments[1]))
+	case "serve":
+		err = withIdentity(func(us *Identity) error { return serve(us, arguments[1]) })
+	case "call":
+		err = withIdentity(func(us *Identity) error {
+			answer, err := us.Call(arguments[1], arguments[2], arguments[3], []byte(arguments[4]))
+			if err != nil {
+				return err
+			}
+			defer answer.Body.Close()
+			body, err := io.ReadAll(answer.Body)
+			fmt.Println(answer.StatusCode, string(body))
+			return err
+		})
+	case "sign":
+		err = withIdentity(func(us *Identity) error {
+			headers := map[string]string{}
+			if arguments[4] != "" {
+				headers = asJSON
+			}
+			fmt.Println(us.Sign(arguments[1], arguments[2], arguments[3], []byte(arguments[4]), headers))
+			return nil
+		})
+	case "rotate":
+		err = withIdentity(func(us *Identity) error {
+			next, err := us.Rotate()
+			if err == nil {
+				fmt.Println(next.Kid)
+			}
+			return err
+		})
+	default:
+		fmt.Fprintln(os.Stderr, "usage: peer serve PORT | call AUDIENCE METHOD URL [BODY] | sign AUDIENCE METHOD TARGET [BODY] | rotate | vectors FOLDER")
+		os.Exit(2)
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+}
+
+func withIdentity(do func(us *Identity) error) error {
+	pin, joining := os.Getenv("PEERSEAL_REGISTRY_PIN"), os.Getenv("PEERSEAL_JOIN_TOKEN")
+	if pin == "" {
+		token, err := parseJoinToken(joining)
+		if err != nil {
+			return err
+		}
+		pin = token.Pin
+	}
+	registry := newRegistry(strings.TrimSuffix(os.Getenv("PEERSEAL_REGISTRY_URL"), "/"), pin)
+	folder := cmp.Or(os.Getenv("PEERSEAL_KEY_DIR"), "keys")
+	us, err := join(registry, os.Getenv("PEERSEAL_SERVICE"), folder, joining)
+	if err != nil {
+		return err
+	}
+	return do(us)
+}
+
+func serve(us *Identity, port string) error {
+	domain := strings.TrimSuffix(us.ID, us.Service)
+	verifier := &Verifier{
+		Trust: us.registry, Audience: us.ID, Replay: &ReplayGuard{}, Now: us.registry.Now,
+		Allow: map[string][]string{domain + "caller": {"greetings:read"}},
+	}
+	fmt.Println("Listening at http://127.0.0.1:" + port)
+	return http.ListenAndServe("127.0.0.1:"+port, protected(verifier, greet))
+}
+
+// greet is the one route: a greeting, and which service asked for it.
+func greet(answer http.ResponseWriter, request *http.Request, caller *Peer, body []byte) {
+	hello := string(body)
+	if hello == "" {
+		hello = path.Base(request.URL.Path)
+	}
+	answer.Header().Set("Content-Type", "application/json")
+	answer.Write(canonical(map[string]any{"hello": hello, "caller": path.Base(caller.ID)}))
+}
+
+type handler func(http.ResponseWriter, *http.Request, *Peer, []byte)
+
+// protected lets only verified requests through. A bare handler sees the request line as it came; a ServeMux would
+// clean the path first.
+func protected(verifier *Verifier, next handler) http.HandlerFunc {
+	return func(answer http.ResponseWriter, request *http.Request) {
+		token, err := bearerToken(request.Header.Values("Authorization"))
+		var caller *Peer
+		var content []byte
+		if err == nil {
+			caller, err = verifier.Verify(token, &Request{
+				Method: request.Method, Target: request.RequestURI, Headers: headersOf(request), Scope: "greetings:read",
+				Body: func() ([]byte, error) {
+					var err error
+					content, err = readBody(answer, request)
+					return content, err
+				},
+			})
+		}
+		if err != nil {
+			log.Printf("refused %s %q: %v", request.Method, request.RequestURI, err)
+			problem := problemOf(codeOf(err))
+			for name, value := range problem.Headers {
+				answer.Header().Set(name, value)
+			}
+			answer.WriteHeader(problem.Status)
+			answer.Write(problem.Body)
+			return
+		}
+		next(answer, request, caller, content)
+	}
+}
+
+func headersOf(request *http.Request) map[string]string {
+	headers := map[string]string{}
+	for name, values := range request.Header {
+		headers[strings.ToLower(name)] = strings.Join(values, ", ")
+	}
+	return headers
+}
+
+func readBody(answer http.ResponseWriter, request *http.Request) ([]byte, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(answer, request.Body, maxBody))
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return nil, refuse("content_too_large", "more than %d bytes", maxBody)
+	}
+	if err != nil {
+		return nil, refuse("content_unreadable", "%v", err)
+	}
+	return body, nil
+}

@@ -1,0 +1,120 @@
+package example;
+
+import com.sun.net.httpserver.HttpExchange;
+import com.sun.net.httpserver.HttpServer;
+import java.io.IOException;
+import java.net.InetSocketAddress;
+import java.net.http.HttpResponse;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Path;
+import java.time.Instant;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.Set;
+import java.util.concurrent.Executors;
+
+/** A service and a client, as examples/minimal has them in Python. */
+public final class Main {
+    private static final int MAX_BODY = 1 << 20;
+    private static final String USAGE = "usage: serve PORT | call AUDIENCE METHOD URL [BODY]"
+            + " | sign AUDIENCE METHOD TARGET [BODY] | rotate | vectors FOLDER";
+
+    private Main() {}
+
+    public static void main(String[] arguments) throws IOException {
+        String command = arguments.length > 0 ? arguments[0] : "";
+        byte[] body = Strict.utf8(arguments.length > 4 ? arguments[4] : "");
+        switch (command) {
+            case "vectors" -> System.exit(Vectors.run(Path.of(arguments[1])));
+            case "serve" -> serve(joined(), Integer.parseInt(arguments[1]));
+            case "call" -> {
+                HttpResponse<String> answer = joined().call(arguments[1], arguments[2], arguments[3], body);
+                System.out.println(answer.statusCode() + " " + answer.body());
+            }
+            case "sign" -> {
+                Map<String, String> headers = body.length == 0 ? Map.of() : Map.of("content-type", "application/json");
+                System.out.println(joined().sign(arguments[1], arguments[2], arguments[3], body, headers));
+            }
+            case "rotate" -> System.out.println(joined().rotate().kid);
+            default -> {
+                System.err.println(USAGE);
+                System.exit(2);
+            }
+        }
+    }
+
+    private static Identity joined() throws IOException {
+        Map<String, String> settings = System.getenv();
+        String joining = settings.get("PEERSEAL_JOIN_TOKEN");
+        String given = settings.get("PEERSEAL_REGISTRY_PIN");
+        String pin = given == null ? Strict.JoinToken.parse(joining == null ? "" : joining).pin() : given;
+        String url = settings.get("PEERSEAL_REGISTRY_URL").replaceAll("/$", "");
+        Registry registry = new Registry(url, pin, Identity::get, () -> Instant.now().getEpochSecond());
+        Path folder = Path.of(settings.getOrDefault("PEERSEAL_KEY_DIR", "keys")).toAbsolutePath();
+        return Identity.join(registry, settings.get("PEERSEAL_SERVICE"), folder, joining);
+    }
+
+    private static void serve(Identity us, int port) throws IOException {
+        Map<String, Set<String>> allow = Map.of(us.domain + "/caller", Set.of("greetings:read"));
+        Verifier verifier = new Verifier(us.registry, us.id, allow, new Verifier.ReplayGuard(), us.registry::now);
+        HttpServer server = HttpServer.create(new InetSocketAddress("127.0.0.1", port), 0);
+        server.setExecutor(Executors.newFixedThreadPool(16));
+        server.createContext("/", exchange -> answer(exchange, verifier));
+        server.start();
+        System.out.println("Listening at http://127.0.0.1:" + port);
+    }
+
+    /** Lets only verified requests through. */
+    private static void answer(HttpExchange exchange, Verifier verifier) throws IOException {
+        try (exchange) {
+            try {
+                byte[][] content = new byte[1][];
+                Verifier.Body body = () -> content[0] = readBody(exchange);
+                String target = exchange.getRequestURI().toString(); // as in the request line
+                var request = new Verifier.Request(
+                        exchange.getRequestMethod(), target, headersOf(exchange), body, "greetings:read");
+                List<String> values = exchange.getRequestHeaders().getOrDefault("Authorization", List.of());
+                Verifier.Peer caller = verifier.verify(Strict.bearerToken(values), request);
+                respond(exchange, 200, Map.of("content-type", "application/json"), greeting(caller, exchange, content[0]));
+            } catch (Refused | IOException error) {
+                System.err.println("refused " + exchange.getRequestMethod() + ": " + error.getMessage());
+                String code = error instanceof Refused refused ? refused.code : "trust_unavailable";
+                Verifier.Problem problem = Verifier.Problem.of(code);
+                respond(exchange, problem.status(), problem.headers(), problem.body());
+            }
+        }
+    }
+
+    /** The one route: a greeting, and which service asked for it. */
+    private static byte[] greeting(Verifier.Peer caller, HttpExchange exchange, byte[] content) {
+        String path = exchange.getRequestURI().getPath();
+        String hello = content.length > 0
+                ? new String(content, StandardCharsets.UTF_8)
+                : path.substring(path.lastIndexOf('/') + 1);
+        return Strict.canonical(Strict.object().put("hello", hello).put("caller", caller.service()));
+    }
+
+    private static byte[] readBody(HttpExchange exchange) throws IOException {
+        byte[] content = exchange.getRequestBody().readNBytes(MAX_BODY + 1);
+        if (content.length > MAX_BODY) {
+            throw new Refused("content_too_large", "more than " + MAX_BODY + " bytes");
+        }
+        return content;
+    }
+
+    private static Map<String, String> headersOf(HttpExchange exchange) {
+        Map<String, String> headers = new HashMap<>();
+        exchange.getRequestHeaders().forEach(
+                (name, values) -> headers.put(name.toLowerCase(Locale.ROOT), String.join(", ", values)));
+        return headers;
+    }
+
+    private static void respond(HttpExchange exchange, int status, Map<String, String> headers, byte[] body)
+            throws IOException {
+        headers.forEach(exchange.getResponseHeaders()::set);
+        exchange.sendResponseHeaders(status, body.length);
+        exchange.getResponseBody().write(body);
+    }
+}

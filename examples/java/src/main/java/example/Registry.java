@@ -1,0 +1,262 @@
+package example;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import example.Documents.Kind;
+import example.Documents.ListedKey;
+import example.Documents.Root;
+import example.Ledger.Checkpoint;
+import java.io.IOException;
+import java.util.HashMap;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.function.BinaryOperator;
+import java.util.function.LongSupplier;
+
+/**
+ * What this peer believes of the registry, and for how long (docs/protocol.md: Check a document, How long a document is
+ * believed). One lock is enough for a small peer: a question holds up the others for at most the time of one fetch.
+ */
+final class Registry implements Verifier.Trust {
+    private static final long OFFLINE_LIMIT = 3600; // seconds for which a document is believed after its last confirmation
+    private static final long POLL = 1; // seconds between two questions for changes: a revocation takes effect that soon
+    private static final long COOLDOWN = 5; // seconds until a document that could not be had is asked for again
+
+    /** One GET: the text of a 200. */
+    interface Getter {
+        String get(String url, Map<String, String> headers) throws IOException;
+    }
+
+    /** The registry knows no such thing. */
+    static final class NotFound extends IOException {
+        private static final long serialVersionUID = 1;
+
+        NotFound(String url) {
+            super(url + ": 404");
+        }
+    }
+
+    /** A document that is believed. {@code changedAt} is the entry that changed its subject since, 0 for none. */
+    private record Held(ObjectNode claims, Map<String, ListedKey> keys, String subject, long covered, long confirmedAt,
+            long changedAt) {
+        Held confirmed(long seq, long at) {
+            return new Held(claims, keys, subject, seq, Math.max(confirmedAt, at), changedAt);
+        }
+
+        Held changed(long seq) {
+            return new Held(claims, keys, subject, covered, confirmedAt, seq);
+        }
+    }
+
+    /** A document that passed every check, and the keys in it. */
+    record Checked(ObjectNode claims, Map<String, ListedKey> keys) {}
+
+    final String url;
+    private final String pin;
+    private final Getter getter;
+    private final LongSupplier clock;
+    private BinaryOperator<String> signer; // of method and target: a value for Authorization
+    private Root root;
+    private Checkpoint newest = new Checkpoint(0, new byte[0]);
+    private final Map<String, Held> held = new HashMap<>(); // by path
+    private final Map<String, Long> failed = new HashMap<>(); // by path: when it could not be had
+    private final Set<String> revoked = new HashSet<>(); // kids: no later document brings one back
+    private long polled;
+
+    /** Trusts the registry at that URL whose root key has the thumbprint {@code pin}. */
+    Registry(String url, String pin, Getter getter, LongSupplier clock) {
+        this.url = url;
+        this.pin = pin;
+        this.getter = getter;
+        this.clock = clock;
+    }
+
+    long now() {
+        return clock.getAsLong();
+    }
+
+    /** Signs calls for a restricted policy, which is told to its own service only. */
+    synchronized void signWith(BinaryOperator<String> signer) {
+        this.signer = signer;
+    }
+
+    @Override
+    public synchronized String domain() throws IOException {
+        return rootDocument(false).domain();
+    }
+
+    /** A service's key by its kid. Refuses with unknown_key, revoked_key or trust_unavailable. */
+    @Override
+    public synchronized ListedKey key(String kid) throws IOException {
+        String owner = Strict.Kid.split(kid).owner();
+        String service = Strict.ServiceId.split(owner).service();
+        Held found = believed(Documents.KEY_SET, "/v1/services/" + service + "/jwks.jwt", owner);
+        if (revoked.contains(kid)) {
+            throw new Refused("revoked_key", kid);
+        }
+        if (!found.keys().containsKey(kid)) {
+            throw new Refused("unknown_key", kid);
+        }
+        return found.keys().get(kid);
+    }
+
+    /** The operators' policy for a service, a NullNode where there is none. */
+    @Override
+    public synchronized JsonNode policy(String id) throws IOException {
+        String service = Strict.ServiceId.split(id).service();
+        return believed(Documents.POLICY, "/v1/services/" + service + "/policy.jwt", id).claims().get("policy");
+    }
+
+    /** The size of the newest checkpoint that was seen. */
+    synchronized long seen() {
+        return newest.size();
+    }
+
+    /** A document that passes every check. It must cover so many entries of the ledger. */
+    synchronized Checked read(Kind kind, String compact, String subject, long covers) throws IOException {
+        ObjectNode claims = readSigned(kind, compact);
+        Checkpoint head = Ledger.checkpoint(claims.get("checkpoint").textValue(), root.domain(), root.ledgerKeys());
+        long seq = claims.get("seq").longValue();
+        if (head.size() != claims.path("head").asLong(seq) || seq > head.size()) {
+            throw new Refused("document_malformed", "the checkpoint is of another size");
+        }
+        Map<String, ListedKey> keys = kind == Documents.KEY_SET ? Documents.keysOf(claims) : Map.of();
+        if (!claims.get("sub").textValue().equals(subject)) {
+            throw new Refused("document_wrong_subject", claims.get("sub").textValue());
+        }
+        if (head.size() < covers) {
+            throw new Refused("document_rolled_back", "older than what was seen");
+        }
+        for (ListedKey key : keys.values()) {
+            Ledger.checkAdmission(key, Strict.ServiceId.split(subject).service(), head);
+        }
+        follow(head, claims);
+        for (String kid : keys.keySet()) {
+            if (revoked.contains(kid)) {
+                throw new Refused("document_revived_key", kid);
+            }
+        }
+        for (JsonNode key : claims.path("revoked")) {
+            revoked.add(key.isTextual() ? key.textValue() : key.get("kid").textValue());
+        }
+        return new Checked(claims, keys);
+    }
+
+    private ObjectNode readSigned(Kind kind, String compact) throws IOException {
+        Root known = rootDocument(false);
+        try {
+            return Documents.read(kind, compact, known.signers(), known.domain(), now());
+        } catch (Refused error) {
+            if (!error.code.equals("document_unknown_signer")) {
+                throw error;
+            }
+            Root newer = rootDocument(true); // the registry may have a new signing key
+            return Documents.read(kind, compact, newer.signers(), newer.domain(), now());
+        }
+    }
+
+    private Root rootDocument(boolean again) throws IOException {
+        if (root == null || again) {
+            Root found = Root.read(getter.get(url + "/.well-known/peerseal-registry", Map.of()), pin, now());
+            if (root != null && found.version() < root.version()) {
+                throw new Refused("document_rolled_back", "version " + found.version());
+            }
+            root = found;
+        }
+        return root;
+    }
+
+    /** The ledger only grows: the newer of two checkpoints begins with the older one. */
+    private void follow(Checkpoint head, ObjectNode claims) throws IOException {
+        boolean grown = head.size() >= newest.size();
+        Checkpoint older = grown ? newest : head;
+        Checkpoint newer = grown ? head : newest;
+        if (older.size() > 0) {
+            Ledger.checkConsistency(older, newer, proof(older.size(), newer.size(), claims));
+        }
+        newest = newer;
+    }
+
+    private List<byte[]> proof(long from, long to, ObjectNode claims) throws IOException {
+        if (from == to) {
+            return List.of();
+        }
+        if (claims.has("proof") && claims.get("since").longValue() == from) {
+            return Ledger.proof(claims.get("proof"));
+        }
+        String answer = getter.get(url + "/ledger/proof?from=" + from + "&to=" + to, Map.of());
+        return Ledger.proof(Strict.strictObject(Strict.utf8(answer)).path("proof"));
+    }
+
+    /** The document at that path, while a signed time confirms it. */
+    private Held believed(Kind kind, String path, String subject) throws IOException {
+        if (!held.isEmpty() && now() >= polled + POLL) {
+            polled = now();
+            try {
+                takeChanges();
+            } catch (IOException | Refused error) {
+                System.err.println("changes: " + error.getMessage()); // what is held is believed for a while
+            }
+        }
+        Held found = held.get(path);
+        if ((found == null || found.changedAt() > 0) && now() >= failed.getOrDefault(path, 0L) + COOLDOWN) {
+            found = fetch(kind, path, subject, found);
+        }
+        boolean late = found == null || now() > found.confirmedAt() + OFFLINE_LIMIT;
+        if (late || now() >= found.claims().get("exp").longValue()) {
+            throw new Refused("trust_unavailable", path + ": no signed time confirms it");
+        }
+        return found;
+    }
+
+    private Held fetch(Kind kind, String path, String subject, Held before) {
+        long covers = before == null ? 0 : before.changedAt();
+        String target = before == null ? path : path + "?seq=" + covers;
+        try {
+            boolean signed = kind == Documents.POLICY && signer != null;
+            Map<String, String> headers = signed ? Map.of("authorization", signer.apply("GET", target)) : Map.of();
+            Checked read = read(kind, getter.get(url + target, headers), subject, covers);
+            ObjectNode claims = read.claims();
+            if (before != null && claims.get("seq").longValue() < before.claims().get("seq").longValue()) {
+                throw new Refused("document_rolled_back", path);
+            }
+            long head = claims.get("head").longValue();
+            Held fresh = new Held(claims, read.keys(), subject, head, claims.get("iat").longValue(), 0);
+            held.put(path, fresh);
+            return fresh;
+        } catch (IOException | Refused error) {
+            failed.put(path, now());
+            if (error instanceof NotFound && before == null) {
+                throw new Refused("unknown_key", "the registry knows no such service");
+            }
+            System.err.println(path + ": " + error.getMessage());
+            return before;
+        }
+    }
+
+    /** Asks which services have changed since the oldest document that is held. */
+    private void takeChanges() throws IOException {
+        long oldest = held.values().stream().mapToLong(Held::covered).min().orElse(0);
+        String domain = rootDocument(false).domain();
+        String compact = getter.get(url + "/v1/changes?since=" + oldest, Map.of());
+        ObjectNode claims = read(Documents.CHANGES, compact, domain, 0).claims();
+        long seq = claims.get("seq").longValue();
+        long since = claims.get("since").longValue();
+        boolean reset = claims.get("reset").booleanValue();
+        Set<String> services = new HashSet<>();
+        claims.get("services").forEach(service -> services.add(service.textValue()));
+        held.replaceAll((path, each) -> {
+            if (each.covered() > seq) {
+                return each; // the list is older than this document
+            }
+            boolean named = each.covered() < seq && services.contains(each.subject());
+            boolean changed = reset || named || since > each.covered();
+            return changed ? each.changed(seq) : each.confirmed(seq, claims.get("iat").longValue());
+        });
+        if (reset || services.contains(domain + "/registry")) {
+            rootDocument(true);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+// A service and a client, as examples/minimal has them in Python.
+//
+//   node peer.mjs serve PORT
+//   node peer.mjs call AUDIENCE METHOD URL [BODY]
+//   node peer.mjs sign AUDIENCE METHOD TARGET [BODY]      prints the token
+//   node peer.mjs rotate                                  the next key, from the next start on
+import { createServer } from 'node:http'
+import { Identity } from './identity.mjs'
+import { Registry } from './registry.mjs'
+import { Refused, bearerToken, parseJoinToken } from './strict.mjs'
+import { Verifier, problemOf } from './verifier.mjs'
+
+const MAX_BODY = 1 << 20
+const { PEERSEAL_SERVICE, PEERSEAL_REGISTRY_URL, PEERSEAL_REGISTRY_PIN, PEERSEAL_JOIN_TOKEN, PEERSEAL_KEY_DIR } = process.env
+
+const pin = PEERSEAL_REGISTRY_PIN ?? parseJoinToken(PEERSEAL_JOIN_TOKEN ?? '').pin
+const registry = new Registry({ url: PEERSEAL_REGISTRY_URL.replace(/\/$/, ''), pin })
+const identity = new Identity({ service: PEERSEAL_SERVICE, registry, keyDir: PEERSEAL_KEY_DIR ?? './keys', joinToken: PEERSEAL_JOIN_TOKEN })
+
+/** One route: a greeting, and which service asked for it. */
+async function answer(request, verifier) {
+  const headers = Object.fromEntries(Object.entries(request.headersDistinct).map(([name, values]) => [name, values.join(', ')]))
+  let content
+  const caller = await verifier.verify(bearerToken(request.headersDistinct.authorization), {
+    method: request.method, target: request.url, headers, scope: 'greetings:read',
+    body: async () => (content = await bodyOf(request)),
+  })
+  return { hello: content.toString() || request.url.split('/').at(-1), caller: caller.id.split('/')[1] }
+}
+
+async function bodyOf(request) {
+  const pieces = []
+  let size = 0
+  for await (const piece of request) {
+    size += piece.length
+    if (size > MAX_BODY) throw new Refused('content_too_large')
+    pieces.push(piece)
+  }
+  return Buffer.concat(pieces)
+}
+
+async function serve(port) {
+  const allow = { [`${identity.id.split('/')[0]}/caller`]: ['greetings:read'] }
+  const verifier = new Verifier({ trust: registry, audience: identity.id, allow })
+  const server = createServer(async (request, response) => {
+    try {
+      const body = JSON.stringify(await answer(request, verifier))
+      response.writeHead(200, { 'content-type': 'application/json' }).end(body)
+    } catch (error) {
+      if (!(error instanceof Refused)) console.error(error)
+      else console.error(`refused ${request.method} ${request.url}: ${error.message}`)
+      const problem = problemOf(error instanceof Refused ? error.code : 'trust_unavailable')
+      response.writeHead(problem.status, problem.headers).end(problem.body)
+    }
+  })
+  server.listen(Number(port), '127.0.0.1', () => console.log(`Listening at http://127.0.0.1:${port}`))
+}
+
+const commands = {
+  serve,
+  async call(audience, method, url, body) {
+    const response = await identity.call(audience, method, url, body)
+    console.log(response.status, await response.text())
+  },
+  async sign(audience, method, target, body) {
+    console.log(await identity.sign(audience, method, target, body, body ? { 'content-type': 'application/json' } : {}))
+  },
+  async rotate() {
+    await identity.rotate()
+    console.log(identity.kid)
+  },
+}
+
+const [command, ...rest] = process.argv.slice(2)
+if (!commands[command]) {
+  console.error('usage: node peer.mjs serve PORT | call AUDIENCE METHOD URL [BODY] | sign AUDIENCE METHOD TARGET [BODY] | rotate')
+  process.exit(2)
+}
+await identity.start()
+await commands[command](...rest)

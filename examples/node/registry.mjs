@@ -1,0 +1,169 @@
+// What this peer believes of the registry, and for how long (docs/protocol.md: Check a document, How long a document is believed).
+import { Refused, parseJws, splitKid, splitServiceId } from './strict.mjs'
+import { KINDS, keysOf, readDocument, readRegistryKeys } from './documents.mjs'
+import { checkAdmission, checkConsistency, decodeProof, readCheckpoint } from './ledger.mjs'
+
+const OFFLINE_LIMIT = 3600 // seconds for which a document is believed after its last signed confirmation
+const POLL = 1 // seconds between two questions for changes: a revocation takes effect that soon
+const COOLDOWN = 5 // seconds until a document that could not be had is asked for again
+
+export class Registry {
+  #root // the registry keys document, read
+  #newest = { size: 0 } // the newest checkpoint
+  #held = new Map() // by path: the documents that are believed
+  #failed = new Map() // by path: when it could not be had
+  #revoked = new Set() // kids: no later document brings one back
+  #polled = -Infinity
+  #polling
+
+  /** `pin` is the root key's thumbprint; `headers(method, target)` gives the headers of a call that this service signs. */
+  constructor({ url, pin, clock = () => Date.now() / 1000, get = httpGet }) {
+    Object.assign(this, { url, pin, clock, get, headers: undefined })
+  }
+
+  /** The trust domain, after the root's document was fetched. */
+  async domain() {
+    return (await this.#rootDocument()).domain
+  }
+
+  /** A service's key by its kid. Throws unknown_key, revoked_key or trust_unavailable. */
+  async key(kid) {
+    const { owner } = splitKid(kid)
+    const { service } = splitServiceId(owner)
+    const { keys, claims } = await this.#believed(KINDS.keySet, `/v1/services/${service}/jwks.jwt`, owner)
+    if (this.#revoked.has(kid) || claims.revoked.some((key) => key.kid === kid)) throw new Refused('revoked_key', kid)
+    const key = keys.find((listed) => listed.kid === kid)
+    if (!key) throw new Refused('unknown_key', kid)
+    return key
+  }
+
+  /** The operators' policy for a service, null where there is none. Throws trust_unavailable. */
+  async policy(id) {
+    const { service } = splitServiceId(id)
+    return (await this.#believed(KINDS.policy, `/v1/services/${service}/policy.jwt`, id)).claims.policy
+  }
+
+  /** A document that passes every check, and its keys. `covered` is the number of entries that it must cover. */
+  async read(kind, jws, subject, covered = 0) {
+    const root = await this.#rootDocument()
+    const claims = await this.#readSigned(kind, jws, root)
+    const checkpoint = readCheckpoint(claims.checkpoint, root.domain, (this.#root ?? root).ledgerKeys)
+    if (checkpoint.size !== (claims.head ?? claims.seq) || claims.seq > checkpoint.size) {
+      throw new Refused('document_malformed', 'the checkpoint is of another size')
+    }
+    const keys = kind === KINDS.keySet ? keysOf(claims) : []
+    if (claims.sub !== subject) throw new Refused('document_wrong_subject', claims.sub)
+    if (checkpoint.size < covered) throw new Refused('document_rolled_back', 'older than what was seen')
+    for (const key of keys) checkAdmission(key, splitServiceId(subject).service, checkpoint)
+    await this.#follow(checkpoint, claims)
+    const revived = keys.find((key) => this.#revoked.has(key.kid))
+    if (revived) throw new Refused('document_revived_key', revived.kid)
+    for (const key of claims.revoked ?? []) this.#revoked.add(key.kid ?? key)
+    return { claims, keys }
+  }
+
+  /** The size of the newest checkpoint that was seen. */
+  get seen() {
+    return this.#newest.size
+  }
+
+  async #readSigned(kind, jws, root) {
+    try {
+      return await readDocument(kind, jws, root.signers, root.domain, this.clock())
+    } catch (error) {
+      if (error.code !== 'document_unknown_signer') throw error
+      const newer = await this.#rootDocument(true) // the registry may have a new signing key
+      return readDocument(kind, jws, newer.signers, newer.domain, this.clock())
+    }
+  }
+
+  async #rootDocument(again = false) {
+    if (this.#root && !again) return this.#root
+    const found = await readRegistryKeys(await this.get(`${this.url}/.well-known/peerseal-registry`), this.pin, this.clock())
+    if (found.version < this.#root?.version) throw new Refused('document_rolled_back', `version ${found.version}`)
+    return (this.#root = found)
+  }
+
+  /** The ledger only grows: the newer of two checkpoints begins with the older one. */
+  async #follow(checkpoint, claims) {
+    const [older, newer] = [checkpoint, this.#newest].sort((one, other) => one.size - other.size)
+    if (older.size > 0) {
+      const offered = claims.since === older.size ? claims.proof : undefined
+      const proof = older.size === newer.size ? [] : offered ?? (await this.#proof(older.size, newer.size))
+      checkConsistency(older, newer, decodeProof(proof))
+    }
+    if (checkpoint.size > this.#newest.size) this.#newest = checkpoint
+  }
+
+  async #proof(from, to) {
+    return JSON.parse(await this.get(`${this.url}/ledger/proof?from=${from}&to=${to}`)).proof
+  }
+
+  /** The document at that path, while a signed time confirms it. */
+  async #believed(kind, path, subject) {
+    await this.#pollChanges()
+    let held = this.#held.get(path)
+    const due = !held || held.changedAt !== undefined
+    if (due && this.clock() >= (this.#failed.get(path) ?? 0) + COOLDOWN) held = await this.#fetch(kind, path, subject)
+    if (!held) throw new Refused('trust_unavailable', `${path} could not be had a moment ago`)
+    const now = this.clock()
+    if (now > held.confirmedAt + OFFLINE_LIMIT || now >= held.claims.exp) {
+      throw new Refused('trust_unavailable', `${path}: no signed time confirms it`)
+    }
+    return held
+  }
+
+  async #fetch(kind, path, subject) {
+    const held = this.#held.get(path)
+    const covers = held?.changedAt ?? 0
+    const target = covers ? `${path}?seq=${covers}` : path
+    try {
+      // A restricted policy is told to its own service only.
+      const headers = kind === KINDS.policy ? await this.headers?.('GET', target) : undefined
+      const jws = await this.get(this.url + target, headers)
+      const read = await this.read(kind, jws, subject, covers)
+      if (read.claims.seq < held?.claims.seq) throw new Refused('document_rolled_back', path)
+      const fresh = { ...read, subject, covered: read.claims.head, confirmedAt: read.claims.iat }
+      this.#held.set(path, fresh)
+      return fresh
+    } catch (error) {
+      this.#failed.set(path, this.clock())
+      if (error.status === 404 && !held) throw new Refused('unknown_key', 'the registry knows no such service')
+      console.error(`${path}: ${error.message}`)
+      return held
+    }
+  }
+
+  /** Asks what has changed, once a POLL; many requests at once share one question. */
+  async #pollChanges() {
+    if (this.#held.size === 0 || this.clock() < this.#polled + POLL) return
+    this.#polling ??= this.#takeChanges()
+      .catch((error) => console.error(`changes: ${error.message}`)) // what is held is believed for a while
+      .finally(() => (this.#polling = undefined))
+    await this.#polling
+  }
+
+  async #takeChanges() {
+    this.#polled = this.clock()
+    const since = Math.min(...[...this.#held.values()].map((held) => held.covered))
+    const domain = await this.domain()
+    const { claims } = await this.read(KINDS.changes, await this.get(`${this.url}/v1/changes?since=${since}`), domain)
+    if (claims.reset || claims.services.includes(`${domain}/registry`)) await this.#rootDocument(true)
+    for (const held of this.#held.values()) {
+      const named = claims.services.includes(held.subject) && held.covered < claims.seq
+      if (held.covered > claims.seq) continue
+      if (claims.reset || named || claims.since > held.covered) held.changedAt = claims.seq
+      else Object.assign(held, { covered: claims.seq, confirmedAt: Math.max(held.confirmedAt, claims.iat) })
+    }
+  }
+}
+
+/** The kind of a document, by its typ. */
+export const kindOf = (jws) => Object.values(KINDS).find((kind) => kind.typ === parseJws(jws, kind.size).header.typ)
+
+async function httpGet(url, headers = {}) {
+  const answer = await fetch(url, { headers, redirect: 'error', signal: AbortSignal.timeout(5000) })
+  const text = await answer.text()
+  if (!answer.ok) throw Object.assign(new Error(`${url}: ${answer.status}`), { status: answer.status })
+  return text
+}

@@ -1,0 +1,135 @@
+"""Each peer verifies our requests, and we verify its requests: good, altered, replayed, revoked, and not allowed."""
+
+import json
+import re
+from collections.abc import Mapping
+
+import pytest
+
+import peerseal
+from tests.languages.conftest import Peer, kid_in, send, settings_of
+from tests.support.processes import Server
+from tests.support.stack import Stack
+from tests.support.waiting import until
+
+pytestmark = [pytest.mark.languages, pytest.mark.e2e, pytest.mark.slow]
+
+BODY = b'{"name": "ada"}'
+JSON = {"content-type": "application/json"}
+TARGET = "/greetings/a%2Fb?x=1&y"
+
+
+def test_each_case_of_the_vectors_has_the_verdict_expected(peer: Peer) -> None:
+    found = re.search(r"(\d+) cases passed, 0 failed", peer.run_vectors())
+    assert found is not None
+    assert int(found[1]) > 600
+
+
+def token_for(service: Server, caller: peerseal.Identity, target: str = TARGET, body: bytes = BODY) -> str:
+    return caller.sign_request(service.name, method="POST", target=target, body=body, headers=JSON)
+
+
+def call(
+    service: Server, token: str | None, target: str = TARGET, body: bytes = BODY, headers: Mapping[str, str] = JSON
+) -> tuple[int, str]:
+    return send(service.url + target, token, body, headers)
+
+
+def test_a_peer_answers_our_caller(service: Server, caller: peerseal.Identity) -> None:
+    status, text = call(service, token_for(service, caller))
+    assert (status, json.loads(text)["caller"]) == (200, "caller")
+    with caller.session(service.name, service.url) as session:
+        answer = session.get("/greetings/ada")
+        assert (answer.status_code, answer.json()) == (200, {"hello": "ada", "caller": "caller"})
+
+
+def test_a_peer_refuses_an_altered_request(service: Server, caller: peerseal.Identity) -> None:
+    token = token_for(service, caller)
+    refused = (401, "wrong_binding")
+    assert call(service, token, body=b'{"name": "eve"}') == refused
+    assert call(service, token, target="/greetings/a/b?x=1&y") == refused
+    assert call(service, token, headers={"content-type": "text/plain"}) == refused
+    assert call(service, token, headers={**JSON, "content-encoding": "identity"}) == refused
+    assert call(service, token)[0] == 200  # a refusal uses no token up
+
+
+def test_a_peer_refuses_a_replayed_token(service: Server, caller: peerseal.Identity) -> None:
+    token = token_for(service, caller)
+    assert call(service, token)[0] == 200
+    assert call(service, token) == (401, "replayed")
+
+
+def test_a_peer_refuses_a_request_without_a_token_and_one_for_another(
+    service: Server, caller: peerseal.Identity
+) -> None:
+    assert call(service, None) == (401, "missing_token")
+    other = caller.sign_request("other", method="POST", target=TARGET, body=BODY, headers=JSON)
+    assert call(service, other) == (401, "wrong_audience")
+    head, payload, signature = token_for(service, caller).split(".")
+    assert call(service, f"{head}.{payload}.{'A' * len(signature)}") == (401, "bad_signature")
+    sent = f"{head}.{payload}.{signature}, Bearer {head}.{payload}.{signature}"
+    assert call(service, sent) == (401, "malformed_token")
+
+
+def test_a_peer_refuses_a_revoked_key(service: Server, caller: peerseal.Identity, domain: Stack) -> None:
+    assert call(service, token_for(service, caller))[0] == 200
+    domain.operate("revoke", caller.credentials.key_id)
+    wait_for(service, caller, 401, "revoked_key")
+
+
+@pytest.mark.parametrize("options", [(), ("--restricted",)], ids=["public", "restricted"])
+def test_a_peer_follows_the_registrys_policy(
+    service: Server, caller: peerseal.Identity, domain: Stack, options: tuple[str, ...]
+) -> None:
+    domain.operate("policy", "set", service.name, "--allow", "another=greetings:read", *options)
+    wait_for(service, caller, 403, "caller_not_allowed")
+    domain.operate("policy", "set", service.name, "--allow", "caller=greetings:write", *options)
+    wait_for(service, caller, 403, "insufficient_scope")
+    domain.operate("policy", "remove", service.name)
+    wait_for(service, caller, 200, "")
+
+
+def wait_for(service: Server, caller: peerseal.Identity, status: int, code: str) -> None:
+    """Waits until the service answers a fresh token so: it asks for changes once a second."""
+
+    def answered() -> bool:
+        told, text = call(service, token_for(service, caller))
+        return told == status and code in text
+
+    until(answered, 60, what=f"{status} {code}", every=0.3)
+
+
+def test_our_callee_answers_a_peer(peer: Peer, callee: Server, domain: Stack) -> None:
+    settings = settings_of(domain, "client-service", peer.language)
+    for arguments in (("GET", f"{callee.url}/a b?c=d e"), ("POST", f"{callee.url}/a%2fb", BODY.decode())):
+        told = peer.run(settings, "call", "resource-service", *arguments)
+        assert told.startswith("200 "), told
+        assert '"caller":"client-service"' in told.replace(" ", "")
+
+
+def test_a_peer_rotates_its_key(peer: Peer, callee: Server, domain: Stack) -> None:
+    settings = settings_of(domain, "client-service", f"{peer.language}-rotated")
+    first = peer.run(settings, "sign", "resource-service", "GET", "/a")
+    next_kid = peer.run(settings, "rotate")
+    without = {name: value for name, value in settings.items() if name != "PEERSEAL_JOIN_TOKEN"}
+    pin = settings["PEERSEAL_JOIN_TOKEN"].rpartition(".")[2]
+    told = peer.run({**without, "PEERSEAL_REGISTRY_PIN": pin}, "sign", "resource-service", "POST", "/a", BODY.decode())
+    assert kid_in(told) == next_kid != kid_in(first)
+    until(lambda: send(f"{callee.url}/a", told, BODY, JSON)[0] == 200, 60, what="the answer", every=0.3)
+
+
+def test_our_callee_refuses_what_is_altered_replayed_or_revoked(peer: Peer, callee: Server, domain: Stack) -> None:
+    settings = settings_of(domain, "client-service", f"{peer.language}-revoked")
+
+    def token() -> str:
+        return peer.run(settings, "sign", "resource-service", "POST", "/a", BODY.decode())
+
+    first = token()
+    assert send(f"{callee.url}/a", first, b"{}", JSON) == (401, "wrong_binding")
+    assert send(f"{callee.url}/a", first, BODY, JSON)[0] == 200
+    assert send(f"{callee.url}/a", first, BODY, JSON) == (401, "replayed")
+    second = token()
+    domain.operate("revoke", kid_in(second))
+    until(lambda: send(f"{callee.url}/a", second, BODY, JSON) != (401, "replayed"), 60, what="an answer")
+    with pytest.raises(AssertionError, match="key_revoked"):
+        token()

@@ -1,0 +1,1 @@
+"""Test vectors for peers in any language: `make` writes docs/vectors, `judged` asks our own verifiers."""

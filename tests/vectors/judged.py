@@ -1,0 +1,296 @@
+"""What our own verifiers say to a case: "accepted" or the code, and the facts that they then know."""
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+from peerseal import errors
+from peerseal.errors import PeersealError, RevokedKey, UnknownKey
+from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.frame import Frame
+from peerseal.protocol.documents.key_set import KeySetDocument
+from peerseal.protocol.documents.policy import PolicyDocument
+from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH, read_registry_keys
+from peerseal.protocol.documents.statement import KeyStatement
+from peerseal.protocol.encoding import (
+    b64url,
+    b64url_decode,
+    canonical_json,
+    digest_header,
+    strict_json_object,
+    target_digest,
+)
+from peerseal.protocol.join import JoinToken, join_mac_matches
+from peerseal.protocol.keys import PublicCredentials, PublicKey
+from peerseal.protocol.ledger.checkpoint import verify_checkpoint
+from peerseal.protocol.ledger.merkle import check_consistency, check_inclusion, leaf_hash
+from peerseal.protocol.names import make_kid, split_kid, split_service_id
+from peerseal.protocol.policies import CallPolicy, DomainSettings
+from peerseal.protocol.problem_document import problem_of
+from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME_CAP, ClientAssertion
+from peerseal.protocol.tokens.bearer import bearer_token
+from peerseal.protocol.tokens.claims import LEEWAY, check_parties, check_times
+from peerseal.protocol.tokens.proof import Proof
+from peerseal.runtime.limits import TrustLimits
+from peerseal.transport.fetch import Answer, Fetcher
+from peerseal.trust.beliefs import KnownService, TrustedKey, check_window
+from peerseal.trust.disk.document_cache import NoCopies
+from peerseal.trust.documents import DocumentReader
+from peerseal.verify.event import EventVerifier
+from peerseal.verify.replay.guards import MemoryReplayGuard
+from peerseal.verify.request import Verifier, check_content
+from tests.vectors.world import CALLER
+
+Input = Mapping[str, Any]
+Facts = Mapping[str, Any]
+
+
+class Refused(Exception):
+    """A refusal that has no error of its own in the SDK. ``code`` names it."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def verdict(file: Mapping[str, Any], case: Mapping[str, Any]) -> tuple[str, Facts]:
+    """The verdict on a case of a file, and the facts that an accepted one proves."""
+    given = {"keys": file["keys"], **file["defaults"], **case["input"]}
+    try:
+        return "accepted", _JUDGES[file["kind"]](given)
+    except (PeersealError, Refused) as error:
+        return error.code, {}
+
+
+class _Believed:
+    """A `KeySource` of the keys that a file lists."""
+
+    def __init__(self, given: Input) -> None:
+        self.domain: str = given["domain"]
+        self._listed = {key["kid"]: key for key in given["keys"]}
+        policy = given.get("policy")
+        self._policy = None if policy is None else CallPolicy.from_json(policy)
+        self._settings = DomainSettings(frozenset(given.get("minters", ())))
+
+    def key(self, kid: str) -> TrustedKey:
+        """See KeySource."""
+        key = self._listed.get(kid)
+        if key is None:
+            raise UnknownKey("not listed")
+        if key["state"] == "revoked":
+            raise RevokedKey("revoked")
+        public = PublicKey.from_jwk(key["jwk"], key["alg"])
+        return TrustedKey(kid, split_kid(kid)[0], public, key["active_from"], key["active_until"])
+
+    recorded_key = key
+
+    def policy(self, service_id: str) -> CallPolicy | None:
+        """See KeySource."""
+        return self._policy
+
+    def settings(self) -> DomainSettings:
+        """See KeySource."""
+        return self._settings
+
+
+def _request(given: Input) -> Facts:
+    guard = MemoryReplayGuard(clock=lambda: given["now"])
+    for issuer, jti in given["seen"]:
+        guard.claim(issuer, jti, given["now"] + 600)
+    verifier = Verifier(
+        _Believed(given),
+        audience=given["audience"],
+        allow=given["allow"],
+        replay=guard,
+        clock=lambda: float(given["now"]),
+    )
+    peer = verifier.verify(
+        given["token"],
+        method=given["method"],
+        target=given["target"],
+        body=b64url_decode(given["body"]),
+        headers=given["headers"],
+        scope=given["scope"],
+    )
+    return peer.claims
+
+
+def _transaction(given: Input) -> Facts:
+    _request(given)
+    token = given["headers"]["txn-token"]
+    return strict_json_object(b64url_decode(token.split(".")[1]))
+
+
+def _event(given: Input) -> Facts:
+    verifier = EventVerifier(
+        _Believed(given),
+        audience=given["audience"],
+        allow=given["allow"],
+        max_age=timedelta(seconds=given["max_age"]),
+        audit=False,
+        clock=lambda: float(given["now"]),
+    )
+    named = {name: given[name] for name in ("topic", "event_id", "transaction_id", "scope")}
+    headers = {"authorization": f"Bearer {given['token']}"}
+    return verifier.verify(b64url_decode(given["payload"]), headers, **named).claims
+
+
+def _proof(given: Input) -> Facts:
+    read = Proof.read(given["proof"], issuer=given["issuer"], audience=given["audience"], now=given["now"])
+    times = {"iat": read.issued_at, "exp": read.expires_at}
+    return {"iss": read.issuer, "aud": read.audience, **times, "jti": read.jti, "jwk": read.public_key.jwk}
+
+
+def _assertion(given: Input) -> Facts:
+    asserted = ClientAssertion.parse(given["assertion"])
+    key = _Believed(given).key(asserted.kid)
+    key.public.check_signature(asserted.alg, asserted.signing_input, asserted.signature)
+    check_parties(asserted.client, key.service_id, asserted.audience, given["audience"])
+    times = asserted.issued_at, asserted.not_before, asserted.expires_at
+    check_times(*times, now=given["now"], leeway=LEEWAY, cap=ASSERTION_LIFETIME_CAP)
+    check_window(asserted.issued_at, key, LEEWAY)
+    return strict_json_object(b64url_decode(given["assertion"].split(".")[1]))
+
+
+def _registry_keys(given: Input) -> Facts:
+    read = read_registry_keys(given["document"], pin=given["pin"], now=given["now"])
+    kids = [make_kid(read.issuer, key.thumbprint) for key in read.signing_keys]
+    return {"domain": read.subject, "version": read.version, "signing_keys": kids}
+
+
+class _OneRegistry(Fetcher):
+    """Answers with the root's document and a consistency proof."""
+
+    def __init__(self, given: Input) -> None:
+        self._given = given
+
+    def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
+        """See Fetcher."""
+        if path == REGISTRY_KEYS_PATH:
+            return Answer(200, self._given["registry_keys"].encode())
+        old, new = (int(part.partition("=")[2]) for part in path.partition("?")[2].split("&"))
+        return Answer(200, canonical_json({"from": old, "to": new, "proof": self._given["consistency"]}))
+
+    def target(self, path: str) -> str:
+        """See Fetcher."""
+        return path
+
+
+def _document(kind: type[Any]) -> Callable[[Input], Facts]:
+    def judge(given: Input) -> Facts:
+        reader = DocumentReader(
+            _OneRegistry(given),
+            pin=given["pin"],
+            limits=TrustLimits(),
+            clock=lambda: float(given["now"]),
+            cache_dir=None,
+            copies=NoCopies(),
+        )
+        known: KnownService | None = None
+        for jws in given["seen"]:
+            before: Any = reader.read(_kind_of(jws), jws)
+            known = KnownService.of(before) if isinstance(before, KeySetDocument) else None
+        read: Frame = reader.read(kind, given["document"], given["subject"], at_least=reader.seen())
+        if isinstance(read, KeySetDocument) and known is not None:
+            known.updated(read)
+        return _shown(read)
+
+    return judge
+
+
+def _kind_of(jws: str) -> type[Any]:
+    typ = strict_json_object(b64url_decode(jws.split(".")[0]))["typ"]
+    return next(kind for kind in _DOCUMENTS.values() if typ == kind.TYP)
+
+
+def _shown(document: Frame) -> Facts:
+    claims = document.claims()
+    if isinstance(document, KeySetDocument):
+        claims |= {name: [key["kid"] for key in claims[name]] for name in ("keys", "revoked")}
+    return claims
+
+
+def _content_digest(given: Input) -> Facts:
+    check_content(given["digest"], b64url_decode(given["body"]))
+    return {"digest": digest_header(b64url_decode(given["body"]))}
+
+
+def _target_digest(given: Input) -> Facts:
+    if not given["target"].isascii() or target_digest(given["target"]) != given["digest"]:
+        raise errors.WrongBinding("another target")
+    return {}
+
+
+def _kid(given: Input) -> Facts:
+    owner, thumbprint = split_kid(given["kid"])
+    split_service_id(owner)
+    return {"service_id": owner, "thumbprint": thumbprint}
+
+
+def _key(given: Input) -> Facts:
+    key = PublicKey.from_jwk(given["jwk"])
+    return {"alg": key.alg, "thumbprint": key.thumbprint, **PublicCredentials.of(CALLER, key).to_json()}
+
+
+def _join(given: Input) -> Facts:
+    token = JoinToken.parse(given["join_token"])
+    if not join_mac_matches(token.mac_key, given["proof"], given["mac"]):
+        raise Refused("join_refused")
+    return {"id": token.id, "pin": token.pin}
+
+
+def _refusal(given: Input) -> Facts:
+    kind = next(kind for kind in vars(errors).values() if getattr(kind, "code", None) == given["code"])
+    answer = problem_of(kind("detail"))
+    return {"status": answer.status, "headers": {name.lower(): value for name, value in answer.headers.items()}}
+
+
+def _inclusion(given: Input) -> Facts:
+    proof = [b64url_decode(part) for part in given["proof"]]
+    leaf = leaf_hash(b64url_decode(given["entry"]))
+    check_inclusion(leaf, given["index"], given["size"], proof, b64url_decode(given["root"]))
+    return {}
+
+
+def _consistency(given: Input) -> Facts:
+    roots = [b64url_decode(given[name]) for name in ("old_root", "new_root")]
+    proof = [b64url_decode(part) for part in given["proof"]]
+    check_consistency(given["old"], roots[0], given["new"], roots[1], proof)
+    return {}
+
+
+def _checkpoint(given: Input) -> Facts:
+    read = verify_checkpoint(given["note"], given["origin"], given["keys"])
+    return {"size": read.size, "root": b64url(read.root)}
+
+
+_DOCUMENTS: Final[Mapping[str, type[Any]]] = {
+    "key-set": KeySetDocument,
+    "key-statement": KeyStatement,
+    "changes": Changes,
+    "policy": PolicyDocument,
+    "domain": DomainDocument,
+}
+
+_JUDGES: Final[Mapping[str, Callable[[Input], Facts]]] = {
+    "base64url": lambda given: {"hex": b64url_decode(given["text"]).hex()},
+    "json": lambda given: strict_json_object(b64url_decode(given["text"])),
+    "content-digest": _content_digest,
+    "target-digest": _target_digest,
+    "kid": _kid,
+    "key": _key,
+    "authorization": lambda given: {"token": bearer_token(given["authorization"])},
+    "join": _join,
+    "refusal": _refusal,
+    "request": _request,
+    "transaction": _transaction,
+    "event": _event,
+    "proof": _proof,
+    "assertion": _assertion,
+    "registry-keys": _registry_keys,
+    "inclusion": _inclusion,
+    "consistency": _consistency,
+    "checkpoint": _checkpoint,
+    **{name: _document(kind) for name, kind in _DOCUMENTS.items()},
+}
