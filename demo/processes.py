@@ -57,12 +57,12 @@ def free_port(preferred: int = 0) -> int:
     another search gets it, and a server that sets SO_REUSEADDR, as servers do, can bind it.
     """
     reservation = socket.socket()
-    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        reservation.bind((LOOPBACK, preferred))
+        reservation.bind((LOOPBACK, preferred))  # alone: a port that another process has reserved is refused
     except OSError:
         reservation.close()
         return free_port()
+    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     port = int(reservation.getsockname()[1])
     _reservations.append(reservation)
     while len(_reservations) > (RESERVED if sys.platform == "linux" else 0):

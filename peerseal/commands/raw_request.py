@@ -30,6 +30,8 @@ class RawRequest:
     def parse(cls, raw: bytes) -> "RawRequest":
         """The request in these bytes, the body by Content-Length. Raises ConfigurationError, which names the part that
         cannot be read."""
+        if not isinstance(raw, bytes):
+            raise ConfigurationError(f"a request is bytes, not {type(raw).__name__}")
         end = _END_OF_HEAD.search(raw, 0, MAX_HEAD)
         if end is None:
             raise ConfigurationError(f"no empty line ends the headers within {MAX_HEAD} bytes (RFC 9112 section 2.1)")

@@ -1,11 +1,12 @@
 """Ports for the processes of the demo and the tests."""
 
 import socket
+import subprocess
 import sys
 
 import pytest
 
-from demo.processes import LOOPBACK, RESERVED, free_port
+from demo.processes import LOOPBACK, RESERVED, ROOT, free_port
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ports are reserved on Linux alone")
@@ -30,3 +31,11 @@ def test_a_preferred_port_on_which_another_program_listens_is_not_given() -> Non
     with socket.create_server((LOOPBACK, 0)) as other:
         taken = other.getsockname()[1]
         assert free_port(taken) != taken
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ports are reserved on Linux alone")
+def test_a_preferred_port_that_another_process_has_reserved_is_not_given() -> None:
+    ours = free_port()
+    asking = f"from demo.processes import free_port; print(free_port({ours}))"
+    given = subprocess.run([sys.executable, "-c", asking], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert int(given) != ours
