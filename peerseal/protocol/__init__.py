@@ -7,8 +7,8 @@ Read in this order:
    `tokens.event`; `tokens.proof` and `tokens.assertion`; foreign issuers' tokens: `tokens.oidc`, `tokens.introspection`
 3. `issuer_trust`, `policies`, `join`: what operators set and hand over
 4. `ledger.merkle`, `ledger.entries`, `ledger.checkpoint`, `ledger.evidence`: what the registry records, and its proofs
-5. `documents.frame` (what all signed documents share), `documents.key_set`; the other kinds have the same structure
-   as `key_set`, except `history_statement`
+5. `documents.frame` (how documents are signed and read), `documents.key_set`; most other kinds have the structure of
+   `key_set`, a `LedgerFrame`. `registry_keys` and `changes` are a plain `Frame`; `history_statement` has no frame
 6. `problem_document`: the answer to a refused request
 
 A module imports only modules of its own step and of earlier ones.

@@ -1,8 +1,8 @@
 """Strict encodings: canonical base64url, JSON without surprises, natural numbers, digests as RFC 9530 writes them.
 
 python-jose and ``json`` read leniently: they accept padding, foreign characters, trailing bits, repeated members and
-``NaN``. Then one token could be written in several ways, which logs and caches by text take for several tokens, and two
-parsers could read different values in one text. So all input is read here first.
+``NaN``. With such a reader one token has several spellings, and a log or a cache that compares texts takes them for
+several tokens. Two lenient parsers can also read different values from one text. So this module reads all input first.
 """
 
 import hashlib
@@ -142,9 +142,12 @@ def canonical_json(value: Any) -> bytes:
 
 
 def natural(text: str, digits: int = MAX_DIGITS) -> int | None:
-    """The natural number in the text, in ASCII digits without leading zeros, ``digits`` at most; None for any other
-    text. `int` takes white space, signs, underscores and the digits of every script, raises ValueError for more than
-    4,300 digits, and gives numbers that no clock, file or database can hold."""
+    """The natural number that the text spells in ASCII digits, without leading zeros and with at most ``digits``
+    digits. None for any other text.
+
+    `int` is too lenient: it accepts white space, signs, underscores and the digits of every script. It also returns
+    numbers that no clock, file or database can hold, and raises ValueError for more than 4,300 digits.
+    """
     if not (len(text) <= digits and text.isascii() and text.isdigit()):
         return None
     return None if len(text) > 1 and text.startswith("0") else int(text)

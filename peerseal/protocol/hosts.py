@@ -1,8 +1,8 @@
 """Whether a host in a URL, or the address of a connection, is this machine or another one.
 
-`is_loopback_host` decides what is trusted as loopback, `is_this_machine` what is not sent through a proxy, and
-`may_be_other_machine` to which hosts a foreign issuer's URLs may make us send a request. This module looks up no
-names: the address of a name is known once a connection is made.
+`is_loopback_host` decides which hosts are trusted as loopback. `is_this_machine` decides which requests go without a
+proxy. `may_be_other_machine` decides to which hosts the URLs of a foreign issuer may send our requests. This module
+resolves no names: `peerseal.transport` checks the address of a connection once it is made.
 """
 
 import re
@@ -95,9 +95,9 @@ def _address(host: str) -> Address | None:
 def inner_address(address: Address) -> Address:
     """The IPv4 address inside an IPv6 address of one of these kinds; any other address as it is.
 
-    - IPv4-mapped
-    - translated by NAT64, as hosts with IPv6 only see all IPv4 clients
-    - 6to4, the address of a router
+    - IPv4-mapped (RFC 4291 section 2.5.5.2)
+    - NAT64 (RFC 6052): in this form a host with IPv6 only sees IPv4 hosts
+    - 6to4 (RFC 3056): it contains the IPv4 address of a site's router
     """
     if not isinstance(address, IPv6Address):
         return address

@@ -54,9 +54,9 @@ class PublicKey:
 
     @classmethod
     def from_jwk(cls, jwk: Mapping[str, Any], alg: str | None = None) -> Self:
-        """From a JWK (RFC 7517), read strictly: it has no private members, and its integers are canonical. ``alg``, in
-        the argument and in the JWK, must be the algorithm of this type of key. Other public members are ignored. Raises
-        KeyRefused."""
+        """From a JWK (RFC 7517), read strictly: it has no private members, and its integers are canonical. The argument
+        ``alg`` and the member ``alg`` are optional; each must be the algorithm of this type of key. Other public
+        members are ignored. Raises KeyRefused."""
         if not is_json_object(jwk):
             raise KeyRefused("key_malformed", f"a JWK is an object, and this is {kind_of(jwk)}")
         if PRIVATE_MEMBERS & jwk.keys():

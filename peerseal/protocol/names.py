@@ -129,8 +129,9 @@ def check_scope(scope: Any) -> str:
 
 
 def check_audience(audience: Any) -> str:
-    """The audience itself if it may name the consumers of events: visible ASCII without a slash, which would make it a
-    service id (docs/protocol.md). Raises MalformedToken."""
+    """The audience itself if it may name the consumers of events (docs/protocol.md): 1 to MAX_AUDIENCE characters of
+    visible ASCII without quotes, backslashes and slashes. Service ids have a slash, so no audience is a service id.
+    Raises MalformedToken."""
     if type(audience) is not str or not AUDIENCE.fullmatch(audience):
         raise MalformedToken("not an audience of consumers")
     return audience

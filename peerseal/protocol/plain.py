@@ -40,6 +40,6 @@ def kind_of(value: object) -> str:
 
 
 def text_like(value: Any) -> str:
-    """A value for an error's detail: the text itself, or the type of anything else."""
+    """A value for an error's detail: the ``repr`` of a text's first 120 characters, or the type of anything else."""
     text = plain_text(value)
     return f"a value of the type {kind_of(value)}" if text is None else repr(text[:120])

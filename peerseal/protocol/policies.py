@@ -65,7 +65,8 @@ class CallPolicy:
         return cls(allow, claim({"restricted": False, **value}, "restricted", bool))
 
     def scopes(self, caller: str) -> frozenset[str] | None:
-        """The scopes of the service with id ``caller``, of the same domain; None where it may not call at all."""
+        """The scopes of the service with id ``caller``; None where it may not call at all. The caller must be of the
+        registry's trust domain, which this method does not check: it applies ``"*"`` to every id."""
         return self.allow.get(caller, self.allow.get(ANYONE))
 
 

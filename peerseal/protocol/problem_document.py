@@ -1,7 +1,7 @@
 """Problem documents (RFC 9457): how a refused request is answered, whatever the framework.
 
-The answer names the stable code. It quotes nothing of the request, and no detail of the error: that is for the log
-only.
+The answer names the stable code. `problem_of` writes nothing of the request and no detail of the error, which are for
+the log only. `problem` writes a ``detail`` and further members if its caller gives them.
 """
 
 from http import HTTPStatus

@@ -1,9 +1,9 @@
-"""Weak RSA keys of the right shape, found by integer arithmetic, without other libraries: for foreign issuers' keys.
+"""Finds weak RSA keys of foreign issuers by integer arithmetic alone, among keys of an accepted type and size.
 
-The registry checks services' keys with `badkeys` before it admits them (`registry.domain.key_quality`). Every service
-meets issuers' keys, and `badkeys` depends on two libraries with C code; a missing library would silently switch the
-check off. So this module looks for the three weaknesses that real devices and libraries produced, by their authors'
-published methods, and the tests compare each with `badkeys`.
+The registry checks services' keys with `badkeys` before it admits them (`registry.domain.key_quality`). Issuers' keys
+are checked in the services. There `badkeys` is not used: it brings two libraries with C code, and as an optional
+dependency it could be missing unnoticed. So this module looks for the three weaknesses that real devices and libraries
+have produced. Its methods are those that researchers published, and the tests compare each with `badkeys`.
 """
 
 import math

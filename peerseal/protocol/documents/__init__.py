@@ -1,1 +1,1 @@
-"""The documents that a registry signs. `frame` has what all share; each other module has one kind."""
+"""The documents that a registry signs. `frame` signs and reads them; each other module has one kind."""

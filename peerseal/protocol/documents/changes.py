@@ -21,10 +21,10 @@ class Changes(Frame):
 
     If the registry's own id is in the list, its keys or the domain's settings changed. ``reset`` is true if there are
     too many changes to list, or if ``since`` is of another ledger: then fetch everything again. ``checkpoint`` is the
-    signed head of the ledger at size ``seq``. ``revoked`` has the kids that entries after ``since`` revoked, the newest
-    ones where they are very many: a client that trusts these keys refuses them before it fetches anything. ``proof``
-    shows that the ledger begins with the one of size ``since``, so that a client which saw that size needs no further
-    call.
+    signed head of the ledger at size ``seq``. ``revoked`` has the kids that entries after ``since`` revoked; if there
+    are very many, only the newest. A client refuses these keys at once, before it fetches their key sets. ``proof`` is
+    the consistency proof from size ``since`` to size ``seq``, so a client that saw size ``since`` needs no further call
+    for it.
     """
 
     TYP: ClassVar[str] = "peerseal-changes+jwt"

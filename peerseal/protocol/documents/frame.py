@@ -1,14 +1,16 @@
-"""What all signed documents of the registry share: the frame, the signature, the times (docs/protocol.md).
+"""How the registry's documents are signed and read, and the members that most kinds share (docs/protocol.md).
 
-Every document is a compact JWS with its own ``typ`` and its own greatest size. `sign_document` makes one;
-`read_document` reads one, in these steps:
+Every kind but the history statement is a `Frame`: it has an issuer, a subject and times. Every document is a compact
+JWS; each kind has its own ``typ`` and its own greatest size. `sign_document` makes one; `read_document` reads one, in
+these steps:
 
 1. `UnverifiedDocument.parse`: size, three segments, the members of the header, ``typ``
 2. `UnverifiedDocument.verify_signature`: the signer by its kid, its ``alg``, the signature; then the strict payload
 3. `read_document`: ``iss``, and that the document is valid now
 
-The signature is checked before the payload is parsed. `peerseal.trust.documents`
-checks the subject, `peerseal.trust.beliefs` that nothing newer was seen. All times are seconds since the epoch.
+The signature is checked before the payload is parsed. `read_registry_keys` alone parses the payload first: the root key
+is in it. `peerseal.trust.documents` checks the subject. `peerseal.trust.beliefs` refuses a document that is older than
+one that was seen before. All times are seconds since the epoch.
 
 Unlike a token, a document may hold members that this version does not know: the registry that signs it may be newer
 than its clients, which ignore members that they do not know.
@@ -119,9 +121,12 @@ class Frame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerFrame(Frame):
-    """A document about something that the ledger records. ``seq`` is the last entry that changed the subject (the first
-    entry has seq 1, and 0 means none), ``head`` the number of entries at the time of signing: entries after ``seq``
-    changed other subjects. ``checkpoint`` is the signed head of the ledger at that size."""
+    """A document about a subject whose changes the ledger records.
+
+    ``seq`` is the number of the last entry that changed the subject; entries count from 1, and 0 means that none did.
+    ``head`` is the number of entries in the ledger when the document was signed: those after ``seq`` changed other
+    subjects. ``checkpoint`` is the signed head of the ledger at size ``head``.
+    """
 
     seq: int
     head: int

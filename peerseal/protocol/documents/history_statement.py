@@ -98,9 +98,12 @@ class HistoryStatement:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """The head from which a client that saw lost entries continues: the ledger must begin with ``new``, and ``new``
-    with ``common``, the entries that no statement declares lost. Later heads count as seen at ``seen_at`` or later, so
-    that no earlier statement excuses them."""
+    """How a client that has seen lost entries continues: from the head ``new``.
+
+    The ledger must begin with the entries of ``new``, and those with the entries of ``common``, which no statement
+    declares lost. The client records ``seen_at`` (seconds since the epoch) as the earliest time at which it saw a later
+    head. So only a statement that is issued later can excuse such a head.
+    """
 
     common: Head
     new: Head
@@ -108,8 +111,10 @@ class Continuation:
 
 
 def excused_by(statements: Iterable[HistoryStatement], head: Head, seen_at: float) -> Continuation | None:
-    """The head from which a client continues that saw ``head`` at ``seen_at``; None where no statement excuses that
-    head. Several statements count, oldest first, since the new history may be lost as well."""
+    """How a client that saw ``head`` at the time ``seen_at`` continues; None where no statement excuses that head.
+
+    The statements apply one after another, oldest first: a later one may declare lost what an earlier one led to.
+    """
     found: Continuation | None = None
     for statement in sorted(statements, key=lambda statement: statement.issued_at):
         if statement.excuses(head, seen_at):

@@ -17,10 +17,11 @@ REGISTRY_KEYS_LIFETIME = 365 * 24 * 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryKeys(Frame):
-    """The root-signed, versioned document: which keys sign for the registry of the domain, which is the subject.
+    """The versioned document, signed by the root key, that names the registry's keys. The subject is the trust domain.
 
-    ``root`` is the key that signs it, and that clients pin by thumbprint; ``ledger_key`` is the Ed25519 JWK (RFC 8037)
-    that signs checkpoints, and ``past_ledger_keys`` are older ones whose signatures are still accepted during a change.
+    ``root`` is the key that signs this document; clients pin its thumbprint. ``ledger_key`` is the Ed25519 key (a JWK,
+    RFC 8037) that signs checkpoints. ``past_ledger_keys`` are earlier ledger keys. Clients still accept the
+    checkpoints that those signed, so that a ledger key can be replaced.
     """
 
     TYP: ClassVar[str] = "peerseal-registry+jwt"

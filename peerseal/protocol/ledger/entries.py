@@ -2,8 +2,8 @@
 (docs/protocol.md).
 
 The public state can be rebuilt from the entries alone. They hold no data about persons: operators and join tokens
-appear by id. They hold no tokens either: the registry stores the evidence of a change (a proof of possession, a
-voucher's request token) elsewhere, and the entry commits to it by digest."""
+appear by id. They hold no tokens either: the registry stores the evidence of a change elsewhere, such as a proof of
+possession and the request token of the key that vouches. The entry commits to it by digest."""
 
 import hashlib
 from collections.abc import Mapping

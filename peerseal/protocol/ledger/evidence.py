@@ -1,7 +1,7 @@
-"""The evidence of an entry, checked long after: a proof of possession, a voucher's request token, the
-request token with which a service retired its own key (docs/protocol.md).
+"""The evidence of an entry, checked long after the entry was written (docs/protocol.md).
 
-The tokens were used when the entry was written, and have expired. These functions check who
+For an admitted key it is the proof of possession, and the request token of the key that vouches, if one does. For a key
+that retired or revoked itself, it is the request token of that call. The tokens have expired. These functions check who
 signed them, and for what, but not whether they are still valid.
 """
 

@@ -1,9 +1,10 @@
 """The ledger's tree: RFC 6962 section 2.1 hashing, and RFC 9162 section 2.1 proofs. Pure functions over hashes.
 
 A tree of n leaves has one root hash. An inclusion proof leads from one leaf to the root, a consistency proof from the
-root of an earlier tree to the root of a later one. A client that checks inclusion and consistency proofs detects a
-second history. Leaves are counted from 0; a node at ``level`` and ``number`` is the root of the complete subtree over
-the leaves from ``number * 2**level`` on.
+root of an earlier tree to the root of a later one. A client that checks consistency proofs detects a history that
+contradicts the one it has seen. If the registry shows two clients two histories, they detect it only by comparing their
+roots. Leaves are counted from 0; a node at ``level`` and ``number`` is the root of the complete subtree over the
+``2**level`` leaves from ``number * 2**level`` on.
 """
 
 import hashlib

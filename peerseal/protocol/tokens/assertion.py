@@ -1,9 +1,9 @@
 """The tokens of the registry's token endpoint: it takes client assertions, and issues access tokens.
 
 A program without the SDK proves which service it is with a client assertion (RFC 7523, OpenID Connect Core section 9:
-private_key_jwt). Any JWT library can make one, so unknown claims are ignored. The rest is as strict as in our own
-tokens: a compact JWS in canonical spelling, its header exactly ``alg``, ``kid`` and ``typ``, by a key that the kid
-names.
+private_key_jwt). Any JWT library can make one, so unknown claims are ignored. The other rules are those of our own
+tokens: a compact JWS in canonical spelling, a header of exactly ``alg``, ``kid`` and ``typ``, and a signature by the
+key that the kid names.
 
 Access tokens (RFC 9068) are for resource servers outside of Peerseal, such as a broker. Any JWT library verifies one
 with the registry's ``/.well-known/jwks.json``. No part of Peerseal accepts an access token.

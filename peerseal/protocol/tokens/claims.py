@@ -69,7 +69,8 @@ def number_claim(claims: Mapping[str, Any], name: str) -> int:
 
 
 def wrong_type_error(claims: Mapping[str, Any], times: Container[str], objects: Container[str]) -> MalformedToken:
-    """The error that names the first claim of the wrong type: times are integers, and all but ``objects`` are texts."""
+    """The error that names the first claim of the wrong type. The claims ``times`` must be integers, the claims
+    ``objects`` objects, and all others texts."""
     for name, value in claims.items():
         kind = int if name in times else dict if name in objects else str
         if type(value) is not kind:
@@ -88,7 +89,7 @@ def exactly(claims: Mapping[str, Any], members: frozenset[str], optional: frozen
 
 
 def at_least(claims: Mapping[str, Any], members: frozenset[str] | set[str]) -> None:
-    """Refuses missing claims, and lets unknown ones be. Raises MalformedToken."""
+    """Refuses missing claims and accepts unknown ones. Raises MalformedToken."""
     missing = members - _names(claims)
     if missing:
         raise MalformedToken(f"claims are missing: {', '.join(sorted(missing))}")

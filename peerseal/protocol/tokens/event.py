@@ -63,12 +63,13 @@ _EXCHANGED = frozenset((*_ALWAYS, "act"))
 
 @dataclass(frozen=True, slots=True)
 class EventToken:
-    """The claims of an event token. ``issuer`` is the publisher's service id, ``user`` the user's name, or the
-    publisher's id where the event has no user; ``payload_hash`` the lower-case hex SHA-256 of the payload's bytes;
-    ``authentication`` (the claim ``rctx``) how the user was authenticated.
+    """The claims of an event token. ``issuer`` is the publisher's service id. ``user`` is the user's name, or the
+    publisher's id if the event has no user. ``payload_hash`` is the lower-case hex SHA-256 of the payload's bytes.
+    ``authentication`` (the claim ``rctx``) says how the user was authenticated.
 
-    Where the registry issued it in exchange for a user's token, ``actor`` is the id of the service that asked, and
-    ``topic`` and ``payload_hash`` may be None: then the token does not bind them. Times are seconds since the epoch.
+    The registry issues some event tokens in exchange for a user's token. Then ``issuer`` is the registry's id, and
+    ``actor`` the id of the service that asked. ``topic`` and ``payload_hash`` may be None, and the token does not bind
+    them. Times are seconds since the epoch.
     """
 
     issuer: str
@@ -172,8 +173,8 @@ def usual_event_claims(payload: bytes) -> dict[str, Any] | None:
 
 
 def _check_bound(topic: Any, payload_digest: Any) -> None:
-    texts = type(topic) is type(payload_digest) is str
-    if not (texts and TOPIC.fullmatch(topic) and PAYLOAD_HASH.fullmatch(payload_digest)):
+    are_texts = type(topic) is type(payload_digest) is str
+    if not (are_texts and TOPIC.fullmatch(topic) and PAYLOAD_HASH.fullmatch(payload_digest)):
         raise MalformedToken("topic is not a Kafka topic, or event_payload_hash not a lower-case hex SHA-256")
 
 

@@ -217,9 +217,9 @@ def _accepted_key(jwk: Mapping[str, Any], check_key: Callable[[PublicKey], None]
 
 
 def _parse_header(segment: bytes, types: Collection[str | None]) -> dict[str, str]:
-    """Only known members pass: ``crit``, ``jku``, ``jwk``, ``x5u``, ``x5c``, ``b64``, ``zip`` and all others that
-    would change how a token is read are refused, not ignored (RFC 8725 section 3.10). ``x5t`` is only a hash, and is
-    unused."""
+    """The header of ``alg``, ``kid``, ``typ`` and ``x5t``. Raises MalformedToken for every other member, since some
+    change how a token is read: ``crit``, ``jku``, ``jwk``, ``x5u``, ``x5c``, ``b64``, ``zip`` (RFC 8725 section 3.10).
+    ``x5t`` is accepted and not used: it is only a hash. Raises WrongType for another ``typ``."""
     header = strict_json_object(b64url_decode(segment))
     if not _HEADER_REQUIRED <= header.keys() <= _HEADER_REQUIRED | _HEADER_OPTIONAL:
         raise MalformedToken("the header needs alg and kid, and may have only typ and x5t besides")

@@ -34,8 +34,8 @@ MAX_CTX = 1024
 """Bytes of ``ctx``, the application's data, as canonical JSON."""
 
 ALWAYS_BOUND = ("content-type", "content-encoding")
-"""Headers that a request token always binds where the request has them, and whose absence it binds too: they say how
-the body is read."""
+"""Headers that every request token binds, since they say how the body is read. If a request lacks one of them, its
+token binds the absence: a request that has it is refused."""
 
 _REQUEST_MEMBERS = (
     "iss",
@@ -81,9 +81,10 @@ _USUAL = canonical_object(
 class RequestToken:
     """The claims of a request token: who calls whom, and for exactly which request.
 
-    ``issuer`` and ``audience`` are service ids; ``target_digest`` and ``content_digest`` are ``sha-256=:…:`` of the
-    origin-form request-target and of the body's bytes; ``headers`` maps lower-case names to values; ``tth`` is set
-    only if the request has a transaction token; ``ctx`` is data of the caller's application.
+    ``issuer`` and ``audience`` are service ids. ``target_digest`` and ``content_digest`` are digests, ``sha-256=:…:``,
+    of the origin-form request-target and of the body's bytes. ``headers`` maps the lower-case names of the bound
+    headers to their values. ``tth`` is the `transaction_hash` of the request's transaction token, None if it has none.
+    ``ctx`` is data of the caller's application.
     """
 
     issuer: str
@@ -123,7 +124,8 @@ class RequestToken:
     def payload(self) -> bytes:
         """The claims in canonical JSON. Raises as `claims`, and ValueError for values that JSON lacks.
 
-        Most tokens are written by a template, in a fifth of the time; their texts are ASCII without escapes.
+        A template writes most tokens, in a fifth of the time: those without headers, ``tth`` and ``ctx`` whose texts
+        are ASCII and need no escapes.
         """
         values = (
             self.audience,

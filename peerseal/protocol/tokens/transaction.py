@@ -35,9 +35,9 @@ _MEMBERS = frozenset(("iss", "aud", "sub", "txn", "scope", "tctx", "rctx", "req_
 class TransactionToken:
     """The claims of a transaction token. ``issuer`` is the minting service's id, ``audience`` the trust domain.
 
-    ``facts`` (``tctx``) are data, such as an order's id, that must not change on the way; ``authentication`` (``rctx``)
-    says how the user was authenticated: issuer and ``jti`` of the user's token; ``workload`` (``req_wl``) is the
-    service that asked for the transaction. Times are seconds since the epoch.
+    ``facts`` (``tctx``) are data, such as an order's id, that no later service of the chain may change.
+    ``authentication`` (``rctx``) says how the user was authenticated: the issuer and the ``jti`` of the user's token.
+    ``workload`` (``req_wl``) is the service that asked for the transaction token. Times are seconds since the epoch.
     """
 
     issuer: str
