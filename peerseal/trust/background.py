@@ -1,8 +1,10 @@
 """The background thread of a trust store: follows the registry's changes, and renews what is due.
 
 There is one such thread in each process, and it works in rounds. A round asks the registry what changed, by a long
-poll: the registry answers when something changed, or after a time. After a long poll the next round begins at once.
-Where the registry answers too soon for a long poll, or does not answer, there is a pause before the next round.
+poll: the registry answers when something changes, or when the time of the poll is over. The next round begins at once
+after a change, and after a round that took at least `poll_interval`, but at least `look_interval` after the beginning
+of the last one. A pause follows a shorter round without a change, a round without an answer, and any round if `wait`
+is 0.
 """
 
 import logging
@@ -39,13 +41,13 @@ class RoundResult(Enum):
 class BackgroundThread:
     """Runs ``work`` again and again from `start` on, in this process and in each forked child that starts it.
 
-    ``work`` gets an event that is set when it is to end; ``interrupt`` ends its wait. A second thread notes in
-    ``awake`` that the process runs. ``idle`` says that this process has no thread yet and may start one: a plain
-    member, since each request looks at it.
+    ``work`` gets an event, and returns soon after that is set. ``interrupt`` ends the wait of ``work`` for the
+    registry. A second thread notes in ``awake`` that the process runs. ``idle`` is true while this process has no
+    background thread and may start one. It is a plain attribute, since each request reads it.
     """
 
     _NOTES = 5
-    """How often in the shortest break the time is noted."""
+    """How many notes of the time fall into `AwakePeriods.longest_break`. A longer time without a note is a break."""
 
     def __init__(
         self,
@@ -80,8 +82,8 @@ class BackgroundThread:
         return thread
 
     def stop(self) -> None:
-        """End this process's thread, for good. A thread that the registry still holds up is left running after
-        ``poll_interval``."""
+        """End this process's threads, for good. It waits for the background thread, ``poll_interval`` seconds at most:
+        a thread that is still in a call to the registry ends by itself after that call."""
         self._stopped, self.idle = True, False
         self._stopping.set()
         if self._thread is not None and self._thread is not threading.current_thread():
@@ -90,7 +92,7 @@ class BackgroundThread:
         self._thread = None
 
     def _run(self, stopping: threading.Event) -> None:
-        pause, silent = self._poll_pause(), 0
+        pause, unanswered_rounds = self._poll_pause(), 0
         while not stopping.wait(pause):
             began = time.monotonic()
             try:
@@ -98,8 +100,8 @@ class BackgroundThread:
             except Exception:  # the thread must survive any error: without it revocations go unseen
                 log.exception("a round of the trust store failed")
                 result = RoundResult.NO_ANSWER
-            silent = silent + 1 if result is RoundResult.NO_ANSWER else 0
-            pause = self._pause(result, silent, time.monotonic() - began)
+            unanswered_rounds = unanswered_rounds + 1 if result is RoundResult.NO_ANSWER else 0
+            pause = self._pause(result, unanswered_rounds, time.monotonic() - began)
 
     def _note_time(self, stopping: threading.Event) -> None:
         """Note the time. After a break that was longer than a long poll, interrupt the work: its connection may be
@@ -110,13 +112,14 @@ class BackgroundThread:
             if period != before and self._awake.slept >= self._limits.wait:
                 self._interrupt()
 
-    def _pause(self, result: RoundResult, silent: int, took: float) -> float:
+    def _pause(self, result: RoundResult, unanswered_rounds: int, took: float) -> float:
         """Seconds until the next round."""
         limits = self._limits
         if result is RoundResult.NO_ANSWER:
-            return backoff(silent, first=limits.poll_interval, longest=limits.longest_poll_pause, jitter=_JITTER)
-        kept = limits.wait > 0 and (result is RoundResult.CHANGED or took >= limits.poll_interval)
-        return max(0.0, limits.look_interval - took) if kept else self._poll_pause()
+            longest = limits.longest_poll_pause
+            return backoff(unanswered_rounds, first=limits.poll_interval, longest=longest, jitter=_JITTER)
+        was_long_poll = limits.wait > 0 and (result is RoundResult.CHANGED or took >= limits.poll_interval)
+        return max(0.0, limits.look_interval - took) if was_long_poll else self._poll_pause()
 
     def _poll_pause(self) -> float:
         return backoff(1, first=self._limits.poll_interval, longest=math.inf, jitter=_JITTER)
@@ -130,8 +133,9 @@ class BackgroundThread:
 
 
 class Renewal:
-    """Follows the changes, and renews what is due of the documents on the shelves. A fork of this process waits for a
-    while until ``working`` is free, which is held during the work."""
+    """Follows the changes, and renews those documents on the shelves that are due. It holds ``working`` while it works,
+    but not while it waits for the registry's changes. A fork of this process waits until ``working`` is free, for
+    `BackgroundWork.PATIENCE` seconds at most."""
 
     def __init__(
         self,
@@ -152,8 +156,8 @@ class Renewal:
         in_each_child(self._after_fork)
 
     def refresh(self) -> None:
-        """One round without waiting. Raises no PeersealError: a failure is logged, and holds up nothing else."""
-        self._look_at_root()
+        """See `TrustStore.refresh`."""
+        self._renew_registry_keys()
         try:
             since = self.followed()
             if since is not None:
@@ -166,7 +170,7 @@ class Renewal:
     def round(self, stopping: threading.Event) -> RoundResult:
         """One round of the background thread. It ends early where ``stopping`` is set."""
         with self._working:
-            self._look_at_root()
+            self._renew_registry_keys()
         result = self._wait_for_changes(stopping)
         with self._working:
             self._renew_due()
@@ -176,13 +180,14 @@ class Renewal:
         return result
 
     def followed(self) -> int | None:
-        """The entry up to which every belief is true; None where there is no belief to follow. Beliefs that wait for a
-        fetch are left out."""
+        """The entry after which the registry is asked for changes: the lowest entry up to which a belief is true. A
+        belief whose next document is awaited counts with the entry that this document must cover. None where there is
+        no belief."""
         return min((entry for shelf in self._shelves for entry in shelf.followed()), default=None)
 
     def _retry(self) -> None:
-        """Renew what could not be renewed before, in a thread of its own: it may hang again, and must not hold up the
-        others."""
+        """Renew the documents whose last renewal failed, in a thread of its own: these fetches may hang again, and must
+        not delay the other renewals."""
         with self._retry_working:
             for shelf in self._shelves:
                 shelf.renew_due(failing=True)
@@ -200,8 +205,8 @@ class Renewal:
             self._spreading.start()
 
     def _renew_soon(self, stopping: threading.Event) -> None:
-        """Renew what is due within `SPREAD` seconds, at its time, in a thread of its own: the question for further
-        changes is waiting meanwhile."""
+        """Renew each document that is due within `SPREAD` seconds when its time comes. This thread of its own does so,
+        since the background thread waits in its next long poll meanwhile."""
         while not stopping.is_set():
             due_in = self._due_at(failing=False) - self._clock()
             if due_in > SPREAD or stopping.wait(max(due_in, self._limits.look_interval)):
@@ -210,7 +215,7 @@ class Renewal:
                 self._renew_due()
 
     def _wait_for_changes(self, stopping: threading.Event) -> RoundResult:
-        """Wait for changes, though not longer than until something is to be renewed anyway."""
+        """Wait for changes, at most until the next document is due for renewal."""
         since = self.followed()
         if since is None:
             return RoundResult.UNCHANGED
@@ -243,7 +248,7 @@ class Renewal:
         for shelf in self._shelves:
             shelf.confirm(changes, period)
 
-    def _look_at_root(self) -> None:
+    def _renew_registry_keys(self) -> None:
         if self._reader.registry_keys_due_in() <= 0:
             try:
                 self._reader.load_registry_keys()

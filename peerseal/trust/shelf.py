@@ -1,9 +1,10 @@
 """What this process believes about many subjects, each from one signed document: fetched, cached, confirmed, renewed.
 
 A shelf holds the documents of one kind, such as the key sets of services; what differs between kinds is in `shelves`.
-One thread fetches a document while the other threads that need it wait, and then there is a cooldown. A fetch that
-fails takes nothing away: a document is believed for `TrustLimits.offline_limit` after its last signed confirmation, or
-until it expires. A document that another process of the host has fetched lately is taken from its copy on disk.
+One thread fetches a document while the other threads that need it wait. A fetch on behalf of a question begins a
+cooldown, which ends early if the fetch finds the name in the question. A failed fetch removes no belief: a document is
+believed for `TrustLimits.offline_limit` after its last signed confirmation, or until it expires. If another process of
+the host has fetched a document lately, the shelf reads its copy on disk.
 """
 
 import logging
@@ -57,8 +58,8 @@ class CachedSubject(Generic[B]):
     fetches. ``known`` is believed until ``good_until``, in its ``period``. ``failures`` counts the renewals that failed
     in a row; ``retry_at`` is when the next is due. The other numbers::
 
-        period         of `AwakePeriods`, in which the registry confirmed ``known``; rises after each break
-        generation     of the reader, when it read the document; rises when the root drops a key that may have signed it
+        period         the `AwakePeriods` period in which ``known`` was confirmed, or the registry was not reached
+        generation     the generation of the reader (`DocumentReader`) when it read the document
         awaited_entry  the ledger entry that the next document must cover; 0 where none is awaited
     """
 
@@ -82,17 +83,18 @@ class CachedSubject(Generic[B]):
 
 
 class Shelf(ABC, Generic[D, B, A]):
-    """The documents of one kind, by subject. A question names what is looked for in the document (``name``): a key by
-    its kid, or the subject itself. Safe to use from threads."""
+    """The documents of one kind, by subject. A question has a ``name``, for which the document has the answer: the kid
+    of a key, or the subject itself. Safe to use from threads."""
 
     document: type[D]
     """The kind of document."""
     label: ClassVar[str]
     """What a document holds, in messages."""
     path: ClassVar[str]
-    """Of the document, below the registry's URL; ``{}`` stands for the subject's short name."""
+    """The path of a document below the registry's URL. The first ``{}`` stands for the service's short name, a second
+    one for the key's thumbprint."""
     file: ClassVar[str] = ""
-    """The name of its copy on disk, with the same ``{}``."""
+    """The name of its copy on disk; ``{}`` stands for the service's short name. Empty for a kind without copies."""
     may_be_absent: ClassVar[bool] = False
     """Whether 404 says that there is no such subject; else it is a failure."""
 
@@ -110,8 +112,8 @@ class Shelf(ABC, Generic[D, B, A]):
 
     @abstractmethod
     def _belief(self, document: D, known: B | None, subject: str) -> B:
-        """What is believed of the subject after the document, where ``known`` was believed before. Raises
-        DocumentRefused for a document that contradicts that, or is older."""
+        """The belief about the subject after this document; ``known`` is the belief before it. Raises DocumentRefused
+        for a document that contradicts ``known``, or is older."""
 
     @abstractmethod
     def _find(self, known: B, name: str) -> A | None:
@@ -130,7 +132,8 @@ class Shelf(ABC, Generic[D, B, A]):
         return self._reader.fetch(question)
 
     def _budget(self, item: CachedSubject[B]) -> AbstractContextManager[object]:
-        """Entered for a fetch on behalf of a question. Raises TrustUnavailable where it is not allowed now."""
+        """The context of a fetch on behalf of a question. Entering it raises TrustUnavailable if the fetch would exceed
+        a limit."""
         return nullcontext()
 
     # ---- questions
@@ -146,8 +149,8 @@ class Shelf(ABC, Generic[D, B, A]):
         return self._clock() < item.good_until and self._awake.is_current(item.period)
 
     def _ask(self, item: CachedSubject[B], name: str) -> A:
-        """The answer, which memory did not have: looked for again, and fetched once where that may help. Raises
-        TrustUnavailable, UnknownKey or RevokedKey."""
+        """The answer to a question that memory could not answer. It looks into memory again with the lock held, then
+        asks for a confirmation, then fetches once. Raises TrustUnavailable, UnknownKey or RevokedKey."""
         with held_in_time(item.lock, f"the {self.label} of {item.subject}"):
             answer = self._look_up(item, name)  # what another thread has just fetched
             if answer is None and self._confirm_after_break(item):
@@ -190,9 +193,10 @@ class Shelf(ABC, Generic[D, B, A]):
         return confirmed if generation == self._reader.generation else None
 
     def _fetch_for(self, item: CachedSubject[B], name: str) -> None:
-        """One fetch on behalf of a question, its cooldown started before it. Raises TrustUnavailable.
+        """Fetch the document once on behalf of a question, outside of a cooldown. Raises TrustUnavailable.
 
-        A fetch that finds the name ends the cooldown. Invented names cannot use this: only existing names end it.
+        The cooldown begins before the fetch, and ends if the fetch finds the name. An invented name is never found, so
+        invented names cause one fetch in each cooldown.
         """
         now = self._clock()
         if now < item.cooldown_until:
@@ -214,8 +218,8 @@ class Shelf(ABC, Generic[D, B, A]):
     # ---- the background
 
     def fetch_now(self, item: CachedSubject[B]) -> None:
-        """Fetch the document, asked for or not; after the second failure in a row, with growing pauses between the
-        attempts. A failure is logged only."""
+        """Fetch the document now, without a question, or take the copy that another process of the host has fetched. A
+        failure is logged only. From the second failure in a row on, ``retry_at`` sets a growing pause."""
         with item.lock:
             try:
                 self._load(item)
@@ -227,10 +231,11 @@ class Shelf(ABC, Generic[D, B, A]):
         item.retry_at = self._clock() + pause if item.failures > 1 else 0.0
 
     def renew_due(self, *, failing: bool | None = None, ahead: float = 0.0) -> None:
-        """Fetch each document that changed, or was not fetched for long, or is due within ``ahead`` seconds.
+        """Fetch each document that is due, now or within ``ahead`` seconds: it changed, or its last fetch is long ago.
 
-        ``failing`` is True for those whose last renewal failed, False for the others, None for all. Those that failed
-        come last, and of the others first what was fetched longest ago: none starves. Raises no PeersealError.
+        ``failing`` selects the documents whose last renewal failed (True), the others (False), or all (None). Those
+        with the fewest failures come first. Of equals, the one that was fetched longest ago comes first, so that each
+        has its turn. Raises no PeersealError.
         """
         due = [item for item in self._all() if self._due_at(item) <= self._clock() + ahead]
         for item in sorted(due, key=lambda item: (item.failures, item.fetched_at)):
@@ -238,8 +243,8 @@ class Shelf(ABC, Generic[D, B, A]):
                 self.fetch_now(item)
 
     def due_at(self, *, failing: bool, after: float = -math.inf) -> float:
-        """The first time ``after`` that one at which a document is to be fetched again, in seconds since the epoch: of
-        those whose last renewal failed, or of the others."""
+        """The earliest time later than ``after`` at which a document is due, in seconds since the epoch; infinity where
+        none is. ``failing`` selects the documents whose last renewal failed (True), or the others (False)."""
         times = (self._due_at(item) for item in self._all() if bool(item.failures) is failing)
         return min((time for time in times if time > after), default=math.inf)
 
@@ -260,9 +265,10 @@ class Shelf(ABC, Generic[D, B, A]):
         ]
 
     def confirm(self, changes: Changes, period: int) -> None:
-        """Take note of what did not change, and mark what did, by a list that was asked for in that period."""
+        """Apply a list of changes that was asked for in that period: confirm the beliefs about unchanged subjects, and
+        mark the others for a fetch."""
         for item in self._all():
-            if item.awaited_entry:  # all of the list is known now, and the document must cover it too
+            if item.awaited_entry:  # the awaited document must cover this list too
                 item.awaited_entry = max(item.awaited_entry, changes.seq)
             with held_if_free(item.lock) as held:
                 if held and self._is_followed(item):  # else the next round asks again
@@ -295,9 +301,10 @@ class Shelf(ABC, Generic[D, B, A]):
         return list(self.items.values())
 
     def _is_followed(self, item: CachedSubject[B]) -> bool:
-        """Whether lists of changes can confirm it: nothing is to be fetched for it anyway."""
-        kept = self.items.get(item.subject) is item
-        return kept and not item.awaited_entry and self._is_in_ledger(item)
+        """Whether a list of changes can confirm the belief: the item is on the shelf and awaits no document, and the
+        belief is from the present ledger."""
+        on_shelf = self.items.get(item.subject) is item
+        return on_shelf and not item.awaited_entry and self._is_in_ledger(item)
 
     def _is_in_ledger(self, item: CachedSubject[B]) -> bool:
         """Whether the belief is from the present ledger, and not from one that the root gave up."""
@@ -310,8 +317,8 @@ class Shelf(ABC, Generic[D, B, A]):
         return CachedSubject(subject, subject, self.path.format(name), self.file.format(name), absent)
 
     def _load(self, item: CachedSubject[B], name: str | None = None) -> None:
-        """Fetch the document, with ``item.lock`` held; or take what another process of the host has fetched meanwhile,
-        where that is young enough, and lists the ``name`` that is looked for.
+        """Fetch the document, with ``item.lock`` held. The copy that another process of the host has fetched meanwhile
+        takes the place of a fetch if it lists the ``name``; without a name, if it is not due for renewal.
 
         Raises FetchError, DocumentRefused or TrustUnavailable.
         """
@@ -331,8 +338,8 @@ class Shelf(ABC, Generic[D, B, A]):
                     self._copies.write_missed(item.file, asked_at)
 
     def _check_not_missed(self, item: CachedSubject[B]) -> None:
-        """Passes where no process of the host has asked the registry in vain for a name in that document within the
-        cooldown. Renewals do not count: a key that was registered since is looked for. Raises TrustUnavailable."""
+        """Raises TrustUnavailable if a process of the host has looked for a name in that document within the cooldown,
+        by a fetch that did not find it. Fetches without a name do not count, since a key may be newer than they are."""
         if 0 <= self._clock() - self._copies.read_missed(item.file) < self._limits.cooldown:
             raise self._fetched_lately(item, self._limits.cooldown)
 
@@ -341,8 +348,9 @@ class Shelf(ABC, Generic[D, B, A]):
         return TrustUnavailable(detail, retry_after=int(wait) + 1)
 
     def _take_copy(self, item: CachedSubject[B]) -> bool:
-        """Believe a copy that another process has fetched since, or one from before a restart. False without one."""
-        doubted = item.known is not None and self._undoubted(item) is None
+        """Believe the copy on disk if it is newer than the last fetch of this process: from another process, or from
+        before a restart. Returns whether it did."""
+        doubted = item.known is not None and self._comparable_belief(item) is None
         if doubted or self._copies.fetched_at(item.file) <= item.fetched_at:
             return False
         period, copy = self._awake.current(), self._copies.read(item.file)
@@ -350,7 +358,7 @@ class Shelf(ABC, Generic[D, B, A]):
             return False
         try:
             document, generation = self._read_copy(item, copy.jws)
-            known = self._belief(document, self._undoubted(item), item.subject)
+            known = self._belief(document, self._comparable_belief(item), item.subject)
         except (DocumentRefused, FetchError) as error:
             log.info("the copy %s is passed over (%s): %s", item.file, error.code, error)
             return False
@@ -358,12 +366,13 @@ class Shelf(ABC, Generic[D, B, A]):
         if confirmed is None:
             return False
         self._store(item, confirmed, generation, period)
-        self._note_fetch(item, copy.fetched_at)
+        self._schedule_renewal(item, copy.fetched_at)
         return True
 
     def _read_copy(self, item: CachedSubject[B], jws: str) -> tuple[D, int]:
-        """The document in a copy on disk, and the generation in which it was read. Raises DocumentRefused, also for
-        one that is older than what this host has seen, or was signed before the offline limit."""
+        """The document in a copy on disk, and the generation in which it was read. Raises DocumentRefused, also if this
+        host has seen a newer one, or if it was signed longer ago than the offline limit; FetchError or TrustUnavailable
+        if it cannot be checked now."""
         subject, covered = self._document_subject(item), item.awaited_entry
         document, generation = self._reader.checked(self.document, jws, subject, at_least=covered, from_disk=True)
         seen = self._copies.read_seen(item.file)
@@ -372,13 +381,14 @@ class Shelf(ABC, Generic[D, B, A]):
         check_age(document, self._limits.offline_limit, self._clock())
         return document, generation
 
-    def _note_fetch(self, item: CachedSubject[B], at: float) -> None:
+    def _schedule_renewal(self, item: CachedSubject[B], at: float) -> None:
+        """Note that the document was fetched then, and choose the time of its next fetch."""
         early = self._limits.refresh_interval * self._limits.jitter * random()  # noqa: S311
         item.fetched_at, item.renew_at = at, at + self._limits.refresh_interval - early
 
     def _fetch_once(self, item: CachedSubject[B]) -> None:
         now, period, generation, beliefs = self._clock(), self._awake.current(), self._reader.generation, list[B]()
-        self._note_fetch(item, now)
+        self._schedule_renewal(item, now)
         if not self._is_in_ledger(item):
             item.awaited_entry = 0
         try:
@@ -400,25 +410,27 @@ class Shelf(ABC, Generic[D, B, A]):
                 self._store(item, item.known, generation, period, item.etag)
 
     def _question(self, item: CachedSubject[B], period: int, beliefs: list[B]) -> Question[D]:
-        """For the document; each that passes all checks but the one of its age is added to ``beliefs``."""
+        """The question for the document. The check of the age comes last: before it, the belief from each document that
+        passed the other checks is added to ``beliefs``."""
         unconfirmed = item.period != period  # a 304 is not signed: after a break ask for the whole document
         wanted = self._ends_soon(item) or self._copies.wants_copy(item.file)
-        whole = item.awaited_entry or self._undoubted(item) is None or unconfirmed or wanted
+        whole = item.awaited_entry or self._comparable_belief(item) is None or unconfirmed or wanted
 
         def check(document: D) -> None:
-            beliefs.append(self._belief(document, self._undoubted(item), item.subject))
+            beliefs.append(self._belief(document, self._comparable_belief(item), item.subject))
             check_age(document, self._limits.offline_limit, self._clock())
 
         subject, etag = self._document_subject(item), None if whole else item.etag
         return Question(self.document, item.path, subject, item.awaited_entry, etag, check=check)
 
-    def _undoubted(self, item: CachedSubject[B]) -> B | None:
-        """What is known, for a comparison; None where a key that was dropped since may have signed it."""
+    def _comparable_belief(self, item: CachedSubject[B]) -> B | None:
+        """The belief with which a new document is compared. None where the reader's generation has risen since: then a
+        dropped key may have signed the old document, or it is from a lost ledger."""
         return item.known if item.generation == self._reader.generation else None
 
     def _ends_soon(self, item: CachedSubject[B]) -> bool:
-        """Whether a 304 is not enough: the document that is held is too old, or expires within the offline limit, and
-        could not outlast an outage of the registry."""
+        """Whether a new document is needed, and a 304 is not enough: the belief is too old, or its document expires
+        within the offline limit. Such a document would not last through an outage as long as the limit."""
         now, known = self._clock(), item.known
         return known is None or now >= item.good_until or now + self._limits.offline_limit >= known.expires_at
 
@@ -427,10 +439,10 @@ class Shelf(ABC, Generic[D, B, A]):
         item.generation, item.etag = generation, etag  # last: look-ups take no lock
 
     def _believe(self, item: CachedSubject[B], known: B, period: int) -> None:
-        """Take over what is known now, confirmed in that period, with ``item.lock`` held.
+        """Make ``known`` the belief, confirmed in that period. The caller holds ``item.lock``.
 
-        Raises TrustUnavailable for an item that was removed before its lock was taken, where there is another one by
-        now: lists of changes do not reach the old one.
+        An item may be removed from the shelf before its lock is taken. If the shelf has another item for the subject by
+        then, it raises TrustUnavailable: lists of changes do not reach the removed one.
         """
         if self.items.setdefault(item.subject, item) is not item:
             raise TrustUnavailable(f"another thread asks for the {self.label} of {item.subject}", retry_after=1)
@@ -445,6 +457,7 @@ class Shelf(ABC, Generic[D, B, A]):
         """Update look-up tables; called before ``known`` replaces ``item.known``."""
 
     def _forget(self, item: CachedSubject[B]) -> None:
-        """The subject is not in the ledger, or not any more: its registration is among what was lost."""
+        """Drop the belief: the subject is not in the ledger, or its registration was lost with ledger entries, or it
+        changed and is fetched again only for the next question (a statement)."""
         self._update_lookup(item, None)
         item.known, item.good_until, item.etag = None, 0.0, None

@@ -2,10 +2,10 @@
 
 Trust starts with a pinned root key. The root signs the list of the registry's signing keys, and those sign each
 service's JWK Set. A verifier asks for a key by kid, and the key is usually in memory. An unknown kid causes one fetch;
-other threads that ask for keys of the same service wait for it. After that, a cooldown passes before the next fetch. In
-each process one background thread follows the registry's list of changes and renews what the list names. A fetch that
-fails takes nothing away: a document is used until `offline_limit` after its last signed confirmation, or until it
-expires.
+other threads that ask for keys of the same service wait for that fetch. A cooldown begins with the fetch, and ends
+early if the fetch finds the key. Until its end, unknown kids of the service cause no other fetch. In each process one
+background thread follows the registry's list of changes, and fetches again what the list names. A failed fetch removes
+no belief: a document is used until `offline_limit` after its last signed confirmation, or until it expires.
 
 Processes of a host that share a cache folder fetch each document once. Copies on disk, which a cold start uses as well,
 are in `peerseal.trust.disk`. Before the store uses a copy, or anything learned before the machine was suspended, it
@@ -54,11 +54,13 @@ class TrustStore:
     ``registry`` is its URL, or several (the primary and its mirrors), as a sequence or joined by commas. ``pin`` is the
     RFC 7638 thumbprint of the registry's root key; it may be left out only where every URL is on loopback.
     ``cache_dir`` is a folder in which the documents and the newest checkpoint of the ledger outlive this process, and
-    which it shares with the other processes of its host. ``sign_reading`` returns a request token for a GET of a target
-    at the registry: the store asks for restricted policies with it. Nothing is fetched before the first look-up.
-    ``uptime`` gives the seconds since the machine started, including the time for which it was suspended. The
-    attribute ``reader`` fetches and checks the documents. Safe to use from threads, and before and after a fork: each
-    look-up first checks whether the process was forked.
+    which it shares with the other processes of its host. ``sign_reading`` takes a target at the registry and returns a
+    request token for a GET of it; the store reads restricted policies with it. ``uptime`` gives the seconds since the
+    machine started, including the time for which it was suspended. The attribute ``reader`` fetches and checks the
+    documents.
+
+    The constructor makes no call and starts no thread; the methods do. Safe to use from threads, and before and after a
+    fork: each look-up first checks whether the process was forked.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class TrustStore:
         copies = NoCopies() if folder is None else CopyFolder(folder, _folder_name(registry, pin))
         fetcher = _http_fetcher(registry, pin) if fetcher is None else fetcher
         self.reader = DocumentReader(fetcher, pin=pin, limits=limits, clock=clock, cache_dir=folder, copies=copies)
-        # these follow the changes, and confirm older knowledge by them; the lambda breaks their circular dependency
+        # what follows the changes, and confirms older beliefs by them; a lambda, since the renewal is made below
         self._awake, working = AwakePeriods(limits, uptime), BackgroundWork()
         shared = None if folder is None else SharedChanges(copies)
         self._changes = ChangesFollower(self.reader, shared, self._awake, limits, clock, working)
@@ -147,7 +149,8 @@ class TrustStore:
 
     @property
     def domain(self) -> str:
-        """The registry's trust domain. Raises TrustUnavailable until the registry was reached once."""
+        """The registry's trust domain, from memory, from the copy on disk or from the registry, in this order. Raises
+        TrustUnavailable where none of them has it."""
         notice_fork()
         registry_keys = self.reader.registry_keys_in_memory()
         if registry_keys is None:
@@ -180,8 +183,8 @@ class TrustStore:
         return Recalled(registry_keys.subject, audience, value, keys, settings)
 
     def deadline(self) -> Deadline:
-        """See RemoteKeySource. ``TrustLimits.patience`` is the limit. A look-up outside of such a block gets a limit of
-        the same length for itself."""
+        """See RemoteKeySource. All look-ups in the block together may wait for ``TrustLimits.patience`` seconds. A
+        look-up outside of such a block may wait that long by itself."""
         return Deadline(self._limits.patience)
 
     # ---- keeping what is known up to date
@@ -198,9 +201,9 @@ class TrustStore:
                 self._key_shelf.fetch_now(item)
 
     def refresh(self) -> None:
-        """One round of what the background thread does: follow the changes, renew what is due.
+        """Do one round of the background thread's work: ask what changed, without waiting, and renew what is due.
 
-        Raises no PeersealError: a failure is logged, takes nothing away, and holds up nothing else.
+        Raises no PeersealError: a failure is logged, removes no belief, and does not stop the rest of the round.
         """
         notice_fork()
         self._renewal.refresh()
@@ -277,8 +280,8 @@ class TrustStore:
             raise UnknownKey(f"{service_id} is not of the trust domain {self.domain}")
 
     def _registry_key(self, kid: str) -> TrustedKey:
-        """One of the registry's signing keys, which the root names: for tokens that the registry issues in exchange.
-        Raises UnknownKey or TrustUnavailable."""
+        """The registry's signing key with that kid: such a key signs the tokens that the registry issues in exchange.
+        Raises UnknownKey if the root names no such key, or TrustUnavailable."""
         self.settings()  # caching them makes the store follow the changes, and so learn when the root removes a key
         for load in (self.reader.registry_keys, self.reader.load_registry_keys):
             for key in load().signing_keys:
@@ -366,8 +369,8 @@ class TrustStatus:
         return list(self._collected())
 
     def _collected(self) -> Iterator[Metric]:
-        yield _gauge("ready", "1 where the registry's keys are known.", int(self.ready))
-        yield _gauge("leads", "1 where this process asks what changed.", int(self.leads))
+        yield _gauge("ready", "1 if the registry's keys are known, else 0.", int(self.ready))
+        yield _gauge("leads", "1 if this process asks the registry for changes, else 0.", int(self.leads))
         yield Metric("peerseal_trust_hits_total", "counter", "Keys that were in memory.", (({}, self.hits),))
         yield Metric("peerseal_trust_misses_total", "counter", "Keys that were not in memory.", (({}, self.misses),))
         fetches, failed = dict(sorted(self.fetches.items())), dict(sorted(self.failed.items()))
@@ -381,10 +384,10 @@ class TrustStatus:
 
 
 _OF_SERVICES: Final = {
-    "keys": ("keys", "Keys that are held of a service."),
+    "keys": ("keys", "Keys of a service that are in memory."),
     "age": ("age_seconds", "Seconds since the keys of a service were confirmed."),
     "good_for": ("good_for_seconds", "Seconds for which the keys of a service are still believed."),
-    "failures": ("renewal_failures", "Renewals of a service's keys that failed in a row."),
+    "failures": ("renewal_failures", "Failed renewals in a row of a service's keys."),
 }
 
 
