@@ -1,8 +1,8 @@
 """Peerseal: services sign requests with their own keys, and verify requests of other services.
 
 A registry publishes the public keys. A service registers its first key with a join token, a secret that an operator
-creates for this service. It admits one key, or as many as the operator says. Then the service signs each request; the
-callee verifies the signature with the key from the registry::
+creates for this service. A join token admits one key, or as many as the operator chooses. Then the service signs each
+request; the callee verifies the signature with the key from the registry::
 
     from peerseal import Identity
     from peerseal.flask import PeerAuth, current_peer
@@ -27,10 +27,10 @@ callee verifies the signature with the key from the registry::
 `RotationSchedule`                         when keys are replaced
 ========================================== =============================================================================
 
-All names and modules are loaded on first use. Adapters: `peerseal.flask`, `peerseal.wsgi`, `peerseal.asgi`,
-`peerseal.requests`, `peerseal.httpx`, `peerseal.asynchronous`, `peerseal.kafka`, `peerseal.rabbitmq`,
-`peerseal.messaging`, `peerseal.prometheus`. Database tables and tools: `peerseal.outbox`, `peerseal.inbox`,
-`peerseal.logs`, `peerseal.testing`. To read the code, begin with `peerseal/protocol/`, then read
+`peerseal.errors` is loaded at once, every other name and module on first use. Adapters: `peerseal.flask`,
+`peerseal.wsgi`, `peerseal.asgi`, `peerseal.requests`, `peerseal.httpx`, `peerseal.asynchronous`, `peerseal.kafka`,
+`peerseal.rabbitmq`, `peerseal.messaging`, `peerseal.prometheus`. Database tables and tools: `peerseal.outbox`,
+`peerseal.inbox`, `peerseal.logs`, `peerseal.testing`. To read the code, begin with `peerseal/protocol/`, then read
 `peerseal/trust/beliefs.py`, then `peerseal/verify/request.py`.
 """
 
@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 from peerseal import errors
 from peerseal.errors import PeersealError
 
-if TYPE_CHECKING:  # the same as `_MODULES`, for type checkers
+if TYPE_CHECKING:  # the same as `_MODULE_OF`, for type checkers
     from peerseal.identity.access_tokens import AccessToken
     from peerseal.identity.identity import Identity
     from peerseal.runtime.limits import CallLimits, RotationSchedule, TrustLimits
@@ -89,7 +89,7 @@ __all__ = [
     "propagate",
 ]
 
-_MODULES = {
+_MODULE_OF = {
     "AccessToken": "peerseal.identity.access_tokens",
     "Identity": "peerseal.identity.identity",
     "CallLimits": "peerseal.runtime.limits",
@@ -118,7 +118,7 @@ _MODULES = {
     "User": "peerseal.verify.users",
     "UserVerifier": "peerseal.verify.users",
 }
-"""Where each public name is, by PEP 562: what a program does not use is not loaded."""
+"""The module of each public name. `__getattr__` (PEP 562) imports it when the name is first used."""
 
 _OPTIONAL_MODULES = (
     "asgi",
@@ -141,18 +141,21 @@ _PACKAGES = ("identity", "protocol", "runtime", "session", "transport", "trust",
 
 
 def __getattr__(name: str) -> Any:
-    """Load a name, or an optional module, on first use, so that ``import peerseal`` loads no framework and no key."""
-    if name in _MODULES:
-        found = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    """Load a public name or a module of this package on its first use.
+
+    So ``import peerseal`` alone loads neither a web framework nor `cryptography`.
+    """
+    if name in _MODULE_OF:
+        found = globals()[name] = getattr(import_module(_MODULE_OF[name]), name)
         return found
     if name in _OPTIONAL_MODULES:
         return import_module(f"peerseal.{name}")
-    if name in _PACKAGES:  # with all that is in them, as if the names above were imported
-        for module in set(_MODULES.values()):
+    if name in _PACKAGES:  # load all public names too, so that `peerseal.trust.store` works without its own import
+        for module in set(_MODULE_OF.values()):
             import_module(module)
         return import_module(f"peerseal.{name}")
     raise AttributeError(f"module 'peerseal' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+    return sorted({*globals(), *_MODULE_OF})

@@ -80,8 +80,9 @@ class Limits:
     """Calls that wait for a change at once in one process. One more call is answered at once, and its peer polls.
     None: as many as the server has room for. Only `registry.serving.worker` has any."""
     waiting_calls_of_address: int = 5_000
-    """Of these, calls from one address or one IPv6 /64: a host of many services, or a fleet behind one NAT gateway.
-    Others keep half of the places. Strangers who take all places, from many addresses, only make peers poll."""
+    """Of these, calls from one address or one IPv6 /64, such as a host of many services, or a NAT gateway through which
+    a fleet calls. Other addresses keep half of the places. If strangers take all places, from many addresses, peers
+    poll instead."""
     documents_cached: int = 10_000
     """Signed documents that a process keeps in memory; first in, first out."""
     max_age: int = 30

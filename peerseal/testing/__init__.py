@@ -15,7 +15,7 @@ registry lives in one process; a forked child works on a copy. `peerseal.testing
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # the same as `_MODULES`, for type checkers
+if TYPE_CHECKING:  # the same as `_MODULE_OF`, for type checkers
     from peerseal.testing.calls import Call
     from peerseal.testing.clients import SignedClient, sign_calls
     from peerseal.testing.ledger import MemoryLedger
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # the same as `_MODULES`, for type checkers
 
 __all__ = ["Answer", "Call", "Clock", "MemoryLedger", "MemoryRegistry", "SignedClient", "sign_calls"]
 
-_MODULES = {
+_MODULE_OF = {
     "Answer": "peerseal.transport.fetch",
     "Call": "peerseal.testing.calls",
     "Clock": "peerseal.testing.registry",
@@ -37,7 +37,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'peerseal.testing' has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    found = globals()[name] = getattr(import_module(_MODULE_OF[name]), name)
     return found

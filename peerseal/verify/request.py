@@ -65,7 +65,7 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class Peer(NamedTuple):
-    """The proven caller of a request. Only verification makes one.
+    """The proven caller of a request. The class itself proves nothing: use only a peer that a `Verifier` returned.
 
     ``service`` is its short name, ``id`` its service id, ``kid`` the key that signed, ``scopes`` what it may do here,
     in this ``transaction`` where there is one; ``claims`` are the token's verified claims.
@@ -100,11 +100,10 @@ adapter that reads a long body only after all other checks."""
 
 
 class CheckedRequest(NamedTuple):
-    """A request that passed steps 1 to 10 (with `BODY_LATER` all but the check of the content). It is not accepted yet:
-    the same request may have been accepted before. Step 11 stores (``peer.id``, ``jti``) up to the time ``until``
-    (seconds since the epoch).
+    """A request that passed steps 1 to 10, but is not accepted yet: its token may have been used before. Step 11 finds
+    that out, and stores (``peer.id``, ``jti``) until the time ``until`` (seconds since the epoch).
 
-    ``content_checked`` is False after a check with `BODY_LATER`.
+    After a check with `BODY_LATER` the content is not checked yet, and ``content_checked`` is False.
     """
 
     peer: Peer
@@ -323,7 +322,7 @@ def check_content(digest: str, body: bytes | Callable[[], bytes]) -> None:
 
 
 def _refusal(caller: str, scope: object, audience: str, transaction: Transaction | None) -> str:
-    """The detail for the log. Adapters pass the empty scope for an ambiguous path, and one not in their ``needs``."""
+    """The detail for the log. Adapters pass the empty scope if a path is ambiguous or has no entry in ``needs``."""
     text = plain_text(scope)
     if text == "":
         return f"{caller} called a path of {audience} that has no entry in needs=, or is ambiguous"
