@@ -21,6 +21,7 @@ from tests.support.processes import LOOPBACK, Server, free_port, gunicorn
 
 ENDPOINTS = {
     "applicants": "approve waiting",
+    "asap": "active_key",
     "described": "docs openapi",
     "documents": "changes key_statement plain_key_set signed_key_set",
     "exchange": "token",
