@@ -5,10 +5,11 @@ paths are known.
 """
 
 import logging
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from functools import cached_property
 from typing import Any
 
+from peerseal.errors import ConfigurationError
 from peerseal.path_needs import ALWAYS_REFUSED, Needs, PathNeeds, is_below
 from peerseal.refusals import Need
 
@@ -23,6 +24,11 @@ class AppNeeds:
     def __init__(self, app: Any, needs: Needs | None) -> None:
         self._app = app
         self._needs = PathNeeds(needs)
+        if isinstance(needs, Mapping) and set(needs) != {"/"} and _is_litestar(app):
+            raise ConfigurationError(
+                "needs: Litestar serves /admx at a mount at /adm, and cuts the root path out of the middle of a path:"
+                " give a need for '/' alone, and let handlers ask for more with require_scope"
+            )
 
     def need(self, scope: Scope) -> Need:
         """What the request needs. A path that a framework reads as another one than the path below the server's
@@ -56,6 +62,16 @@ def _own_roots(app: Any, place: str = "") -> Iterator[tuple[str, str]]:
     place += getattr(app, "path", "")
     for below in (known or ()) if inner is None else (inner,):
         yield from _own_roots(below, place)
+
+
+def _is_litestar(app: Any) -> bool:
+    """Whether it is an application of Litestar, also within middleware. Its rules for paths are not segment by
+    segment."""
+    while app is not None:
+        if type(app).__module__.split(".")[0] == "litestar":
+            return True
+        app = getattr(app, "app", None)
+    return False
 
 
 def _below_root(path: str, root: str) -> str:

@@ -17,9 +17,10 @@ Needs = Mapping[str, Need | Mapping[str, Need]] | Callable[[str, str], Need]
 ALWAYS_REFUSED: Final = Need("")
 """No caller has the empty scope."""
 
-_AMBIGUOUS = re.compile(r"//|/\.\.?(?:[/;]|$)|[\\\0-\x1f\x7f]")
-"""Paths that applications read in two ways: Starlette's pattern for ``/admin`` takes a newline after it, and servlet
-containers take ``..;`` for ``..``."""
+_AMBIGUOUS = re.compile(r"//|/\.\.?(?:[/;]|$)|/@@|[\\\0-\x1f\x7f\ud800-\udfff\ufffd]")
+"""Paths that applications read in two ways. Starlette's pattern for ``/admin`` takes a newline after it, and servlet
+containers take ``..;`` for ``..``. Bottle leaves out bytes that are no UTF-8, which are surrogates or U+FFFD here.
+Pyramid's traversal takes ``/@@admin`` for ``/admin``."""
 _PATTERN = re.compile(r"[{}<>*?%#]")
 """Characters of patterns, queries and escapes, which a path in ``needs`` would not stand for."""
 _METHOD = re.compile(r"[A-Z][A-Z0-9-]*")
@@ -35,7 +36,7 @@ class PathNeeds:
     def need(self, method: str, path: str) -> Need:
         """What a call needs. ``path`` is decoded."""
         if self._function is not None:
-            return self._checked(self._function, method, path)
+            return self._checked(self._function, method, path) if _is_usual(method, path) else ALWAYS_REFUSED
         if is_ambiguous(path):
             return ALWAYS_REFUSED
         need = next((need for trunk, need in self._by_path if is_below(path, trunk)), ALWAYS_REFUSED)
@@ -57,6 +58,12 @@ class PathNeeds:
 def is_ambiguous(path: str) -> bool:
     """Whether applications may read the decoded path in two ways."""
     return _AMBIGUOUS.search(path) is not None
+
+
+def _is_usual(method: str, path: str) -> bool:
+    """Whether a function of method and path can know what the application runs: some servers pass on a target in
+    absolute form, whose path alone the application takes, and some frameworks write ``post`` in upper case."""
+    return (not path or path.startswith("/")) and _METHOD.fullmatch(method) is not None
 
 
 def is_below(path: str, trunk: str) -> bool:

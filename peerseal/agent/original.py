@@ -17,7 +17,7 @@ body                   ``X-Original-Body: none`` where nginx  ``X-Original-Body:
 
 from collections.abc import Mapping
 from typing import NamedTuple
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 from peerseal.agent.questions import QuestionRefused
 from peerseal.asgi_routes import Scope
@@ -38,7 +38,8 @@ class OriginalRequest(NamedTuple):
     @property
     def is_ambiguous(self) -> bool:
         """Whether the proxy and the service may read different paths in the target."""
-        return is_ambiguous(unquote(self.target.partition("?")[0], "latin-1"))
+        path = unquote_to_bytes(self.target.partition("?")[0].encode("latin-1", "backslashreplace"))
+        return is_ambiguous(path.decode("utf-8", "surrogateescape"))
 
 
 def original_request(scope: Scope, headers: Mapping[str, str]) -> OriginalRequest:

@@ -126,7 +126,7 @@ def _sign_async_httpx(client: Any, signer: _Signer) -> None:
 
 def _sign_request(request: Any, signer: _Signer) -> None:
     if request.extensions.get(_SIGNED):
-        del request.headers[_AUTHORIZATION]
+        request.headers.pop(_AUTHORIZATION, None)  # httpx removes it for another host
     target = request.url.raw_path.decode("ascii")
     added = signer.headers(request.method, target, lambda: request.content, request.headers)
     request.headers.update(added)

@@ -151,6 +151,11 @@ REFUSED: Mapping[str, tuple[Call, int, str]] = {
         "insufficient_scope",
     ),
     "two slashes": (lambda c, i: c.call("GET", "//admin", signed(i, target="//admin")), 403, "insufficient_scope"),
+    "bytes that are no UTF-8": (
+        lambda c, i: c.call("GET", "/adm%ffin", signed(i, target="/adm%ffin")),
+        403,
+        "insufficient_scope",
+    ),
     "dot segments": (
         lambda c, i: c.call("GET", "/x/%2e%2e/admin", signed(i, target="/x/%2e%2e/admin")),
         403,

@@ -63,6 +63,11 @@ def starlette(peerseal_registry: MemoryRegistry) -> asgi.PeerAuth:
 
     routes = [Route("/echo", echo, methods=["GET", "POST"]), Route("/moved", moved)]
     needs = {"/": asgi.ANY_ALLOWED}
+
+    async def away(_: Request) -> RedirectResponse:
+        return RedirectResponse("http://other.example/echo")
+
+    routes.append(Route("/away", away))
     return asgi.PeerAuth(Starlette(routes=routes), peerseal_registry.identity(CALLEE), allow={"shop": ()}, needs=needs)
 
 
@@ -102,6 +107,11 @@ def test_a_redirect_is_signed_anew(app: Flask, starlette: asgi.PeerAuth, caller:
     flask_client = sign_calls(app.test_client(), caller, CALLEE)
     assert flask_client.get("/moved", follow_redirects=True).json["by"] == "shop"
     assert sign_calls(TestClient(starlette), caller, CALLEE).get("/moved").json()["by"] == "shop"
+
+
+def test_a_redirect_to_another_host_is_followed(starlette: asgi.PeerAuth, caller: Identity) -> None:
+    """All hosts are the same application here. httpx takes the token away."""
+    assert sign_calls(TestClient(starlette), caller, CALLEE).get("/away").json()["by"] == "shop"
 
 
 def test_a_call_with_a_token_of_its_own_is_sent_as_it_is(
