@@ -61,8 +61,8 @@ def is_ambiguous(path: str) -> bool:
 
 
 def _is_usual(method: str, path: str) -> bool:
-    """Whether a function of method and path can know what the application runs: some servers pass on a target in
-    absolute form, whose path alone the application takes, and some frameworks write ``post`` in upper case."""
+    """Whether a function of method and path knows what the application runs. Some servers pass a target in absolute
+    form on, and the application takes its path. Some frameworks take ``post`` for ``POST``."""
     return (not path or path.startswith("/")) and _METHOD.fullmatch(method) is not None
 
 
