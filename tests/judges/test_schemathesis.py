@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from peerseal.protocol.keys import KeyPair
 from registry.services.access.operators import Role
 from registry.settings import Limits
-from tests.registry.driver import Driver
+from tests.registry.driver import DOMAIN, Driver
 
 POSITIVE, NEGATIVE = schemathesis.GenerationMode
 QUICK = 12
@@ -58,6 +58,7 @@ def filled(driver: Driver) -> Iterator[dict[str, Any]]:
     _, viewer = driver.registry.operators.create(Role.VIEWER, 600)
     try:
         yield {
+            "domain": DOMAIN,
             "service": "billing",
             "thumbprint": keys[0].public.thumbprint,
             "token_id": viewer.split(".")[1],

@@ -84,8 +84,10 @@ class Worker:
         return json.loads(line)
 
     def stop(self) -> None:
-        """Hold it, as a debugger or a frozen container does: it keeps its locks and does nothing."""
+        """Hold it, as a debugger or a frozen container does: it keeps its locks and does nothing. Returns once it is
+        held, which takes a while on a busy machine."""
         os.kill(self.pid, signal.SIGSTOP)
+        os.waitpid(self.pid, os.WUNTRACED)
 
     def go_on(self) -> None:
         """After `stop`."""
