@@ -5,17 +5,19 @@ A question describes a request. Its body is one of ``body`` (text, sent as UTF-8
 """
 
 import binascii
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pybase64
 
 from peerseal.errors import CodedError, MalformedToken
-from peerseal.protocol.encoding import strict_json_object
+from peerseal.protocol.encoding import HTTP_TOKEN, strict_json_object
 from peerseal.protocol.tokens.bearer import BLANKS
 
 _REQUEST = ("method", "target", "headers", "body", "body_base64", "content_digest")
 _BODIES = _REQUEST[3:]
+_METHOD = re.compile(HTTP_TOKEN)
 
 
 class QuestionRefused(CodedError, status=400):
@@ -94,7 +96,13 @@ class _Members:
         if len(given := [name for name in _BODIES if self.member(name, str) is not None]) > 1:
             raise _refused(f"{' and '.join(given)} are given, expected one of them")
         digest: str | None = self.member("content_digest", str)
-        return DescribedRequest(self.required("method"), self.required("target"), self._headers(), self._body(), digest)
+        return DescribedRequest(self._method(), self.required("target"), self._headers(), self._body(), digest)
+
+    def _method(self) -> str:
+        method = self.required("method")
+        if not _METHOD.fullmatch(method):
+            raise _refused(f"method is {method!r:.60}, expected a token such as GET (RFC 9110 section 9.1)")
+        return method
 
     def _body(self) -> bytes:
         encoded: str | None = self.member("body_base64", str)

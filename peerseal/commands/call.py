@@ -25,6 +25,7 @@ from peerseal.errors import (
     TokenError,
     TrustUnavailable,
 )
+from peerseal.protocol.encoding import HTTP_TOKEN
 from peerseal.protocol.problem_document import MEDIA_TYPE
 from peerseal.runtime.terminal import on_terminal, say, say_json
 from peerseal.session.origin import origin_url
@@ -40,7 +41,7 @@ _NO_ANSWER = 1
 _WIDTH = 80
 _SEPARATOR = re.compile(r"(?<!\\)(?::=@?|==|=@?|:)")
 _ESCAPED = re.compile(r"\\([:=@])")
-_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+_METHOD = re.compile(HTTP_TOKEN)
 _LOCAL = re.compile(r":(?=[0-9])")
 _REFUSALS: tuple[type[PeersealError], ...] = (
     *TokenError.__subclasses__(),

@@ -5,16 +5,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from peerseal.errors import ConfigurationError
-from peerseal.protocol.encoding import natural
+from peerseal.protocol.encoding import HTTP_TOKEN, natural
 from peerseal.protocol.plain import text_like
 
 MAX_HEAD = 64 * 1024
 """Bytes of request line and headers, at most."""
 
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")  # RFC 9112 section 2.2: a line may end with LF alone
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110 section 5.6.2
-_REQUEST_LINE = re.compile(rf"({_TOKEN}) ([^\s\x00-\x20\x7f]+) HTTP/1\.[01]")
-_FIELD = re.compile(rf"({_TOKEN}):[\t ]*([\t -~\x80-\xff]*?)[\t ]*")
+_REQUEST_LINE = re.compile(rf"({HTTP_TOKEN}) ([^\s\x00-\x20\x7f]+) HTTP/1\.[01]")
+_FIELD = re.compile(rf"({HTTP_TOKEN}):[\t ]*([\t -~\x80-\xff]*?)[\t ]*")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ from peerseal.protocol.plain import kind_of, plain_bytes, plain_text
 
 MAX_DIGITS: Final = 18
 """Digits of the longest number: with these it fits into 64 bits."""
+HTTP_TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+"""A method or a header's name, as a regular expression (RFC 9110 section 5.6.2)."""
 MAX_NESTING = 32
 """Levels of arrays and objects in a JSON text, at most. Tokens and documents need fewer than 8. The interpreter can
 read several hundred levels, but not write or print them."""

@@ -108,6 +108,11 @@ def test_a_signed_request_reaches_the_application_as_it_was_sent(
     assert (answer.status, answer.body) == (200, f"{target} of acme.internal/shop".encode())
 
 
+def test_nginx_removes_the_origin_of_a_target_in_absolute_form(nginx: tuple[str, int], caller: Identity) -> None:
+    answer = call(nginx, "http://other.test/orders/7", signed(caller))
+    assert (answer.status, answer.body) == (200, b"/orders/7 of acme.internal/shop")
+
+
 def test_a_token_passes_once(nginx: tuple[str, int], caller: Identity) -> None:
     headers = signed(caller)
     assert [call(nginx, "/orders/7", headers).status for _ in range(3)] == [200, 401, 401]

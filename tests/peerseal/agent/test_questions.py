@@ -49,6 +49,9 @@ def test_a_verify_question_may_leave_the_token_to_the_headers() -> None:
         (question(audience=None), "audience is missing"),
         (question(audience=7), "audience is of type int, expected str"),
         (question(method=""), "method is missing"),
+        (question(method="G T"), "method is 'G T', expected a token such as GET"),
+        (question(method="GET\r\n"), r"method is 'GET\r\n', expected"),
+        (question(method="é"), "method is 'é', expected"),
         (question(target=["/a"]), "target is of type list"),
         (question(scope="a"), "unknown member 'scope'; known are method, target"),
         (question(headers=[]), "headers is of type list, expected dict"),
@@ -65,6 +68,10 @@ def test_a_question_that_cannot_be_read_names_the_member(data: bytes, says: str)
     with pytest.raises(QuestionRefused, match="malformed_body") as refused:
         read_sign(data)
     assert says in str(refused.value)
+
+
+def test_any_token_is_a_method() -> None:
+    assert read_sign(question(method="M-SEARCH")).request.method == "M-SEARCH"
 
 
 def test_a_switch_is_true_or_false() -> None:
