@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 import peerseal
+from peerseal.protocol.encoding import b64url, b64url_decode
 from tests.languages.conftest import Peer, kid_in, send, settings_of
 from tests.support.processes import Server
 from tests.support.stack import Stack
@@ -51,6 +52,24 @@ def test_a_peer_refuses_an_altered_request(service: Server, caller: peerseal.Ide
     assert call(service, token, headers={"content-type": "text/plain"}) == refused
     assert call(service, token, headers={**JSON, "content-encoding": "identity"}) == refused
     assert call(service, token)[0] == 200  # a refusal uses no token up
+
+
+@pytest.mark.parametrize("name", ["constructor", "__proto__", "x-absent"])
+def test_a_peer_refuses_a_token_that_binds_a_header_which_is_absent(
+    service: Server, caller: peerseal.Identity, name: str
+) -> None:
+    bound = {**JSON, name: "x"}
+    token = caller.sign_request(service.name, method="POST", target=TARGET, body=BODY, headers=bound)
+    assert call(service, token) == (401, "wrong_binding")
+
+
+def test_a_peer_refuses_a_token_with_an_object_in_the_place_of_a_text(
+    service: Server, caller: peerseal.Identity
+) -> None:
+    head, payload, signature = token_for(service, caller).split(".")
+    claims = {**json.loads(b64url_decode(payload)), "tth": {"toString": "x"}}
+    token = f"{head}.{b64url(json.dumps(claims).encode())}.{signature}"
+    assert call(service, token) == (401, "malformed_token")
 
 
 def test_a_peer_refuses_a_replayed_token(service: Server, caller: peerseal.Identity) -> None:
