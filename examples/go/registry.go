@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,15 +16,16 @@ import (
 )
 
 const (
-	offlineLimit = 3600 // seconds for which a document is believed after its last signed confirmation
-	poll         = 1    // seconds between two questions for changes: a revocation takes effect that soon
-	cooldown     = 5    // seconds until a document that could not be had is asked for again
+	offlineLimit = 3600        // seconds for which a document is believed after its last signed confirmation
+	poll         = 1           // seconds between two questions for changes: a revocation takes effect that soon
+	cooldown     = 5           // seconds until a document that could not be had is asked for again
+	patience     = time.Second // a caller with a document that is believed waits no longer for the registry
 )
 
 var errNotFound = errors.New("404")
 
-// Registry is the trust store. One lock is enough for a small peer: a question holds up the others for at most the time
-// of one fetch.
+// Registry is the trust store. Its lock is never held over a call to the registry: documents that are held are believed
+// while the registry hangs.
 type Registry struct {
 	URL, Pin string
 	Now      func() int64
@@ -37,6 +39,14 @@ type Registry struct {
 	failed  map[string]int64 // by path: when it could not be had
 	revoked map[string]bool  // kids: no later document brings one back
 	polled  int64
+	flights map[string]*flight // by path: what the registry is asked for now
+}
+
+// flight is one question to the registry, for all callers that want the answer.
+type flight struct {
+	ended chan struct{}
+	soon  <-chan struct{} // closed at the end too, or when the patience is over
+	err   error           // set before the end
 }
 
 // held is a document that is believed.
@@ -52,14 +62,12 @@ type held struct {
 func newRegistry(url, pin string) *Registry {
 	return &Registry{
 		URL: url, Pin: pin, Get: httpGet, Now: func() int64 { return time.Now().Unix() },
-		held: map[string]*held{}, failed: map[string]int64{}, revoked: map[string]bool{},
+		held: map[string]*held{}, failed: map[string]int64{}, revoked: map[string]bool{}, flights: map[string]*flight{},
 	}
 }
 
 // Domain is the trust domain.
 func (r *Registry) Domain() (string, error) {
-	r.lock.Lock()
-	defer r.lock.Unlock()
 	root, err := r.rootDocument(false)
 	if err != nil {
 		return "", err
@@ -142,6 +150,8 @@ func (r *Registry) read(kind *Kind, compact, subject string, covered int64) (Cla
 	if err := r.follow(head, claims); err != nil {
 		return nil, nil, err
 	}
+	r.lock.Lock()
+	defer r.lock.Unlock()
 	for kid := range keys {
 		if r.revoked[kid] {
 			return nil, nil, refuse("document_revived_key", "%s", kid)
@@ -172,8 +182,11 @@ func (r *Registry) readSigned(kind *Kind, compact string) (Claims, *Root, error)
 }
 
 func (r *Registry) rootDocument(again bool) (*Root, error) {
-	if r.root != nil && !again {
-		return r.root, nil
+	r.lock.Lock()
+	known := r.root
+	r.lock.Unlock()
+	if known != nil && !again {
+		return known, nil
 	}
 	compact, err := r.Get(r.URL+"/.well-known/peerseal-registry", nil)
 	if err != nil {
@@ -183,6 +196,8 @@ func (r *Registry) rootDocument(again bool) (*Root, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.lock.Lock()
+	defer r.lock.Unlock()
 	if r.root != nil && found.Version < r.root.Version {
 		return nil, refuse("document_rolled_back", "version %d", found.Version)
 	}
@@ -190,25 +205,47 @@ func (r *Registry) rootDocument(again bool) (*Root, error) {
 	return found, nil
 }
 
-// follow checks that the ledger only grows: the newer of two checkpoints begins with the older one.
+// follow checks that the ledger only grows: the newer of two checkpoints begins with the older one. A checkpoint that
+// another document brought meanwhile is compared too.
 func (r *Registry) follow(head *Checkpoint, claims Claims) error {
-	older, newer := head, &r.newest
+	for {
+		r.lock.Lock()
+		newest := r.newest
+		r.lock.Unlock()
+		if err := r.compare(head, &newest, claims); err != nil {
+			return err
+		}
+		if r.advance(newest.Size, head) {
+			return nil
+		}
+	}
+}
+
+func (r *Registry) compare(older, newer *Checkpoint, claims Claims) error {
 	if older.Size > newer.Size {
 		older, newer = newer, older
 	}
-	if older.Size > 0 {
-		proof, err := r.proof(older, newer, claims)
-		if err == nil {
-			err = checkConsistency(older, newer, proof)
-		}
-		if err != nil {
-			return err
-		}
+	if older.Size == 0 {
+		return nil
 	}
-	if head.Size > r.newest.Size {
+	proof, err := r.proof(older, newer, claims)
+	if err != nil {
+		return err
+	}
+	return checkConsistency(older, newer, proof)
+}
+
+// advance takes a head that was compared with the newest one, if that was of this size and still is the newest.
+func (r *Registry) advance(compared int64, head *Checkpoint) bool {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	if r.newest.Size != compared {
+		return false
+	}
+	if head.Size > compared {
 		r.newest = *head
 	}
-	return nil
+	return true
 }
 
 func (r *Registry) proof(older, newer *Checkpoint, claims Claims) ([]hash, error) {
@@ -229,38 +266,83 @@ func (r *Registry) proof(older, newer *Checkpoint, claims Claims) ([]hash, error
 	return decodeProof(found.Proof)
 }
 
-// believed gives the document at that path, while a signed time confirms it.
+// believed gives the document at that path, while a signed time confirms it. The caller holds the lock, which is open
+// while the registry is asked.
 func (r *Registry) believed(kind *Kind, path, subject string) (*held, error) {
-	if len(r.held) > 0 && r.Now() >= r.polled+poll {
-		r.polled = r.Now()
-		if err := r.takeChanges(); err != nil {
-			log.Printf("changes: %v", err) // the documents that are held are believed for a while
-		}
+	if asked := r.share("changes", len(r.held) > 0 && r.Now() >= r.polled+poll, r.takeChanges); asked != nil {
+		r.wait(asked.soon)
 	}
 	found := r.held[path]
-	if (found == nil || found.changedAt > 0) && r.Now() >= r.failed[path]+cooldown {
-		fresh, err := r.fetch(kind, path, subject, found)
-		if err != nil {
-			r.failed[path] = r.Now()
-			if errors.Is(err, errNotFound) && found == nil {
-				return nil, refuse("unknown_key", "the registry knows no such service")
-			}
-			log.Printf("%s: %v", path, err)
-		} else {
-			r.held[path], found = fresh, fresh
+	due := (found == nil || found.changedAt > 0) && r.Now() >= r.failed[path]+cooldown
+	asked := r.share(path, due, func() error { return r.fetch(kind, path, subject) })
+	switch {
+	case asked == nil:
+	case found != nil:
+		r.wait(asked.soon)
+	default:
+		r.wait(asked.ended)
+		if errors.Is(asked.err, errNotFound) {
+			return nil, refuse("unknown_key", "the registry knows no such service")
 		}
 	}
+	found = r.held[path]
 	if found == nil || r.Now() > found.confirmedAt+offlineLimit || r.Now() >= found.claims.number("exp") {
 		return nil, refuse("trust_unavailable", "%s: no signed time confirms it", path)
 	}
 	return found, nil
 }
 
-func (r *Registry) fetch(kind *Kind, path, subject string, before *held) (*held, error) {
-	target, covered := path, int64(0)
-	if before != nil {
-		covered = before.changedAt
-		target = fmt.Sprintf("%s?seq=%d", path, covered)
+// share gives the question of that name, which is asked now if it is due: once for all callers. The caller holds the lock.
+func (r *Registry) share(name string, due bool, ask func() error) *flight {
+	if found := r.flights[name]; found != nil || !due {
+		return found
+	}
+	soon, end := context.WithTimeout(context.Background(), patience)
+	asked := &flight{ended: make(chan struct{}), soon: soon.Done()}
+	r.flights[name] = asked
+	go func() {
+		defer end()
+		defer close(asked.ended)
+		if asked.err = ask(); asked.err != nil {
+			log.Printf("%s: %v", name, asked.err) // what is held is believed for a while
+		}
+		r.lock.Lock()
+		defer r.lock.Unlock()
+		delete(r.flights, name)
+	}()
+	return asked
+}
+
+// wait opens the lock until the channel is closed.
+func (r *Registry) wait(closed <-chan struct{}) {
+	r.lock.Unlock()
+	defer r.lock.Lock()
+	<-closed
+}
+
+// fetch asks for a document that is not held, or has changed, and holds it.
+func (r *Registry) fetch(kind *Kind, path, subject string) error {
+	var before held
+	r.lock.Lock()
+	if found := r.held[path]; found != nil {
+		before = *found
+	}
+	r.lock.Unlock()
+	fresh, err := r.fetched(kind, path, subject, &before)
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	if err != nil {
+		r.failed[path] = r.Now()
+		return err
+	}
+	r.held[path] = fresh
+	return nil
+}
+
+func (r *Registry) fetched(kind *Kind, path, subject string, before *held) (*held, error) {
+	target := path
+	if before.changedAt > 0 {
+		target = fmt.Sprintf("%s?seq=%d", path, before.changedAt)
 	}
 	var headers map[string]string
 	if kind == policy && r.Headers != nil { // a restricted policy is told to its own service only
@@ -273,16 +355,30 @@ func (r *Registry) fetch(kind *Kind, path, subject string, before *held) (*held,
 	if err != nil {
 		return nil, err
 	}
-	claims, keys, err := r.read(kind, compact, subject, covered)
+	claims, keys, err := r.read(kind, compact, subject, before.changedAt)
 	if err != nil {
 		return nil, err
 	}
-	if before != nil && claims.number("seq") < before.claims.number("seq") {
+	if claims.number("seq") < before.claims.number("seq") { // 0 where none was held
 		return nil, refuse("document_rolled_back", "%s", path)
 	}
 	return &held{
 		claims: claims, keys: keys, subject: subject, covered: claims.number("head"), confirmedAt: claims.number("iat"),
 	}, nil
+}
+
+// startPoll notes the time of a question for changes, and gives the number of entries that the oldest document covers.
+func (r *Registry) startPoll() int64 {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	r.polled = r.Now()
+	since := int64(-1)
+	for _, each := range r.held {
+		if since < 0 || each.covered < since {
+			since = each.covered
+		}
+	}
+	return since
 }
 
 // takeChanges asks which services have changed since the oldest document that is held.
@@ -291,12 +387,7 @@ func (r *Registry) takeChanges() error {
 	if err != nil {
 		return err
 	}
-	since := int64(-1)
-	for _, each := range r.held {
-		if since < 0 || each.covered < since {
-			since = each.covered
-		}
-	}
+	since := r.startPoll()
 	compact, err := r.Get(fmt.Sprintf("%s/v1/changes?since=%d", r.URL, since), nil)
 	if err != nil {
 		return err
@@ -311,6 +402,8 @@ func (r *Registry) takeChanges() error {
 			log.Printf("registry keys: %v", err)
 		}
 	}
+	r.lock.Lock()
+	defer r.lock.Unlock()
 	for _, each := range r.held {
 		switch {
 		case each.covered > seq: // the list is older than this document

@@ -72,7 +72,7 @@ const commands = {
 }
 
 const [command, ...rest] = process.argv.slice(2)
-if (!commands[command]) {
+if (!Object.hasOwn(commands, command ?? '')) {
   console.error('usage: node peer.mjs serve PORT | call AUDIENCE METHOD URL [BODY] | sign AUDIENCE METHOD TARGET [BODY] | rotate')
   process.exit(2)
 }

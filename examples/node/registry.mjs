@@ -1,4 +1,5 @@
 // What this peer believes of the registry, and for how long (docs/protocol.md: Check a document, How long a document is believed).
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Refused, parseJws, splitKid, splitServiceId } from './strict.mjs'
 import { KINDS, keysOf, readDocument, readRegistryKeys } from './documents.mjs'
 import { checkAdmission, checkConsistency, decodeProof, readCheckpoint } from './ledger.mjs'
@@ -6,6 +7,7 @@ import { checkAdmission, checkConsistency, decodeProof, readCheckpoint } from '.
 const OFFLINE_LIMIT = 3600 // seconds for which a document is believed after its last signed confirmation
 const POLL = 1 // seconds between two questions for changes: a revocation takes effect that soon
 const COOLDOWN = 5 // seconds until a document that could not be had is asked for again
+const PATIENCE = 1000 // milliseconds: a caller with a document that is believed waits no longer for the registry
 
 export class Registry {
   #root // the registry keys document, read
@@ -14,7 +16,7 @@ export class Registry {
   #failed = new Map() // by path: when it could not be had
   #revoked = new Set() // kids: no later document brings one back
   #polled = -Infinity
-  #polling
+  #flights = new Map() // by path: what the registry is asked for now
 
   /** `pin` is the root key's thumbprint; `headers(method, target)` gives the headers of a call that this service signs. */
   constructor({ url, pin, clock = () => Date.now() / 1000, get = httpGet }) {
@@ -84,13 +86,18 @@ export class Registry {
     return (this.#root = found)
   }
 
-  /** The ledger only grows: the newer of two checkpoints begins with the older one. */
+  /** The ledger only grows: the newer of two checkpoints begins with the older one. One that another document brought
+   * meanwhile is compared too. */
   async #follow(checkpoint, claims) {
-    const [older, newer] = [checkpoint, this.#newest].sort((one, other) => one.size - other.size)
-    if (older.size > 0) {
-      const offered = claims.since === older.size ? claims.proof : undefined
-      const proof = older.size === newer.size ? [] : offered ?? (await this.#proof(older.size, newer.size))
-      checkConsistency(older, newer, decodeProof(proof))
+    let compared
+    while (compared !== this.#newest) {
+      compared = this.#newest
+      const [older, newer] = [checkpoint, compared].sort((one, other) => one.size - other.size)
+      if (older.size > 0) {
+        const offered = claims.since === older.size ? claims.proof : undefined
+        const proof = older.size === newer.size ? [] : offered ?? (await this.#proof(older.size, newer.size))
+        checkConsistency(older, newer, decodeProof(proof))
+      }
     }
     if (checkpoint.size > this.#newest.size) this.#newest = checkpoint
   }
@@ -101,10 +108,14 @@ export class Registry {
 
   /** The document at that path, while a signed time confirms it. */
   async #believed(kind, path, subject) {
-    await this.#pollChanges()
-    let held = this.#held.get(path)
-    const due = !held || held.changedAt !== undefined
-    if (due && this.clock() >= (this.#failed.get(path) ?? 0) + COOLDOWN) held = await this.#fetch(kind, path, subject)
+    const ask = this.#held.size > 0 && this.clock() >= this.#polled + POLL
+    await this.#share('changes', ask, () => this.#pollChanges())?.soon
+    const before = this.#held.get(path)
+    const stale = !before || before.changedAt !== undefined
+    const due = stale && this.clock() >= (this.#failed.get(path) ?? 0) + COOLDOWN
+    const asked = this.#share(path, due, () => this.#fetch(kind, path, subject))
+    await (before ? asked?.soon : asked?.ended)
+    const held = this.#held.get(path)
     if (!held) throw new Refused('trust_unavailable', `${path} could not be had a moment ago`)
     const now = this.clock()
     if (now > held.confirmedAt + OFFLINE_LIMIT || now >= held.claims.exp) {
@@ -125,22 +136,26 @@ export class Registry {
       if (read.claims.seq < held?.claims.seq) throw new Refused('document_rolled_back', path)
       const fresh = { ...read, subject, covered: read.claims.head, confirmedAt: read.claims.iat }
       this.#held.set(path, fresh)
-      return fresh
     } catch (error) {
       this.#failed.set(path, this.clock())
       if (error.status === 404 && !held) throw new Refused('unknown_key', 'the registry knows no such service')
       console.error(`${path}: ${error.message}`)
-      return held
     }
   }
 
-  /** Asks what has changed, once a POLL; many requests at once share one question. */
-  async #pollChanges() {
-    if (this.#held.size === 0 || this.clock() < this.#polled + POLL) return
-    this.#polling ??= this.#takeChanges()
-      .catch((error) => console.error(`changes: ${error.message}`)) // what is held is believed for a while
-      .finally(() => (this.#polling = undefined))
-    await this.#polling
+  /** The question of that name, asked now if it is due: once for all callers. `soon` comes when the patience is over. */
+  #share(name, due, ask) {
+    if (due && !this.#flights.has(name)) {
+      const ended = ask().finally(() => this.#flights.delete(name))
+      const soon = Promise.race([ended.catch(() => {}), sleep(PATIENCE, undefined, { ref: false })])
+      this.#flights.set(name, { ended, soon })
+    }
+    return this.#flights.get(name)
+  }
+
+  /** Asks what has changed; where that fails, what is held is believed for a while. */
+  #pollChanges() {
+    return this.#takeChanges().catch((error) => console.error(`changes: ${error.message}`))
   }
 
   async #takeChanges() {

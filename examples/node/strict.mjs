@@ -22,8 +22,8 @@ export const digest = (bytes) => `sha-256=:${sha256(bytes).toString('base64')}:`
 
 /** The bytes of canonical base64url. Node's own decoder takes padding, blanks and trailing bits. */
 export function decode(text) {
-  const bytes = Buffer.from(String(text), 'base64url')
-  if (typeof text !== 'string' || encode(bytes) !== text) throw new Refused('malformed_token', 'not base64url')
+  const bytes = Buffer.from(typeof text === 'string' ? text : '', 'base64url')
+  if (encode(bytes) !== text) throw new Refused('malformed_token', 'not base64url')
   return bytes
 }
 

@@ -114,7 +114,8 @@ async function checkBinding(claims, { method, target, headers, body }) {
 }
 
 function valueOf(headers, name) {
-  const value = headers[name]?.replace(/^[ \t]+|[ \t]+$/g, '')
+  if (!Object.hasOwn(headers, name)) return undefined // "constructor", too, is a name that a token may bind
+  const value = headers[name].replace(/^[ \t]+|[ \t]+$/g, '')
   return value === '' && name === 'content-type' ? undefined : value
 }
 

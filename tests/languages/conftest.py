@@ -135,10 +135,16 @@ def settings_of(domain: Stack, service: str, host: str) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def service(peer: Peer, domain: Stack) -> Server:
     """The peer as a service."""
-    name, port = f"callee-{peer.language}", free_port()
+    name = f"callee-{peer.language}"
+    return started(peer, domain, name, settings_of(domain, name, "host"))
+
+
+def started(peer: Peer, domain: Stack, name: str, settings: Mapping[str, str]) -> Server:
+    """The peer as the service of that name, until the domain stops."""
+    port = free_port()
     command = peer.command("serve", str(port))
     url, log = f"http://{LOOPBACK}:{port}", domain.log(name)
-    server: Server = domain.keep(Server(name, command, url=url, log=log, settings=settings_of(domain, name, "host")))
+    server: Server = domain.keep(Server(name, command, url=url, log=log, settings=settings))
     server.wait_until_prints("Listening at")
     return server
 

@@ -2,12 +2,16 @@
 
 import json
 import re
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import peerseal
-from tests.languages.conftest import Peer, kid_in, send, settings_of
+from peerseal.protocol.encoding import b64url, b64url_decode
+from tests.languages.conftest import Peer, kid_in, send, settings_of, started
+from tests.support.forwarding import forwarded
 from tests.support.processes import Server
 from tests.support.stack import Stack
 from tests.support.waiting import until
@@ -51,6 +55,24 @@ def test_a_peer_refuses_an_altered_request(service: Server, caller: peerseal.Ide
     assert call(service, token, headers={"content-type": "text/plain"}) == refused
     assert call(service, token, headers={**JSON, "content-encoding": "identity"}) == refused
     assert call(service, token)[0] == 200  # a refusal uses no token up
+
+
+@pytest.mark.parametrize("name", ["constructor", "__proto__", "x-absent"])
+def test_a_peer_refuses_a_token_that_binds_a_header_which_is_absent(
+    service: Server, caller: peerseal.Identity, name: str
+) -> None:
+    bound = {**JSON, name: "x"}
+    token = caller.sign_request(service.name, method="POST", target=TARGET, body=BODY, headers=bound)
+    assert call(service, token) == (401, "wrong_binding")
+
+
+def test_a_peer_refuses_a_token_with_an_object_in_the_place_of_a_text(
+    service: Server, caller: peerseal.Identity
+) -> None:
+    head, payload, signature = token_for(service, caller).split(".")
+    claims = {**json.loads(b64url_decode(payload)), "tth": {"toString": "x"}}
+    token = f"{head}.{b64url(json.dumps(claims).encode())}.{signature}"
+    assert call(service, token) == (401, "malformed_token")
 
 
 def test_a_peer_refuses_a_replayed_token(service: Server, caller: peerseal.Identity) -> None:
@@ -97,6 +119,28 @@ def wait_for(service: Server, caller: peerseal.Identity, status: int, code: str)
         return told == status and code in text
 
     until(answered, 60, what=f"{status} {code}", every=0.3)
+
+
+def test_a_peer_verifies_many_calls_while_one_question_to_the_registry_hangs(
+    peer: Peer, domain: Stack, caller: peerseal.Identity
+) -> None:
+    silent, name = threading.Event(), f"cut-off-{peer.language}"
+    with forwarded(domain.registry_port, silent=silent) as port, ThreadPoolExecutor(4) as threads:
+        settings = settings_of(domain, name, "host")
+        service = started(peer, domain, name, {**settings, "PEERSEAL_REGISTRY_URL": f"http://127.0.0.1:{port}"})
+        assert call(service, token_for(service, caller))[0] == 200
+        silent.set()
+
+        def rounds_until_the_registry_has_failed(times: int) -> int:
+            rounds = 0
+            while service.output().count("changes: ") < times:
+                told = threads.map(lambda _: call(service, token_for(service, caller))[0], range(4))
+                assert list(told) == [200] * 4
+                rounds += 1
+            return rounds
+
+        rounds_until_the_registry_has_failed(1)
+        assert rounds_until_the_registry_has_failed(2) > 2  # a question hangs for 5 s, a round for 1 s of them at most
 
 
 def test_our_callee_answers_a_peer(peer: Peer, callee: Server, domain: Stack) -> None:

@@ -1,4 +1,4 @@
-"""A TCP port that stands for a server on a socket file, as PostgreSQL's is in the tests."""
+"""A TCP port that stands for a server on a socket file, as PostgreSQL's is in the tests, or on another port."""
 
 import socket
 import threading
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 @contextmanager
-def forwarded(path: Path, host: str = "127.0.0.1", *, silent: threading.Event | None = None) -> Iterator[int]:
-    """The port on ``host`` at which the server on the socket file answers; while ``silent`` is set every byte is lost,
-    and connections are neither refused nor ended, as by a host that is gone."""
+def forwarded(path: Path | int, host: str = "127.0.0.1", *, silent: threading.Event | None = None) -> Iterator[int]:
+    """The port on ``host`` at which the server on the socket file, or on that port of 127.0.0.1, answers; while
+    ``silent`` is set every byte is lost, and connections are neither refused nor ended, as by a host that is gone."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, 0), family=family)
 
@@ -18,8 +18,7 @@ def forwarded(path: Path, host: str = "127.0.0.1", *, silent: threading.Event | 
         with suppress(OSError):  # the listener was closed
             while True:
                 client, _ = listener.accept()
-                server = socket.socket(socket.AF_UNIX)
-                server.connect(str(path))
+                server = _connected(path)
                 for source, target in ((client, server), (server, client)):
                     threading.Thread(target=_copy, args=(source, target, silent), daemon=True).start()
 
@@ -30,6 +29,14 @@ def forwarded(path: Path, host: str = "127.0.0.1", *, silent: threading.Event | 
         with suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
         listener.close()
+
+
+def _connected(path: Path | int) -> socket.socket:
+    if isinstance(path, int):
+        return socket.create_connection(("127.0.0.1", path))
+    server = socket.socket(socket.AF_UNIX)
+    server.connect(str(path))
+    return server
 
 
 def _copy(source: socket.socket, target: socket.socket, silent: threading.Event | None) -> None:

@@ -12,17 +12,21 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.TimeUnit;
 import java.util.function.BinaryOperator;
 import java.util.function.LongSupplier;
 
 /**
  * What this peer believes of the registry, and for how long (docs/protocol.md: Check a document, How long a document is
- * believed). One lock is enough for a small peer: a question holds up the others for at most the time of one fetch.
+ * believed). Its lock is never held over a call to the registry: documents that are held are believed while the registry
+ * hangs.
  */
 final class Registry implements Verifier.Trust {
     private static final long OFFLINE_LIMIT = 3600; // seconds for which a document is believed after its last confirmation
     private static final long POLL = 1; // seconds between two questions for changes: a revocation takes effect that soon
     private static final long COOLDOWN = 5; // seconds until a document that could not be had is asked for again
+    private static final long PATIENCE = 1; // seconds: a caller with a document that is believed waits no longer
 
     /** One GET: the text of a 200. */
     interface Getter {
@@ -50,6 +54,14 @@ final class Registry implements Verifier.Trust {
         }
     }
 
+    /** A question to the registry. */
+    private interface Question {
+        void ask() throws IOException;
+    }
+
+    /** One question for all callers that want the answer: its end, with an error or null, and the end of their patience. */
+    private record Flight(CompletableFuture<Exception> ended, CompletableFuture<Exception> soon) {}
+
     /** A document that passed every check, and the keys in it. */
     record Checked(ObjectNode claims, Map<String, ListedKey> keys) {}
 
@@ -57,12 +69,13 @@ final class Registry implements Verifier.Trust {
     private final String pin;
     private final Getter getter;
     private final LongSupplier clock;
-    private BinaryOperator<String> signer; // of method and target: a value for Authorization
-    private Root root;
+    private volatile BinaryOperator<String> signer; // of method and target: a value for Authorization
+    private volatile Root root;
     private Checkpoint newest = new Checkpoint(0, new byte[0]);
     private final Map<String, Held> held = new HashMap<>(); // by path
     private final Map<String, Long> failed = new HashMap<>(); // by path: when it could not be had
     private final Set<String> revoked = new HashSet<>(); // kids: no later document brings one back
+    private final Map<String, Flight> flights = new HashMap<>(); // by path: what the registry is asked for now
     private long polled;
 
     /** Trusts the registry at that URL whose root key has the thumbprint {@code pin}. */
@@ -78,22 +91,22 @@ final class Registry implements Verifier.Trust {
     }
 
     /** Signs calls for a restricted policy, which is told to its own service only. */
-    synchronized void signWith(BinaryOperator<String> signer) {
+    void signWith(BinaryOperator<String> signer) {
         this.signer = signer;
     }
 
     @Override
-    public synchronized String domain() throws IOException {
+    public String domain() throws IOException {
         return rootDocument(false).domain();
     }
 
     /** A service's key by its kid. Refuses with unknown_key, revoked_key or trust_unavailable. */
     @Override
-    public synchronized ListedKey key(String kid) throws IOException {
+    public ListedKey key(String kid) throws IOException {
         String owner = Strict.Kid.split(kid).owner();
         String service = Strict.ServiceId.split(owner).service();
         Held found = believed(Documents.KEY_SET, "/v1/services/" + service + "/jwks.jwt", owner);
-        if (revoked.contains(kid)) {
+        if (isRevoked(kid)) {
             throw new Refused("revoked_key", kid);
         }
         if (!found.keys().containsKey(kid)) {
@@ -104,7 +117,7 @@ final class Registry implements Verifier.Trust {
 
     /** The operators' policy for a service, a NullNode where there is none. */
     @Override
-    public synchronized JsonNode policy(String id) throws IOException {
+    public JsonNode policy(String id) throws IOException {
         String service = Strict.ServiceId.split(id).service();
         return believed(Documents.POLICY, "/v1/services/" + service + "/policy.jwt", id).claims().get("policy");
     }
@@ -115,8 +128,9 @@ final class Registry implements Verifier.Trust {
     }
 
     /** A document that passes every check. It must cover so many entries of the ledger. */
-    synchronized Checked read(Kind kind, String compact, String subject, long covers) throws IOException {
+    Checked read(Kind kind, String compact, String subject, long covers) throws IOException {
         ObjectNode claims = readSigned(kind, compact);
+        Root root = rootDocument(false);
         Checkpoint head = Ledger.checkpoint(claims.get("checkpoint").textValue(), root.domain(), root.ledgerKeys());
         long seq = claims.get("seq").longValue();
         if (head.size() != claims.path("head").asLong(seq) || seq > head.size()) {
@@ -133,15 +147,23 @@ final class Registry implements Verifier.Trust {
             Ledger.checkAdmission(key, Strict.ServiceId.split(subject).service(), head);
         }
         follow(head, claims);
-        for (String kid : keys.keySet()) {
+        revoke(keys.keySet(), claims.path("revoked"));
+        return new Checked(claims, keys);
+    }
+
+    private synchronized void revoke(Set<String> good, JsonNode ended) {
+        for (String kid : good) {
             if (revoked.contains(kid)) {
                 throw new Refused("document_revived_key", kid);
             }
         }
-        for (JsonNode key : claims.path("revoked")) {
+        for (JsonNode key : ended) {
             revoked.add(key.isTextual() ? key.textValue() : key.get("kid").textValue());
         }
-        return new Checked(claims, keys);
+    }
+
+    private synchronized boolean isRevoked(String kid) {
+        return revoked.contains(kid);
     }
 
     private ObjectNode readSigned(Kind kind, String compact) throws IOException {
@@ -158,25 +180,46 @@ final class Registry implements Verifier.Trust {
     }
 
     private Root rootDocument(boolean again) throws IOException {
-        if (root == null || again) {
-            Root found = Root.read(getter.get(url + "/.well-known/peerseal-registry", Map.of()), pin, now());
+        Root known = root;
+        if (known != null && !again) {
+            return known;
+        }
+        Root found = Root.read(getter.get(url + "/.well-known/peerseal-registry", Map.of()), pin, now());
+        synchronized (this) {
             if (root != null && found.version() < root.version()) {
                 throw new Refused("document_rolled_back", "version " + found.version());
             }
             root = found;
         }
-        return root;
+        return found;
     }
 
-    /** The ledger only grows: the newer of two checkpoints begins with the older one. */
+    /** The ledger only grows: the newer of two checkpoints begins with the older one. A checkpoint that another document
+     * brought meanwhile is compared too. */
     private void follow(Checkpoint head, ObjectNode claims) throws IOException {
-        boolean grown = head.size() >= newest.size();
-        Checkpoint older = grown ? newest : head;
-        Checkpoint newer = grown ? head : newest;
-        if (older.size() > 0) {
-            Ledger.checkConsistency(older, newer, proof(older.size(), newer.size(), claims));
+        Checkpoint compared;
+        do {
+            compared = newest();
+            boolean grown = head.size() >= compared.size();
+            Checkpoint older = grown ? compared : head;
+            Checkpoint newer = grown ? head : compared;
+            if (older.size() > 0) {
+                Ledger.checkConsistency(older, newer, proof(older.size(), newer.size(), claims));
+            }
+        } while (!advance(compared, head));
+    }
+
+    private synchronized Checkpoint newest() {
+        return newest;
+    }
+
+    /** Takes a head that was compared with that checkpoint, if that still is the newest one. */
+    private synchronized boolean advance(Checkpoint compared, Checkpoint head) {
+        if (newest != compared) {
+            return false;
         }
-        newest = newer;
+        newest = head.size() > newest.size() ? head : newest;
+        return true;
     }
 
     private List<byte[]> proof(long from, long to, ObjectNode claims) throws IOException {
@@ -191,19 +234,15 @@ final class Registry implements Verifier.Trust {
     }
 
     /** The document at that path, while a signed time confirms it. */
-    private Held believed(Kind kind, String path, String subject) throws IOException {
-        if (!held.isEmpty() && now() >= polled + POLL) {
-            polled = now();
-            try {
-                takeChanges();
-            } catch (IOException | Refused error) {
-                System.err.println("changes: " + error.getMessage()); // what is held is believed for a while
-            }
+    private Held believed(Kind kind, String path, String subject) {
+        changesAsked().soon().join();
+        Held found = held(path);
+        Flight asked = documentAsked(kind, path, subject);
+        Exception error = (found == null ? asked.ended() : asked.soon()).join();
+        if (found == null && error instanceof NotFound) {
+            throw new Refused("unknown_key", "the registry knows no such service");
         }
-        Held found = held.get(path);
-        if ((found == null || found.changedAt() > 0) && now() >= failed.getOrDefault(path, 0L) + COOLDOWN) {
-            found = fetch(kind, path, subject, found);
-        }
+        found = held(path);
         boolean late = found == null || now() > found.confirmedAt() + OFFLINE_LIMIT;
         if (late || now() >= found.claims().get("exp").longValue()) {
             throw new Refused("trust_unavailable", path + ": no signed time confirms it");
@@ -211,34 +250,81 @@ final class Registry implements Verifier.Trust {
         return found;
     }
 
-    private Held fetch(Kind kind, String path, String subject, Held before) {
+    private synchronized Held held(String path) {
+        return held.get(path);
+    }
+
+    private synchronized Flight changesAsked() {
+        return share("changes", !held.isEmpty() && now() >= polled + POLL, this::takeChanges);
+    }
+
+    private synchronized Flight documentAsked(Kind kind, String path, String subject) {
+        Held found = held.get(path);
+        boolean stale = found == null || found.changedAt() > 0;
+        boolean due = stale && now() >= failed.getOrDefault(path, 0L) + COOLDOWN;
+        return share(path, due, () -> fetch(kind, path, subject, found));
+    }
+
+    /** The question of that name, which is asked now if it is due: once for all callers. */
+    private synchronized Flight share(String name, boolean due, Question question) {
+        if (due && !flights.containsKey(name)) {
+            CompletableFuture<Exception> ended =
+                    CompletableFuture.supplyAsync(() -> errorOf(name, question), task -> new Thread(task).start());
+            flights.put(name, new Flight(ended, ended.copy().completeOnTimeout(null, PATIENCE, TimeUnit.SECONDS)));
+        }
+        CompletableFuture<Exception> none = CompletableFuture.completedFuture(null);
+        return flights.getOrDefault(name, new Flight(none, none));
+    }
+
+    /** Asks, and gives the error or null: what is held is believed for a while. */
+    private Exception errorOf(String name, Question question) {
+        try {
+            question.ask();
+            return null;
+        } catch (IOException | RuntimeException error) {
+            System.err.println(name + ": " + error.getMessage());
+            failed(name);
+            return error;
+        } finally {
+            end(name);
+        }
+    }
+
+    private synchronized void failed(String name) {
+        failed.put(name, now());
+    }
+
+    private synchronized void end(String name) {
+        flights.remove(name);
+    }
+
+    /** Asks for a document that is not held, or has changed, and holds it. */
+    private void fetch(Kind kind, String path, String subject, Held before) throws IOException {
         long covers = before == null ? 0 : before.changedAt();
         String target = before == null ? path : path + "?seq=" + covers;
-        try {
-            boolean signed = kind == Documents.POLICY && signer != null;
-            Map<String, String> headers = signed ? Map.of("authorization", signer.apply("GET", target)) : Map.of();
-            Checked read = read(kind, getter.get(url + target, headers), subject, covers);
-            ObjectNode claims = read.claims();
-            if (before != null && claims.get("seq").longValue() < before.claims().get("seq").longValue()) {
-                throw new Refused("document_rolled_back", path);
-            }
-            long head = claims.get("head").longValue();
-            Held fresh = new Held(claims, read.keys(), subject, head, claims.get("iat").longValue(), 0);
-            held.put(path, fresh);
-            return fresh;
-        } catch (IOException | Refused error) {
-            failed.put(path, now());
-            if (error instanceof NotFound && before == null) {
-                throw new Refused("unknown_key", "the registry knows no such service");
-            }
-            System.err.println(path + ": " + error.getMessage());
-            return before;
+        boolean signed = kind == Documents.POLICY && signer != null;
+        Map<String, String> headers = signed ? Map.of("authorization", signer.apply("GET", target)) : Map.of();
+        Checked read = read(kind, getter.get(url + target, headers), subject, covers);
+        ObjectNode claims = read.claims();
+        if (before != null && claims.get("seq").longValue() < before.claims().get("seq").longValue()) {
+            throw new Refused("document_rolled_back", path);
         }
+        long head = claims.get("head").longValue();
+        Held fresh = new Held(claims, read.keys(), subject, head, claims.get("iat").longValue(), 0);
+        synchronized (this) {
+            held.put(path, fresh);
+        }
+    }
+
+    /** Notes the time of a question for changes, and gives the number of entries that the oldest document covers. */
+    private synchronized long startPoll() {
+        polled = now();
+        return held.values().stream().mapToLong(Held::covered).min().orElse(0);
     }
 
     /** Asks which services have changed since the oldest document that is held. */
     private void takeChanges() throws IOException {
-        long oldest = held.values().stream().mapToLong(Held::covered).min().orElse(0);
+        long oldest = startPoll();
         String domain = rootDocument(false).domain();
         String compact = getter.get(url + "/v1/changes?since=" + oldest, Map.of());
         ObjectNode claims = read(Documents.CHANGES, compact, domain, 0).claims();
@@ -247,14 +333,16 @@ final class Registry implements Verifier.Trust {
         boolean reset = claims.get("reset").booleanValue();
         Set<String> services = new HashSet<>();
         claims.get("services").forEach(service -> services.add(service.textValue()));
-        held.replaceAll((path, each) -> {
-            if (each.covered() > seq) {
-                return each; // the list is older than this document
-            }
-            boolean named = each.covered() < seq && services.contains(each.subject());
-            boolean changed = reset || named || since > each.covered();
-            return changed ? each.changed(seq) : each.confirmed(seq, claims.get("iat").longValue());
-        });
+        synchronized (this) {
+            held.replaceAll((path, each) -> {
+                if (each.covered() > seq) {
+                    return each; // the list is older than this document
+                }
+                boolean named = each.covered() < seq && services.contains(each.subject());
+                boolean changed = reset || named || since > each.covered();
+                return changed ? each.changed(seq) : each.confirmed(seq, claims.get("iat").longValue());
+            });
+        }
         if (reset || services.contains(domain + "/registry")) {
             rootDocument(true);
         }
