@@ -59,6 +59,10 @@ JOIN_TOKEN = "join token"
 
 _TIMES = frozenset(("iat", "nbf", "exp", "auth_time", "active_from", "expires_at", "created_at", "time"))
 _WIDTH = 80
+_LONGEST_START = 24
+"""Columns before a text that are kept free below; the names of our claims need 18."""
+_MOST_SHOWN = 4096
+"""Characters of a value; its whole text is for ``--json``."""
 _UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 _EARLIEST, _LATEST = 0, 253_402_300_799  # 1970-01-01 and 9999-12-31, which `datetime` can show
 
@@ -165,13 +169,17 @@ def lines_of(found: Inspected, now: float) -> Iterator[str]:
     for title, members in (("header", found.header), ("claims", found.claims)):
         if members:
             yield title
-            width = max(map(len, members))
+            width = min(max(map(len, members)), _LONGEST_START - 4)
             for name, value in sorted(members.items()):
-                yield from wrapped(f"  {name:{width}}  ", _shown(name, value, now))
+                yield from wrapped(f"  {name:{width}}  ", _beginning(_shown(name, value, now)))
 
 
 def wrapped(start: str, text: str) -> Iterator[str]:
-    """The text after ``start`` in lines of 80 columns, continued below itself where a line is full."""
+    """The text after ``start`` in lines of 80 columns, continued below itself where a line is full. A long
+    ``start`` has a line of its own: below it, each line of the text would have that many blanks."""
+    if len(start) > _LONGEST_START:
+        yield start.rstrip()
+        start = "    "
     for part in text.split("\n"):
         below = " " * len(start)
         # a name is easier to copy where it is not divided at a hyphen
@@ -179,6 +187,12 @@ def wrapped(start: str, text: str) -> Iterator[str]:
             part, _WIDTH, initial_indent=start, subsequent_indent=below, break_on_hyphens=False
         ) or [start]
         start = below
+
+
+def _beginning(text: str) -> str:
+    if len(text) <= _MOST_SHOWN:
+        return text
+    return f"{text[:_MOST_SHOWN]}... ({len(text)} characters in all; --json shows them)"
 
 
 def _shown(name: str, value: object, now: float) -> str:

@@ -138,6 +138,26 @@ def test_a_value_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str])
     assert "\x9b" not in shown
 
 
+def test_long_names_and_values_take_no_more_room_than_they_hold() -> None:
+    name, value = "n" * 20_000, "v" * 20_000
+    shown = list(
+        lines_of(inspect(jws({"alg": "none"}, {name: value, "iss": "a"} | {f"c{i}": i for i in range(99)})), 0.0)
+    )
+    assert sum(map(len, shown)) < 2 * (len(name) + len(value))
+    assert f"  {name}" in shown
+    assert max(len(line) for line in shown if name not in line) <= 80
+
+
+def test_of_a_long_value_the_beginning_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    token = jws({"alg": "none"}, {"text": "q" * 5000, "list": ["z" * 5000]})
+    assert main(["inspect", token]) == 0
+    shown = capsys.readouterr().out
+    assert (shown.count("q"), shown.count("z")) == (4096, 4094)  # JSON's bracket and quotation mark are counted too
+    assert "(5000 characters in all; --json shows them)" in " ".join(shown.split())
+    assert main(["inspect", token, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["claims"]["text"] == "q" * 5000
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
