@@ -292,9 +292,12 @@ def given_body(data: str) -> bytes:
 
 
 def given_content(file: str, largest: int) -> bytes:
-    """The bytes of a file, or of standard input for ``-``. Raises ConfigurationError for more than ``largest``."""
+    """The bytes of a file, or of standard input for ``-``. Raises ConfigurationError for more than ``largest``,
+    and for a standard input that is closed."""
     if file != "-":
         return read_bytes(Path(file), file, largest)
+    if sys.stdin is None:
+        raise ConfigurationError("standard input is closed: give a file instead")
     content = sys.stdin.buffer.read(largest + 1)
     if len(content) > largest:
         raise ConfigurationError(f"standard input holds more than {largest} bytes")

@@ -95,6 +95,26 @@ def test_a_document_comes_from_standard_input_or_a_file(
     assert capsys.readouterr().out.startswith("signed JWK Set, NOT VERIFIED\n")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["inspect"],
+        ["sign", "callee", "POST", "http://callee/", "--data", "@-"],
+        ["verify", "-"],
+        ["verify", "--http", "-", "--audience", "callee"],
+        ["call", "callee", "POST", "http://callee/", "--raw", "@-"],
+        ["call", "callee", "POST", "http://callee/", "a:=@-"],
+    ],
+    ids=" ".join,
+)
+def test_a_closed_standard_input_is_named(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)  # as the interpreter sets it for `<&-`
+    assert main(command) == 2
+    assert "standard input is closed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("typ", sorted(KINDS))
 def test_every_kind_of_ours_has_its_name(typ: str) -> None:
     assert inspect(jws({"alg": "RS256", "kid": "k", "typ": typ}, {})).kind == KINDS[typ]
