@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import textwrap
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from peerseal.runtime.terminal import on_terminal, say, say_json
 from peerseal.session.origin import origin_url
 from peerseal.session.retries import cause_of
 from peerseal.verify.context import REQUEST_ID, serving
+from peerseal.wsgi_environ import MAX_BODY
 
 CLIENT_ERROR: Final = 4
 """The exit code for a status 4xx."""
@@ -38,6 +40,9 @@ SERVER_ERROR: Final = 5
 
 _NO_ANSWER = 1
 _WIDTH = 80
+_PART = 64 * 1024
+_LAID_OUT = 1024 * 1024
+"""Bytes of JSON that is indented for people: the indent of nested values may take more room than they do."""
 _SEPARATOR = re.compile(r"(?<!\\)(?::=@?|==|=@?|:)")
 _ESCAPED = re.compile(r"\\([:=@])")
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
@@ -58,6 +63,14 @@ class Content:
     headers: Mapping[str, str | None]
     query: tuple[tuple[str, str], ...]
     body: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the callee answered. ``response`` is without its body, which is in ``body``."""
+
+    response: requests.Response
+    body: bytes
 
 
 def add_call(commands: Subcommands) -> None:
@@ -111,16 +124,17 @@ def _call(arguments: argparse.Namespace) -> int:
             say(f"Error: {origin_url(url)} gives no answer: {cause_of(error) or error}", error=True)
             return _NO_ANSWER
     if arguments.as_json:
-        say_json(_as_json(answer), indent=2)
+        say_json(_as_json(answer), indent=2 if len(answer.body) <= _LAID_OUT else None)
     else:
         _print(answer, request_id, headers=arguments.headers)
-    return {4: CLIENT_ERROR, 5: SERVER_ERROR}.get(answer.status_code // 100, 0)
+    return {4: CLIENT_ERROR, 5: SERVER_ERROR}.get(answer.response.status_code // 100, 0)
 
 
-def _answer(arguments: argparse.Namespace, url: str, content: Content) -> requests.Response:
+def _answer(arguments: argparse.Namespace, url: str, content: Content) -> Answer:
     limits = {"timeout": arguments.timeout, "deadline": arguments.timeout, "retries": 0}
+    body: deque[bytes] = deque(maxlen=1)  # of the last answer, after its redirects
     with own_identity() as identity, identity.session(arguments.audience, origin_url(url), **limits) as session:
-        return session.request(
+        answer = session.request(
             arguments.method.upper(),
             url,
             params=content.query,
@@ -128,7 +142,25 @@ def _answer(arguments: argparse.Namespace, url: str, content: Content) -> reques
             headers=content.headers,
             allow_redirects=arguments.follow,
             verify=None if arguments.ca is None else str(arguments.ca),
+            stream=True,
+            # The session calls it within the deadline, and for a redirect before requests reads the body itself.
+            hooks={"response": lambda answer, **_: body.append(_body_of(answer))},
         )
+    return Answer(answer, body[0])
+
+
+def _body_of(answer: requests.Response) -> bytes:
+    """The decoded body. Raises PeersealError for one that is larger than `MAX_BODY`: compressed, it may fill the memory
+    all the same."""
+    body = bytearray()
+    for part in answer.iter_content(_PART):
+        body += part
+        if len(body) > MAX_BODY:
+            raise PeersealError(
+                f"{origin_url(answer.url)} answers with more than {MAX_BODY} bytes: peerseal sign makes the header for"
+                " curl, which writes them to a file"
+            )
+    return bytes(body)
 
 
 # ---- what is sent
@@ -197,36 +229,36 @@ def _no_number(constant: str) -> None:
 # ---- what is printed
 
 
-def _as_json(answer: requests.Response) -> dict[str, Any]:
+def _as_json(answer: Answer) -> dict[str, Any]:
     """The answer. A body that is neither JSON nor UTF-8 text is in ``body_base64``."""
-    shown: dict[str, Any] = {"status": answer.status_code, "headers": dict(answer.headers)}
+    shown: dict[str, Any] = {"status": answer.response.status_code, "headers": dict(answer.response.headers)}
     text = _text(answer)
     if text is None:
-        return {**shown, "body": None, "body_base64": base64.b64encode(answer.content).decode()}
+        return {**shown, "body": None, "body_base64": base64.b64encode(answer.body).decode()}
     value = _json(answer)
     return {**shown, "body": text if value is None else value[0]}
 
 
-def _print(answer: requests.Response, request_id: str, *, headers: bool) -> None:
+def _print(answer: Answer, request_id: str, *, headers: bool) -> None:
     """For people; where standard output is no terminal, the bytes of the body, as HTTPie does."""
     if headers or on_terminal():
-        say(f"{_version(answer)} {answer.status_code} {answer.reason}")
+        say(f"{_version(answer)} {answer.response.status_code} {answer.response.reason}")
     if headers:
-        say(*(f"{name}: {value}" for name, value in answer.headers.items()), "")
+        say(*(f"{name}: {value}" for name, value in answer.response.headers.items()), "")
     refusal = _refusal(answer, request_id)
     if refusal is not None:
         say(*refusal, error=True)
     if not on_terminal():
-        _write(answer.content)
+        _write(answer.body)
     elif refusal is None:
         say(*_lines(answer))
 
 
-def _version(answer: requests.Response) -> str:
-    return "HTTP/1.0" if answer.raw.version == 10 else "HTTP/1.1"
+def _version(answer: Answer) -> str:
+    return "HTTP/1.0" if answer.response.raw.version == 10 else "HTTP/1.1"
 
 
-def _refusal(answer: requests.Response, request_id: str) -> list[str] | None:
+def _refusal(answer: Answer, request_id: str) -> list[str] | None:
     """The problem document (RFC 9457) of the answer in words; None for any other answer. ``request_id`` was sent,
     unless an item named another one."""
     value = _json(answer)
@@ -234,45 +266,45 @@ def _refusal(answer: requests.Response, request_id: str) -> list[str] | None:
         return None
     title, detail, code = (value[0].get(name) for name in ("title", "detail", "code"))
     meaning = _MEANINGS.get(code) if isinstance(code, str) else None
-    sent = answer.request.headers.get(REQUEST_ID)
-    named = answer.headers.get(REQUEST_ID) or (sent if isinstance(sent, str) else request_id)
-    lines = [f"Error: {code or answer.status_code}: {title or answer.reason}"]
+    sent = answer.response.request.headers.get(REQUEST_ID)
+    named = answer.response.headers.get(REQUEST_ID) or (sent if isinstance(sent, str) else request_id)
+    lines = [f"Error: {code or answer.response.status_code}: {title or answer.response.reason}"]
     for text in (detail, meaning, f"The callee's log names this request {named}."):
         if text:
             lines += textwrap.wrap(str(text), _WIDTH, initial_indent="  ", subsequent_indent="  ")
     return lines
 
 
-def _lines(answer: requests.Response) -> Iterator[str]:
+def _lines(answer: Answer) -> Iterator[str]:
     """The body for a terminal."""
     value, text = _json(answer), _text(answer)
-    if value is not None:
+    if value is not None and len(answer.body) <= _LAID_OUT:
         yield from json.dumps(value[0], indent=2, ensure_ascii=False).split("\n")
     elif text is None:
-        yield f"{len(answer.content)} bytes that are no text: redirect the output to a file"
+        yield f"{len(answer.body)} bytes that are no text: redirect the output to a file"
     else:
         yield from text.expandtabs().splitlines()
 
 
-def _json(answer: requests.Response) -> tuple[Any] | None:
+def _json(answer: Answer) -> tuple[Any] | None:
     """The value of a body that is JSON, which may be null; None for any other body."""
     if not _media_type(answer).endswith("json"):
         return None
     try:
-        return (json.loads(answer.content),)
+        return (json.loads(answer.body),)
     except (ValueError, RecursionError):
         return None
 
 
-def _text(answer: requests.Response) -> str | None:
+def _text(answer: Answer) -> str | None:
     try:
-        return answer.content.decode()
+        return answer.body.decode()
     except UnicodeDecodeError:
         return None
 
 
-def _media_type(answer: requests.Response) -> str:
-    return answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+def _media_type(answer: Answer) -> str:
+    return answer.response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
 def _write(content: bytes) -> None:

@@ -1,7 +1,10 @@
 """``peerseal call`` at a terminal: a real call to a Flask service over HTTP, by the key of this host."""
 
+import gzip
 import json
 import re
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +15,12 @@ from peerseal.commands.call import Content, content_of, url_of
 from peerseal.errors import ConfigurationError
 from tests.peerseal.called_service import CALLEE, CALLER, CalledService, called_service
 from tests.support.certificates import Authority
+from tests.support.misbehaving import misbehaving
 from tests.support.wire import Answer, raw_server
 
 ROOT = Path(__file__).parents[3]
+LARGEST = 16 * 1024 * 1024
+TOO_LARGE = {"identity": bytes(LARGEST + 1), "gzip": gzip.compress(bytes(LARGEST + 1))}
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +207,49 @@ def test_no_answer_controls_the_terminal_or_ends_in_a_traceback(
         assert main(["call", CALLEE, "GET", liar.url, "-v"]) == 4
     shown = "".join(terminal.readouterr())
     assert all(character.isprintable() or character == "\n" for character in shown)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--follow"], ["--json"]])
+@pytest.mark.parametrize("status", [200, 302, 403])
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+def test_an_answer_that_is_too_large_is_refused_before_it_fills_the_memory(
+    service: CalledService, arguments: list[str], status: int, coding: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = TOO_LARGE[coding]
+    with raw_server(Answer(status, {"Content-Encoding": coding, "Location": "/next"}, body)) as callee:
+        assert main(["call", CALLEE, "GET", callee.url, *arguments]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(f"Error: {callee.url} answers with more than {LARGEST} bytes: ")
+
+
+def test_the_largest_answer_is_shown_whole(service: CalledService, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    with raw_server(Answer(200, {}, bytes(LARGEST))) as callee:
+        assert main(["call", CALLEE, "GET", callee.url]) == 0
+    assert len(capfdbinary.readouterr().out) == LARGEST
+
+
+def test_json_that_would_grow_when_it_is_laid_out_is_shown_as_it_came(
+    service: CalledService, terminal: pytest.CaptureFixture[str]
+) -> None:
+    body = b"[" * 30 + b",".join([b"1"] * 600_000) + b"]" * 30
+    for arguments in ([], ["--json"]):
+        with raw_server(Answer(200, {"Content-Type": "application/json"}, body)) as callee:
+            assert main(["call", CALLEE, "GET", callee.url, *arguments]) == 0
+        assert len(terminal.readouterr().out) < 2 * len(body)
+
+
+def test_the_time_for_a_call_is_that_for_the_whole_answer(
+    service: CalledService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def drips(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n")
+        while connection.sendall(b"x") is None:
+            time.sleep(0.02)
+
+    with misbehaving(drips) as callee:
+        assert main(["call", CALLEE, "GET", callee.url, "--timeout", "0.5"]) == 1
+    assert f"Error: {callee.url} gives no answer: " in capsys.readouterr().err
 
 
 def test_a_service_that_does_not_answer_is_named(service: CalledService, capsys: pytest.CaptureFixture[str]) -> None:
