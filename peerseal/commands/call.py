@@ -3,6 +3,7 @@
 import argparse
 import base64
 import json
+import math
 import re
 import sys
 import textwrap
@@ -22,10 +23,12 @@ from peerseal.errors import (
     ContentTooLarge,
     ContentUnreadable,
     Forbidden,
+    MalformedToken,
     PeersealError,
     TokenError,
     TrustUnavailable,
 )
+from peerseal.protocol.encoding import strict_json
 from peerseal.protocol.problem_document import MEDIA_TYPE
 from peerseal.runtime.terminal import on_terminal, say, say_json
 from peerseal.session.origin import origin_url
@@ -217,13 +220,20 @@ def _member(name: str, separator: str, value: str) -> Any:
         raise ConfigurationError(f"{name}: nested names are HTTPie's; give the whole value, such as items:='[1]'")
     try:
         text = given_body(f"@{value}").decode() if separator.endswith("@") else value
-        return json.loads(text, parse_constant=_no_number) if ":" in separator else text
+        return json.loads(text, parse_constant=_no_number, parse_float=_finite) if ":" in separator else text
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{name}: {'not JSON' if ':' in separator else 'not UTF-8 text'}: {error}") from error
 
 
 def _no_number(constant: str) -> None:
     raise ValueError(f"{constant} is no number (RFC 8259 section 6)")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is too large for a number (RFC 8259 section 6)")
+    return number
 
 
 # ---- what is printed
@@ -287,12 +297,13 @@ def _lines(answer: Answer) -> Iterator[str]:
 
 
 def _json(answer: Answer) -> tuple[Any] | None:
-    """The value of a body that is JSON, which may be null; None for any other body."""
+    """The value of a body that is JSON, which may be null; None for any other body, and for JSON that programs read in
+    different ways or not at all."""
     if not _media_type(answer).endswith("json"):
         return None
     try:
-        return (json.loads(answer.body),)
-    except (ValueError, RecursionError):
+        return (strict_json(answer.body),)
+    except MalformedToken:
         return None
 
 

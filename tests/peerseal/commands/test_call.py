@@ -229,6 +229,15 @@ def test_the_largest_answer_is_shown_whole(service: CalledService, capfdbinary: 
     assert len(capfdbinary.readouterr().out) == LARGEST
 
 
+@pytest.mark.parametrize("body", ['{"a": NaN}', '{"a": 1e999}', '{"a": 1, "a": 2}', "[" * 900 + "]" * 900, '"\\ud800"'])
+def test_a_body_that_is_no_strict_json_is_shown_as_text(
+    service: CalledService, body: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with raw_server(Answer(200, {"Content-Type": "application/json"}, body.encode())) as callee:
+        assert main(["call", CALLEE, "GET", callee.url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["body"] == body
+
+
 def test_json_that_would_grow_when_it_is_laid_out_is_shown_as_it_came(
     service: CalledService, terminal: pytest.CaptureFixture[str]
 ) -> None:
@@ -244,7 +253,8 @@ def test_the_time_for_a_call_is_that_for_the_whole_answer(
 ) -> None:
     def drips(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n")
-        while connection.sendall(b"x") is None:
+        while True:
+            connection.sendall(b"x")
             time.sleep(0.02)
 
     with misbehaving(drips) as callee:
@@ -341,6 +351,8 @@ def test_items_are_those_of_httpie(tmp_path: Path) -> None:
         (["=a"], "is no item"),
         (["a:=b"], "a: not JSON"),
         (["a:=NaN"], "NaN is no number"),
+        (["a:=1e999"], "a: not JSON: 1e999 is too large for a number"),
+        (["a:=[-1e999]"], "a: not JSON: -1e999 is"),
         (["a:=" + "[" * 100_000], "a: not JSON"),
         (["a=1", "a=2"], "a is given twice"),
         (["A:1", "A:2"], "A is given twice"),
