@@ -17,7 +17,7 @@ import requests
 
 from peerseal.commands.arguments import Subcommands, add_command, seconds
 from peerseal.commands.own_identity import own_identity
-from peerseal.commands.tokens import given_body
+from peerseal.commands.tokens import given_body, method_of
 from peerseal.errors import (
     ConfigurationError,
     ContentTooLarge,
@@ -48,7 +48,6 @@ _LAID_OUT = 1024 * 1024
 """Bytes of JSON that is indented for people: the indent of nested values may take more room than they do."""
 _SEPARATOR = re.compile(r"(?<!\\)(?::=@?|==|=@?|:)")
 _ESCAPED = re.compile(r"\\([:=@])")
-_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _LOCAL = re.compile(r":(?=[0-9])")
 _REFUSALS: tuple[type[PeersealError], ...] = (
     *TokenError.__subclasses__(),
@@ -115,14 +114,13 @@ def add_call(commands: Subcommands) -> None:
 def _call(arguments: argparse.Namespace) -> int:
     """Makes the call and prints the answer. Raises as `own_identity` does, and ConfigurationError or
     UnsignableRequest."""
-    url, content = url_of(arguments.url), content_of(arguments.items, arguments.raw)
-    if not _METHOD.fullmatch(arguments.method):
-        raise ConfigurationError(f"{arguments.method!r} is no method: expected one such as GET")
+    method, url = method_of(arguments.method), url_of(arguments.url)
+    content = content_of(arguments.items, arguments.raw)
     if arguments.ca is not None and not arguments.ca.is_file():
         raise ConfigurationError(f"--ca {arguments.ca}: no such file")
     with serving(None) as request_id:  # the callee logs it
         try:
-            answer = _answer(arguments, url, content)
+            answer = _answer(arguments, method, url, content)
         except requests.RequestException as error:
             say(f"Error: {origin_url(url)} gives no answer: {cause_of(error) or error}", error=True)
             return _NO_ANSWER
@@ -133,12 +131,12 @@ def _call(arguments: argparse.Namespace) -> int:
     return {4: CLIENT_ERROR, 5: SERVER_ERROR}.get(answer.response.status_code // 100, 0)
 
 
-def _answer(arguments: argparse.Namespace, url: str, content: Content) -> Answer:
+def _answer(arguments: argparse.Namespace, method: str, url: str, content: Content) -> Answer:
     limits = {"timeout": arguments.timeout, "deadline": arguments.timeout, "retries": 0}
     body: deque[bytes] = deque(maxlen=1)  # of the last answer, after its redirects
     with own_identity() as identity, identity.session(arguments.audience, origin_url(url), **limits) as session:
         answer = session.request(
-            arguments.method.upper(),
+            method,
             url,
             params=content.query,
             data=content.body,

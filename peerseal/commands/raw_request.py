@@ -11,10 +11,12 @@ from peerseal.protocol.plain import text_like
 MAX_HEAD = 64 * 1024
 """Bytes of request line and headers, at most."""
 
+TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+"""A method or the name of a header, as a regular expression (RFC 9110 section 5.6.2)."""
+
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")  # RFC 9112 section 2.2: a line may end with LF alone
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110 section 5.6.2
-_REQUEST_LINE = re.compile(rf"({_TOKEN}) ([^\s\x00-\x20\x7f]+) HTTP/1\.[01]")
-_FIELD = re.compile(rf"({_TOKEN}):[\t ]*([\t -~\x80-\xff]*?)[\t ]*")
+_REQUEST_LINE = re.compile(rf"({TOKEN}) ([^\s\x00-\x20\x7f]+) HTTP/1\.[01]")
+_FIELD = re.compile(rf"({TOKEN}):[\t ]*([\t -~\x80-\xff]*?)[\t ]*")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from peerseal.commands.arguments import Subcommands, add_command
 from peerseal.commands.own_identity import own_identity
+from peerseal.commands.raw_request import TOKEN
 from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.domain import DomainDocument
@@ -26,6 +27,7 @@ from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import b64url_decode, strict_json_object
+from peerseal.protocol.hosts import has_one_host, is_valid_host
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.tokens.assertion import ACCESS_TYP, ASSERTION_TYP
 from peerseal.protocol.tokens.event import EVENT_TYP
@@ -221,8 +223,9 @@ def in_words(seconds: float) -> str:
 
 # ---- peerseal sign
 
-_CHANGED_ON_THE_WAY = re.compile(r"[^?]*/\.{1,2}(?:[/?]|\Z)|.*?[^!-~]|.*#", re.DOTALL)
-"""What curl changes before it sends the target: dot segments, blanks and other characters, fragments."""
+_CHANGED_ON_THE_WAY = re.compile(r"[^?]*/\.{1,2}(?:[/?]|\Z)|.*?[^!-~]|.*[#\[\]{}]", re.DOTALL)
+"""What curl changes before it sends the target: dot segments, blanks and other characters, fragments, and the brackets
+and braces of its globbing."""
 
 
 def add_sign(commands: Subcommands) -> None:
@@ -253,12 +256,10 @@ def add_sign(commands: Subcommands) -> None:
 def _print_header(arguments: argparse.Namespace) -> int:
     """Prints the header. Raises as `own_identity` does, and ConfigurationError or UnsignableRequest for a request that
     cannot be signed."""
-    target, body = target_of(arguments.url), given_body(arguments.data)
+    method, target, body = method_of(arguments.method), target_of(arguments.url), given_body(arguments.data)
     headers = {} if arguments.content_type is None else {"content-type": arguments.content_type}
     with own_identity() as identity:
-        token = identity.sign_request(
-            arguments.audience, method=arguments.method.upper(), target=target, body=body, headers=headers
-        )
+        token = identity.sign_request(arguments.audience, method=method, target=target, body=body, headers=headers)
     if arguments.as_json:
         say_json({"Authorization": f"Bearer {token}", "expires_in": REQUEST_LIFETIME})
     else:
@@ -266,23 +267,41 @@ def _print_header(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def method_of(text: str) -> str:
+    """The method in upper case. Raises ConfigurationError."""
+    if not re.fullmatch(TOKEN, text):
+        raise ConfigurationError(f"{text!r} is no method: expected one such as GET")
+    return text.upper()
+
+
 def target_of(url: str) -> str:
     """The request-target (origin form, RFC 9112 section 3.2.1) that a client sends for the URL. Raises
-    ConfigurationError for a URL that clients change before they send it."""
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise ConfigurationError(f"{url!r} cannot be read as a URL: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ConfigurationError(f"{url!r} is no URL: expected http(s)://host[:port]/path")
-    target = url.split("://", 1)[1].removeprefix(parts.netloc) or "/"
+    ConfigurationError for a URL that clients change before they send it. The error does not show a password."""
+    if not _has_origin(url):
+        raise ConfigurationError(
+            "this is no URL of a service: expected http(s)://host[:port]/path, without a user name"
+        )
+    target = url.split("://", 1)[1].removeprefix(urlsplit(url).netloc) or "/"
     target = f"/{target}" if target.startswith("?") else target
     if _CHANGED_ON_THE_WAY.match(target):
         raise ConfigurationError(
             f"clients change the target {target!r} before they send it: leave out dot segments and the fragment, and"
-            " write blanks and other characters with percent signs"
+            " write blanks, brackets, braces and other characters with percent signs"
         )
     return target
+
+
+def _has_origin(url: str) -> bool:
+    """Whether the URL begins with http(s), a host and, at most, a port."""
+    try:
+        parts = urlsplit(url)
+        return (
+            parts.scheme in ("http", "https")
+            and has_one_host(parts.netloc)
+            and is_valid_host(parts.hostname, parts.port)
+        )
+    except ValueError:
+        return False
 
 
 def given_body(data: str) -> bytes:

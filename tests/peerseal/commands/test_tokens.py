@@ -200,7 +200,8 @@ def test_a_distance_in_time_is_said_in_one_unit(seconds: float, words: str) -> N
         ("http://callee", "/"),
         ("http://callee?a=1", "/?a=1"),
         ("https://callee:8443/a%20b?x=/../y", "/a%20b?x=/../y"),
-        ("http://user@callee/a//b", "/a//b"),
+        ("http://[::1]:8080/a//b", "/a//b"),
+        ("http://callee:65535/a%5B0%5D", "/a%5B0%5D"),
     ],
 )
 def test_the_target_of_a_url_is_what_curl_sends(url: str, target: str) -> None:
@@ -220,11 +221,25 @@ def test_the_target_of_a_url_is_what_curl_sends(url: str, target: str) -> None:
         "http://callee/.",
         "http://callee/a#b",
         "http://[callee/a",
+        "http://callee:99999/a",
+        "http://callee:port/a",
+        "http://:80/a",
+        "http://user@callee/a",
+        "http://user:password@callee/a",
+        "http://callee/a?b[0]=1",
+        "http://callee/{a,b}",
     ],
 )
 def test_a_url_that_curl_changes_is_refused(url: str) -> None:
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(ConfigurationError) as refused:
         target_of(url)
+    assert "password" not in str(refused.value)
+
+
+@pytest.mark.parametrize("method", ["", "GE T", "GET\n", "GET:", "GÉT"])
+def test_what_is_no_method_is_not_signed(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sign", "callee", method, "http://callee/"]) == 2
+    assert "is no method" in capsys.readouterr().err
 
 
 def test_a_signed_header_is_accepted_once(
