@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import requests
+from requests.structures import CaseInsensitiveDict
 
 from peerseal.commands.arguments import Subcommands, add_command, seconds
 from peerseal.commands.own_identity import own_identity
+from peerseal.commands.raw_request import TOKEN
 from peerseal.commands.tokens import given_body, method_of
 from peerseal.errors import (
     ConfigurationError,
@@ -48,6 +50,7 @@ _LAID_OUT = 1024 * 1024
 """Bytes of JSON that is indented for people: the indent of nested values may take more room than they do."""
 _SEPARATOR = re.compile(r"(?<!\\)(?::=@?|==|=@?|:)")
 _ESCAPED = re.compile(r"\\([:=@])")
+_FRAMING = ("content-length", "transfer-encoding")
 _LOCAL = re.compile(r":(?=[0-9])")
 _REFUSALS: tuple[type[PeersealError], ...] = (
     *TokenError.__subclasses__(),
@@ -177,7 +180,7 @@ def url_of(text: str) -> str:
 
 def content_of(items: Iterable[str], raw: str | None = None) -> Content:
     """What the items and the option ``--raw`` say. Raises ConfigurationError, which names the item."""
-    headers: dict[str, str | None] = {}
+    headers: CaseInsensitiveDict[str | None] = CaseInsensitiveDict()
     data: dict[str, Any] = {}
     query: list[tuple[str, str]] = []
     for item in items:
@@ -189,17 +192,15 @@ def content_of(items: Iterable[str], raw: str | None = None) -> Content:
         if name in known:
             raise ConfigurationError(f"{name} is given twice")
         if separator == ":":
-            headers[name] = value.strip() or None  # as HTTPie: without a value, the header is not sent
+            headers[_header(name)] = value.strip() or None  # as HTTPie: without a value, the header is not sent
         else:
             data[name] = _member(name, separator, value)
     if data and raw is not None:
         raise ConfigurationError("--raw and items both give a body: give one of them")
     body = given_body(raw) if raw is not None else json.dumps(data).encode() if data else None
-    given = {name.lower() for name in headers}
-    if body is not None and "content-type" not in given:
-        headers["Content-Type"] = "application/json"
-    if body is not None and "accept" not in given:
-        headers["Accept"] = "application/json, */*;q=0.5"
+    if body is not None:
+        headers.setdefault("Content-Type", "application/json")
+        headers.setdefault("Accept", "application/json, */*;q=0.5")
     return Content(headers, tuple(query), body)
 
 
@@ -210,6 +211,15 @@ def _parts(item: str) -> tuple[str, str, str]:
         raise ConfigurationError(f"{item!r} is no item: expected name=text, name:=JSON, name==text or Header:value")
     name, value = (_ESCAPED.sub(r"\1", part) for part in (item[: found.start()], item[found.end() :]))
     return name, found[0], value
+
+
+def _header(name: str) -> str:
+    """The name of a header. Raises ConfigurationError for what is none, and for one that says where the body ends."""
+    if not re.fullmatch(TOKEN, name):
+        raise ConfigurationError(f"{name!r} is no name of a header: expected one such as Content-Type")
+    if name.lower() in _FRAMING:
+        raise ConfigurationError(f"{name}: the command sends it as the body needs it; leave the item out")
+    return name
 
 
 def _member(name: str, separator: str, value: str) -> Any:
