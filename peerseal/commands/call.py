@@ -172,7 +172,8 @@ def _body_of(answer: requests.Response) -> bytes:
 
 def url_of(text: str) -> str:
     """The URL of HTTPie's short forms: ``:8080/path`` and ``:/path`` are on this host, and ``http://`` may be left
-    out."""
+    out. Raises ConfigurationError."""
+    _check_text("the URL", text)
     if text.startswith(":"):
         return "http://localhost" + (text if _LOCAL.match(text) else text[1:])
     return text if "://" in text else f"http://{text}"
@@ -210,7 +211,16 @@ def _parts(item: str) -> tuple[str, str, str]:
     if found is None or not found.start():
         raise ConfigurationError(f"{item!r} is no item: expected name=text, name:=JSON, name==text or Header:value")
     name, value = (_ESCAPED.sub(r"\1", part) for part in (item[: found.start()], item[found.end() :]))
+    _check_text(name, item)
     return name, found[0], value
+
+
+def _check_text(what: str, text: str) -> None:
+    """Passes for text that can be sent: an argument may hold bytes that are none. Raises ConfigurationError."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"{what}: not UTF-8 text; a body of other bytes is for --raw @FILE") from error
 
 
 def _header(name: str) -> str:

@@ -357,6 +357,9 @@ def test_items_are_those_of_httpie(tmp_path: Path) -> None:
         (["a=1", "a=2"], "a is given twice"),
         (["A:1", "A:2"], "A is given twice"),
         (["content-type:x", "Content-Type:y"], "Content-Type is given twice"),
+        (["q==\udcff"], "Error: q: not UTF-8 text"),
+        (["a=\udcff"], "Error: a: not UTF-8 text"),
+        (['a:="\udcff"'], "not UTF-8 text"),
         (["X A:b"], "'X A' is no name of a header"),
         (["X\n:b"], "is no name of a header"),
         (["Transfer-Encoding:chunked", "a=b"], "Transfer-Encoding: the command sends it as the body needs it"),
@@ -374,7 +377,14 @@ def test_an_item_that_is_none_is_named(items: list[str], says: str, capsys: pyte
 
 @pytest.mark.parametrize(
     ("method", "url"),
-    [("G ET", "http://callee/"), ("GET", "ftp://callee/"), ("GET", "http://[callee/"), ("GET", "http://"), ("", ":")],
+    [
+        ("GET", "http://callee/\udcff"),
+        ("G ET", "http://callee/"),
+        ("GET", "ftp://callee/"),
+        ("GET", "http://[callee/"),
+        ("GET", "http://"),
+        ("", ":"),
+    ],
 )
 def test_what_is_no_method_or_url_is_wrong_usage(method: str, url: str, service: CalledService) -> None:
     assert main(["call", CALLEE, method, url]) == 2
