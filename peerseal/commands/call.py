@@ -51,6 +51,7 @@ _LAID_OUT = 1024 * 1024
 _SEPARATOR = re.compile(r"(?<!\\)(?::=@?|==|=@?|:)")
 _ESCAPED = re.compile(r"\\([:=@])")
 _FRAMING = ("content-length", "transfer-encoding")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")  # RFC 3986 section 3.1
 _LOCAL = re.compile(r":(?=[0-9])")
 _REFUSALS: tuple[type[PeersealError], ...] = (
     *TokenError.__subclasses__(),
@@ -176,7 +177,7 @@ def url_of(text: str) -> str:
     _check_text("the URL", text)
     if text.startswith(":"):
         return "http://localhost" + (text if _LOCAL.match(text) else text[1:])
-    return text if "://" in text else f"http://{text}"
+    return text if _SCHEME.match(text) else f"http://{text}"
 
 
 def content_of(items: Iterable[str], raw: str | None = None) -> Content:

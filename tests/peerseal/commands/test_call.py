@@ -321,6 +321,8 @@ def test_without_a_key_folder_no_call_is_made(
         (":", "http://localhost"),
         ("billing:8080/a?b=c", "http://billing:8080/a?b=c"),
         ("https://billing", "https://billing"),
+        ("localhost:8080/a?next=http://x/", "http://localhost:8080/a?next=http://x/"),
+        ("HTTPS://billing/a?next=http://x/", "HTTPS://billing/a?next=http://x/"),
     ],
 )
 def test_short_urls_are_those_of_httpie(text: str, url: str) -> None:
