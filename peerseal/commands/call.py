@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import requests
 from requests.structures import CaseInsensitiveDict
+from urllib3.util import SKIP_HEADER
 
 from peerseal.commands.arguments import Subcommands, add_command, seconds
 from peerseal.commands.own_identity import own_identity
@@ -194,7 +195,7 @@ def content_of(items: Iterable[str], raw: str | None = None) -> Content:
         if name in known:
             raise ConfigurationError(f"{name} is given twice")
         if separator == ":":
-            headers[_header(name)] = value.strip() or None  # as HTTPie: without a value, the header is not sent
+            headers[_header(name)] = value.strip() or _unsent(name)
         else:
             data[name] = _member(name, separator, value)
     if data and raw is not None:
@@ -231,6 +232,12 @@ def _header(name: str) -> str:
     if name.lower() in _FRAMING:
         raise ConfigurationError(f"{name}: the command sends it as the body needs it; leave the item out")
     return name
+
+
+def _unsent(name: str) -> str | None:
+    """The value of a header that is not sent, as HTTPie's without a value: None for `requests`, and a mark for the two
+    that urllib3 adds once more."""
+    return SKIP_HEADER if name.lower() in ("accept-encoding", "user-agent") else None
 
 
 def _member(name: str, separator: str, value: str) -> Any:

@@ -89,6 +89,13 @@ def test_a_redirect_to_another_service_carries_no_token(service: CalledService) 
     assert [seen.authorization for seen in other.seen] == [None]
 
 
+@pytest.mark.parametrize("item", ["User-Agent:", "accept-encoding:"])
+def test_a_header_without_a_value_is_not_sent_by_default_either(service: CalledService, item: str) -> None:
+    with raw_server() as callee:
+        assert main(["call", CALLEE, "GET", callee.url, item]) == 0
+    assert item.lower().removesuffix(":") not in callee.seen[0].headers
+
+
 # ---- the answer
 
 
