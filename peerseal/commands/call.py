@@ -45,6 +45,8 @@ SERVER_ERROR: Final = 5
 """The exit code for a status 5xx."""
 
 _NO_ANSWER = 1
+_EXIT_CODES = {2: 0, 3: 0, 4: CLIENT_ERROR, 5: SERVER_ERROR}
+"""By the first digit of the status; any other status is no final answer (RFC 9110 section 15)."""
 _WIDTH = 80
 _PART = 64 * 1024
 _LAID_OUT = 1024 * 1024
@@ -133,7 +135,7 @@ def _call(arguments: argparse.Namespace) -> int:
         say_json(_as_json(answer), indent=2 if len(answer.body) <= _LAID_OUT else None)
     else:
         _print(answer, request_id, headers=arguments.headers)
-    return {4: CLIENT_ERROR, 5: SERVER_ERROR}.get(answer.response.status_code // 100, 0)
+    return _EXIT_CODES.get(answer.response.status_code // 100, _NO_ANSWER)
 
 
 def _answer(arguments: argparse.Namespace, method: str, url: str, content: Content) -> Answer:

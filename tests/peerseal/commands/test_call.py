@@ -99,6 +99,12 @@ def test_a_header_without_a_value_is_not_sent_by_default_either(service: CalledS
 # ---- the answer
 
 
+@pytest.mark.parametrize(("status", "code"), [(101, 1), (204, 0), (304, 0), (499, 4), (599, 5), (600, 1), (999, 1)])
+def test_the_exit_code_is_that_of_the_status(service: CalledService, status: int, code: int) -> None:
+    with raw_server(Answer(status)) as callee:
+        assert main(["call", CALLEE, "GET", callee.url]) == code
+
+
 def test_json_is_laid_out_for_a_terminal(service: CalledService, terminal: pytest.CaptureFixture[str]) -> None:
     assert main(["call", CALLEE, "GET", f"{service.url}/orders"]) == 0
     shown = terminal.readouterr().out
