@@ -198,7 +198,7 @@ def _beginning(text: str) -> str:
 
 
 def _shown(name: str, value: object, now: float) -> str:
-    if isinstance(value, str):
+    if isinstance(value, str) and name not in _TIMES:
         return value
     if name in _TIMES and isinstance(value, int | float) and _EARLIEST <= value <= _LATEST:
         return f"{value}  {utc(value)}, {in_words(value - now)}"

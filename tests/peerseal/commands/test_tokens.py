@@ -178,6 +178,12 @@ def test_of_a_long_value_the_beginning_is_shown(capsys: pytest.CaptureFixture[st
     assert json.loads(capsys.readouterr().out)["claims"]["text"] == "q" * 5000
 
 
+@pytest.mark.parametrize("text", ["1795953752", "1795953752  2026-11-29 12:02:32Z, 3 seconds ago", "now"])
+def test_a_text_is_not_mistaken_for_a_time(text: str) -> None:
+    shown = list(lines_of(inspect(jws({"alg": "none"}, {"iat": text})), 1795953755))
+    assert shown[-1] == f'  iat  "{text}"'
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
