@@ -36,37 +36,40 @@ from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
-from peerseal.audit.ledger_reader import LedgerReader
-from peerseal.audit.mirror import LedgerMirror
-from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Webhook
-from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
-from peerseal.commands.agent import add_agent
-from peerseal.commands.arguments import Subcommands, add_command, seconds
-from peerseal.commands.call import add_call
-from peerseal.commands.completion import add_completion
-from peerseal.commands.doctor import add_doctor
-from peerseal.commands.identity import PENDING, add_join, add_retire, add_rotate
-from peerseal.commands.keygen import add_keygen
-from peerseal.commands.own_identity import own_identity
-from peerseal.commands.tokens import add_inspect, add_sign
-from peerseal.commands.verification import add_verify
-from peerseal.commands.whoami import add_whoami
-from peerseal.errors import (
-    ConfigurationError,
-    DocumentRefused,
-    EnrolmentPending,
-    FetchError,
-    InvalidName,
-    PeersealError,
-    TrustUnavailable,
-)
-from peerseal.identity.environment import settings_of
-from peerseal.protocol.names import check_service, split_kid
-from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME
-from peerseal.runtime.options import check_pin, check_pinned
-from peerseal.runtime.settings import read_bytes
-from peerseal.runtime.terminal import ended_quietly, log_to_stderr, on_terminal, say, say_json
-from peerseal.transport.fetch import HttpFetcher, check_urls
+try:
+    from peerseal.audit.ledger_reader import LedgerReader
+    from peerseal.audit.mirror import LedgerMirror
+    from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Webhook
+    from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
+    from peerseal.commands.agent import add_agent
+    from peerseal.commands.arguments import Subcommands, add_command, seconds
+    from peerseal.commands.call import add_call
+    from peerseal.commands.completion import add_completion
+    from peerseal.commands.doctor import add_doctor
+    from peerseal.commands.identity import PENDING, add_join, add_retire, add_rotate
+    from peerseal.commands.keygen import add_keygen
+    from peerseal.commands.own_identity import own_identity
+    from peerseal.commands.tokens import add_inspect, add_sign
+    from peerseal.commands.verification import add_verify
+    from peerseal.commands.whoami import add_whoami
+    from peerseal.errors import (
+        ConfigurationError,
+        DocumentRefused,
+        EnrolmentPending,
+        FetchError,
+        InvalidName,
+        PeersealError,
+        TrustUnavailable,
+    )
+    from peerseal.identity.environment import settings_of
+    from peerseal.protocol.names import check_service, split_kid
+    from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME
+    from peerseal.runtime.options import check_pin, check_pinned
+    from peerseal.runtime.settings import read_bytes
+    from peerseal.runtime.terminal import ended_quietly, log_to_stderr, on_terminal, say, say_json
+    from peerseal.transport.fetch import HttpFetcher, check_urls
+except KeyboardInterrupt:  # they take half a second to load; from then on `ended_quietly` does this
+    sys.exit(130)
 
 ALERTS_RAISED = 1
 USAGE = 2
