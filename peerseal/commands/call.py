@@ -3,34 +3,40 @@
 import argparse
 import base64
 import json
+import math
 import re
 import sys
 import textwrap
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import requests
+from requests.structures import CaseInsensitiveDict
+from urllib3.util import SKIP_HEADER
 
 from peerseal.commands.arguments import Subcommands, add_command, seconds
 from peerseal.commands.own_identity import own_identity
-from peerseal.commands.tokens import given_body
+from peerseal.commands.tokens import given_body, method_of
 from peerseal.errors import (
     ConfigurationError,
     ContentTooLarge,
     ContentUnreadable,
     Forbidden,
+    MalformedToken,
     PeersealError,
     TokenError,
     TrustUnavailable,
 )
-from peerseal.protocol.encoding import HTTP_TOKEN
+from peerseal.protocol.encoding import HTTP_TOKEN, strict_json
 from peerseal.protocol.problem_document import MEDIA_TYPE
 from peerseal.runtime.terminal import on_terminal, say, say_json
 from peerseal.session.origin import origin_url
 from peerseal.session.retries import cause_of
 from peerseal.verify.context import REQUEST_ID, serving
+from peerseal.wsgi_environ import MAX_BODY
 
 CLIENT_ERROR: Final = 4
 """The exit code for a status 4xx."""
@@ -38,10 +44,16 @@ SERVER_ERROR: Final = 5
 """The exit code for a status 5xx."""
 
 _NO_ANSWER = 1
+_EXIT_CODES = {2: 0, 3: 0, 4: CLIENT_ERROR, 5: SERVER_ERROR}
+"""By the first digit of the status; any other status is no final answer (RFC 9110 section 15)."""
 _WIDTH = 80
+_PART = 64 * 1024
+_LAID_OUT = 1024 * 1024
+"""Bytes of JSON that is indented for people: the indent of nested values may take more room than they do."""
 _SEPARATOR = re.compile(r"(?<!\\)(?::=@?|==|=@?|:)")
 _ESCAPED = re.compile(r"\\([:=@])")
-_METHOD = re.compile(HTTP_TOKEN)
+_FRAMING = ("content-length", "transfer-encoding")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")  # RFC 3986 section 3.1
 _LOCAL = re.compile(r":(?=[0-9])")
 _REFUSALS: tuple[type[PeersealError], ...] = (
     *TokenError.__subclasses__(),
@@ -59,6 +71,14 @@ class Content:
     headers: Mapping[str, str | None]
     query: tuple[tuple[str, str], ...]
     body: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the callee answered. ``response`` is without its body, which is in ``body``."""
+
+    response: requests.Response
+    body: bytes
 
 
 def add_call(commands: Subcommands) -> None:
@@ -100,36 +120,54 @@ def add_call(commands: Subcommands) -> None:
 def _call(arguments: argparse.Namespace) -> int:
     """Makes the call and prints the answer. Raises as `own_identity` does, and ConfigurationError or
     UnsignableRequest."""
-    url, content = url_of(arguments.url), content_of(arguments.items, arguments.raw)
-    if not _METHOD.fullmatch(arguments.method):
-        raise ConfigurationError(f"{arguments.method!r} is no method: expected one such as GET")
+    method, url = method_of(arguments.method), url_of(arguments.url)
+    content = content_of(arguments.items, arguments.raw)
     if arguments.ca is not None and not arguments.ca.is_file():
         raise ConfigurationError(f"--ca {arguments.ca}: no such file")
     with serving(None) as request_id:  # the callee logs it
         try:
-            answer = _answer(arguments, url, content)
+            answer = _answer(arguments, method, url, content)
         except requests.RequestException as error:
             say(f"Error: {origin_url(url)} gives no answer: {cause_of(error) or error}", error=True)
             return _NO_ANSWER
     if arguments.as_json:
-        say_json(_as_json(answer), indent=2)
+        say_json(_as_json(answer), indent=2 if len(answer.body) <= _LAID_OUT else None)
     else:
         _print(answer, request_id, headers=arguments.headers)
-    return {4: CLIENT_ERROR, 5: SERVER_ERROR}.get(answer.status_code // 100, 0)
+    return _EXIT_CODES.get(answer.response.status_code // 100, _NO_ANSWER)
 
 
-def _answer(arguments: argparse.Namespace, url: str, content: Content) -> requests.Response:
+def _answer(arguments: argparse.Namespace, method: str, url: str, content: Content) -> Answer:
     limits = {"timeout": arguments.timeout, "deadline": arguments.timeout, "retries": 0}
+    body: deque[bytes] = deque(maxlen=1)  # of the last answer, after its redirects
     with own_identity() as identity, identity.session(arguments.audience, origin_url(url), **limits) as session:
-        return session.request(
-            arguments.method.upper(),
+        answer = session.request(
+            method,
             url,
             params=content.query,
             data=content.body,
             headers=content.headers,
             allow_redirects=arguments.follow,
             verify=None if arguments.ca is None else str(arguments.ca),
+            stream=True,
+            # The session calls it within the deadline, and for a redirect before requests reads the body itself.
+            hooks={"response": lambda answer, **_: body.append(_body_of(answer))},
         )
+    return Answer(answer, body[0])
+
+
+def _body_of(answer: requests.Response) -> bytes:
+    """The decoded body. Raises PeersealError for one that is larger than `MAX_BODY`: compressed, it may fill the memory
+    all the same."""
+    body = bytearray()
+    for part in answer.iter_content(_PART):
+        body += part
+        if len(body) > MAX_BODY:
+            raise PeersealError(
+                f"{origin_url(answer.url)} answers with more than {MAX_BODY} bytes: peerseal sign makes the header for"
+                " curl, which writes them to a file"
+            )
+    return bytes(body)
 
 
 # ---- what is sent
@@ -137,15 +175,16 @@ def _answer(arguments: argparse.Namespace, url: str, content: Content) -> reques
 
 def url_of(text: str) -> str:
     """The URL of HTTPie's short forms: ``:8080/path`` and ``:/path`` are on this host, and ``http://`` may be left
-    out."""
+    out. Raises ConfigurationError."""
+    _check_text("the URL", text)
     if text.startswith(":"):
         return "http://localhost" + (text if _LOCAL.match(text) else text[1:])
-    return text if "://" in text else f"http://{text}"
+    return text if _SCHEME.match(text) else f"http://{text}"
 
 
 def content_of(items: Iterable[str], raw: str | None = None) -> Content:
     """What the items and the option ``--raw`` say. Raises ConfigurationError, which names the item."""
-    headers: dict[str, str | None] = {}
+    headers: CaseInsensitiveDict[str | None] = CaseInsensitiveDict()
     data: dict[str, Any] = {}
     query: list[tuple[str, str]] = []
     for item in items:
@@ -157,17 +196,15 @@ def content_of(items: Iterable[str], raw: str | None = None) -> Content:
         if name in known:
             raise ConfigurationError(f"{name} is given twice")
         if separator == ":":
-            headers[name] = value.strip() or None  # as HTTPie: without a value, the header is not sent
+            headers[_header(name)] = value.strip() or _unsent(name)
         else:
             data[name] = _member(name, separator, value)
     if data and raw is not None:
         raise ConfigurationError("--raw and items both give a body: give one of them")
     body = given_body(raw) if raw is not None else json.dumps(data).encode() if data else None
-    given = {name.lower() for name in headers}
-    if body is not None and "content-type" not in given:
-        headers["Content-Type"] = "application/json"
-    if body is not None and "accept" not in given:
-        headers["Accept"] = "application/json, */*;q=0.5"
+    if body is not None:
+        headers.setdefault("Content-Type", "application/json")
+        headers.setdefault("Accept", "application/json, */*;q=0.5")
     return Content(headers, tuple(query), body)
 
 
@@ -177,7 +214,31 @@ def _parts(item: str) -> tuple[str, str, str]:
     if found is None or not found.start():
         raise ConfigurationError(f"{item!r} is no item: expected name=text, name:=JSON, name==text or Header:value")
     name, value = (_ESCAPED.sub(r"\1", part) for part in (item[: found.start()], item[found.end() :]))
+    _check_text(name, item)
     return name, found[0], value
+
+
+def _check_text(what: str, text: str) -> None:
+    """Passes for text that can be sent: an argument may hold bytes that are none. Raises ConfigurationError."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"{what}: not UTF-8 text; a body of other bytes is for --raw @FILE") from error
+
+
+def _header(name: str) -> str:
+    """The name of a header. Raises ConfigurationError for what is none, and for one that says where the body ends."""
+    if not re.fullmatch(HTTP_TOKEN, name):
+        raise ConfigurationError(f"{name!r} is no name of a header: expected one such as Content-Type")
+    if name.lower() in _FRAMING:
+        raise ConfigurationError(f"{name}: the command sends it as the body needs it; leave the item out")
+    return name
+
+
+def _unsent(name: str) -> str | None:
+    """The value of a header that is not sent, as HTTPie's without a value: None for `requests`, and a mark for the two
+    that urllib3 adds once more."""
+    return SKIP_HEADER if name.lower() in ("accept-encoding", "user-agent") else None
 
 
 def _member(name: str, separator: str, value: str) -> Any:
@@ -186,7 +247,7 @@ def _member(name: str, separator: str, value: str) -> Any:
         raise ConfigurationError(f"{name}: nested names are HTTPie's; give the whole value, such as items:='[1]'")
     try:
         text = given_body(f"@{value}").decode() if separator.endswith("@") else value
-        return json.loads(text, parse_constant=_no_number) if ":" in separator else text
+        return json.loads(text, parse_constant=_no_number, parse_float=_finite) if ":" in separator else text
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{name}: {'not JSON' if ':' in separator else 'not UTF-8 text'}: {error}") from error
 
@@ -195,39 +256,46 @@ def _no_number(constant: str) -> None:
     raise ValueError(f"{constant} is no number (RFC 8259 section 6)")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is too large for a number (RFC 8259 section 6)")
+    return number
+
+
 # ---- what is printed
 
 
-def _as_json(answer: requests.Response) -> dict[str, Any]:
+def _as_json(answer: Answer) -> dict[str, Any]:
     """The answer. A body that is neither JSON nor UTF-8 text is in ``body_base64``."""
-    shown: dict[str, Any] = {"status": answer.status_code, "headers": dict(answer.headers)}
+    shown: dict[str, Any] = {"status": answer.response.status_code, "headers": dict(answer.response.headers)}
     text = _text(answer)
     if text is None:
-        return {**shown, "body": None, "body_base64": base64.b64encode(answer.content).decode()}
+        return {**shown, "body": None, "body_base64": base64.b64encode(answer.body).decode()}
     value = _json(answer)
     return {**shown, "body": text if value is None else value[0]}
 
 
-def _print(answer: requests.Response, request_id: str, *, headers: bool) -> None:
+def _print(answer: Answer, request_id: str, *, headers: bool) -> None:
     """For people; where standard output is no terminal, the bytes of the body, as HTTPie does."""
     if headers or on_terminal():
-        say(f"{_version(answer)} {answer.status_code} {answer.reason}")
+        say(f"{_version(answer)} {answer.response.status_code} {answer.response.reason}")
     if headers:
-        say(*(f"{name}: {value}" for name, value in answer.headers.items()), "")
+        say(*(f"{name}: {value}" for name, value in answer.response.headers.items()), "")
     refusal = _refusal(answer, request_id)
     if refusal is not None:
         say(*refusal, error=True)
     if not on_terminal():
-        _write(answer.content)
+        _write(answer.body)
     elif refusal is None:
         say(*_lines(answer))
 
 
-def _version(answer: requests.Response) -> str:
-    return "HTTP/1.0" if answer.raw.version == 10 else "HTTP/1.1"
+def _version(answer: Answer) -> str:
+    return "HTTP/1.0" if answer.response.raw.version == 10 else "HTTP/1.1"
 
 
-def _refusal(answer: requests.Response, request_id: str) -> list[str] | None:
+def _refusal(answer: Answer, request_id: str) -> list[str] | None:
     """The problem document (RFC 9457) of the answer in words; None for any other answer. ``request_id`` was sent,
     unless an item named another one."""
     value = _json(answer)
@@ -235,45 +303,46 @@ def _refusal(answer: requests.Response, request_id: str) -> list[str] | None:
         return None
     title, detail, code = (value[0].get(name) for name in ("title", "detail", "code"))
     meaning = _MEANINGS.get(code) if isinstance(code, str) else None
-    sent = answer.request.headers.get(REQUEST_ID)
-    named = answer.headers.get(REQUEST_ID) or (sent if isinstance(sent, str) else request_id)
-    lines = [f"Error: {code or answer.status_code}: {title or answer.reason}"]
+    sent = answer.response.request.headers.get(REQUEST_ID)
+    named = answer.response.headers.get(REQUEST_ID) or (sent if isinstance(sent, str) else request_id)
+    lines = [f"Error: {code or answer.response.status_code}: {title or answer.response.reason}"]
     for text in (detail, meaning, f"The callee's log names this request {named}."):
         if text:
             lines += textwrap.wrap(str(text), _WIDTH, initial_indent="  ", subsequent_indent="  ")
     return lines
 
 
-def _lines(answer: requests.Response) -> Iterator[str]:
+def _lines(answer: Answer) -> Iterator[str]:
     """The body for a terminal."""
     value, text = _json(answer), _text(answer)
-    if value is not None:
+    if value is not None and len(answer.body) <= _LAID_OUT:
         yield from json.dumps(value[0], indent=2, ensure_ascii=False).split("\n")
     elif text is None:
-        yield f"{len(answer.content)} bytes that are no text: redirect the output to a file"
+        yield f"{len(answer.body)} bytes that are no text: redirect the output to a file"
     else:
         yield from text.expandtabs().splitlines()
 
 
-def _json(answer: requests.Response) -> tuple[Any] | None:
-    """The value of a body that is JSON, which may be null; None for any other body."""
+def _json(answer: Answer) -> tuple[Any] | None:
+    """The value of a body that is JSON, which may be null; None for any other body, and for JSON that programs read in
+    different ways or not at all."""
     if not _media_type(answer).endswith("json"):
         return None
     try:
-        return (json.loads(answer.content),)
-    except (ValueError, RecursionError):
+        return (strict_json(answer.body),)
+    except MalformedToken:
         return None
 
 
-def _text(answer: requests.Response) -> str | None:
+def _text(answer: Answer) -> str | None:
     try:
-        return answer.content.decode()
+        return answer.body.decode()
     except UnicodeDecodeError:
         return None
 
 
-def _media_type(answer: requests.Response) -> str:
-    return answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+def _media_type(answer: Answer) -> str:
+    return answer.response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
 def _write(content: bytes) -> None:

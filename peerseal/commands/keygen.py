@@ -1,6 +1,7 @@
 """``peerseal keygen``: a key pair in a file, which ``peerseal join --key`` registers."""
 
 import argparse
+import logging
 from pathlib import Path
 
 from peerseal.commands.arguments import Subcommands, add_command
@@ -8,11 +9,16 @@ from peerseal.commands.own_identity import own_passphrase
 from peerseal.errors import ConfigurationError, KeyRefused
 from peerseal.protocol.jose import ALGORITHMS
 from peerseal.protocol.keys import DEFAULT_RSA_BITS, RSA_BITS, KeyPair
-from peerseal.runtime.files import Access, Folder, read_file
+from peerseal.runtime.files import Access, Folder
+from peerseal.runtime.settings import read_bytes
 from peerseal.runtime.terminal import say, say_json
+from peerseal.runtime.trusted_path import is_trusted, state
+
+log = logging.getLogger("peerseal.cli")
 
 _LARGEST = 64 * 1024
 """Bytes of a file with a private key; the longest one, RSA of 8192 bits, has 7 KiB."""
+_OTHERS = 0o077
 
 
 def add_keygen(commands: Subcommands) -> None:
@@ -63,18 +69,21 @@ def _make_key(arguments: argparse.Namespace) -> int:
 
 
 def pair_in(file: Path) -> KeyPair:
-    """The key pair in a PEM file, decrypted with the passphrase of the environment. Raises ConfigurationError."""
+    """The key pair in a PEM file, decrypted with the passphrase of the environment. The file stays as it
+    is: a mistyped name may be that of any file. A key that others can read or change is used with a warning. Raises
+    ConfigurationError."""
+    pem = read_bytes(file, str(file), _LARGEST)
     try:
-        pem = read_file(file, _LARGEST)
-    except FileNotFoundError as error:
-        raise ConfigurationError(f"{file}: no such file; peerseal keygen makes one") from error
-    try:
-        return own_passphrase().opened(pem, file, KeyPair.from_pem)
+        pair = own_passphrase().opened(pem, file, KeyPair.from_pem)
     except KeyRefused as error:
         raise ConfigurationError(
             f"{file} holds no key that a service may have: expected RSA of {RSA_BITS[0]} to {RSA_BITS[-1]} bits or"
             f" EC P-256, in PEM ({error})"
         ) from error
+    found = file.stat()
+    if found.st_mode & _OTHERS or not is_trusted(found.st_uid):
+        log.warning("%s: others have access to this private key %s: make a new one, of mode 0600", file, state(found))
+    return pair
 
 
 def _exists(file: Path) -> ConfigurationError:

@@ -25,7 +25,8 @@ from peerseal.protocol.documents.key_set import KeySetDocument
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.documents.statement import KeyStatement
-from peerseal.protocol.encoding import b64url_decode, strict_json_object
+from peerseal.protocol.encoding import HTTP_TOKEN, b64url_decode, strict_json_object
+from peerseal.protocol.hosts import has_one_host, is_valid_host
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.tokens.assertion import ACCESS_TYP, ASSERTION_TYP
 from peerseal.protocol.tokens.event import EVENT_TYP
@@ -59,6 +60,10 @@ JOIN_TOKEN = "join token"
 
 _TIMES = frozenset(("iat", "nbf", "exp", "auth_time", "active_from", "expires_at", "created_at", "time"))
 _WIDTH = 80
+_LONGEST_START = 24
+"""Columns before a text that are kept free below; the names of our claims need 18."""
+_MOST_SHOWN = 4096
+"""Characters of a value; its whole text is for ``--json``."""
 _UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 _EARLIEST, _LATEST = 0, 253_402_300_799  # 1970-01-01 and 9999-12-31, which `datetime` can show
 
@@ -165,13 +170,17 @@ def lines_of(found: Inspected, now: float) -> Iterator[str]:
     for title, members in (("header", found.header), ("claims", found.claims)):
         if members:
             yield title
-            width = max(map(len, members))
+            width = min(max(map(len, members)), _LONGEST_START - 4)
             for name, value in sorted(members.items()):
-                yield from wrapped(f"  {name:{width}}  ", _shown(name, value, now))
+                yield from wrapped(f"  {name:{width}}  ", _beginning(_shown(name, value, now)))
 
 
 def wrapped(start: str, text: str) -> Iterator[str]:
-    """The text after ``start`` in lines of 80 columns, continued below itself where a line is full."""
+    """The text after ``start`` in lines of 80 columns, continued below itself where a line is full. A long
+    ``start`` has a line of its own: below it, each line of the text would have that many blanks."""
+    if len(start) > _LONGEST_START:
+        yield start.rstrip()
+        start = "    "
     for part in text.split("\n"):
         below = " " * len(start)
         # a name is easier to copy where it is not divided at a hyphen
@@ -181,8 +190,14 @@ def wrapped(start: str, text: str) -> Iterator[str]:
         start = below
 
 
+def _beginning(text: str) -> str:
+    if len(text) <= _MOST_SHOWN:
+        return text
+    return f"{text[:_MOST_SHOWN]}... ({len(text)} characters in all; --json shows them)"
+
+
 def _shown(name: str, value: object, now: float) -> str:
-    if isinstance(value, str):
+    if isinstance(value, str) and name not in _TIMES:
         return value
     if name in _TIMES and isinstance(value, int | float) and _EARLIEST <= value <= _LATEST:
         return f"{value}  {utc(value)}, {in_words(value - now)}"
@@ -207,8 +222,9 @@ def in_words(seconds: float) -> str:
 
 # ---- peerseal sign
 
-_CHANGED_ON_THE_WAY = re.compile(r"[^?]*/\.{1,2}(?:[/?]|\Z)|.*?[^!-~]|.*#", re.DOTALL)
-"""What curl changes before it sends the target: dot segments, blanks and other characters, fragments."""
+_CHANGED_ON_THE_WAY = re.compile(r"[^?]*/\.{1,2}(?:[/?]|\Z)|.*?[^!-~]|.*[#\[\]{}]", re.DOTALL)
+"""What curl changes before it sends the target: dot segments, blanks and other characters, fragments, and the brackets
+and braces of its globbing."""
 
 
 def add_sign(commands: Subcommands) -> None:
@@ -239,12 +255,10 @@ def add_sign(commands: Subcommands) -> None:
 def _print_header(arguments: argparse.Namespace) -> int:
     """Prints the header. Raises as `own_identity` does, and ConfigurationError or UnsignableRequest for a request that
     cannot be signed."""
-    target, body = target_of(arguments.url), given_body(arguments.data)
+    method, target, body = method_of(arguments.method), target_of(arguments.url), given_body(arguments.data)
     headers = {} if arguments.content_type is None else {"content-type": arguments.content_type}
     with own_identity() as identity:
-        token = identity.sign_request(
-            arguments.audience, method=arguments.method.upper(), target=target, body=body, headers=headers
-        )
+        token = identity.sign_request(arguments.audience, method=method, target=target, body=body, headers=headers)
     if arguments.as_json:
         say_json({"Authorization": f"Bearer {token}", "expires_in": REQUEST_LIFETIME})
     else:
@@ -252,23 +266,41 @@ def _print_header(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def method_of(text: str) -> str:
+    """The method in upper case. Raises ConfigurationError."""
+    if not re.fullmatch(HTTP_TOKEN, text):
+        raise ConfigurationError(f"{text!r} is no method: expected one such as GET")
+    return text.upper()
+
+
 def target_of(url: str) -> str:
     """The request-target (origin form, RFC 9112 section 3.2.1) that a client sends for the URL. Raises
-    ConfigurationError for a URL that clients change before they send it."""
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise ConfigurationError(f"{url!r} cannot be read as a URL: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ConfigurationError(f"{url!r} is no URL: expected http(s)://host[:port]/path")
-    target = url.split("://", 1)[1].removeprefix(parts.netloc) or "/"
+    ConfigurationError for a URL that clients change before they send it. The error does not show a password."""
+    if not _has_origin(url):
+        raise ConfigurationError(
+            "this is no URL of a service: expected http(s)://host[:port]/path, without a user name"
+        )
+    target = url.split("://", 1)[1].removeprefix(urlsplit(url).netloc) or "/"
     target = f"/{target}" if target.startswith("?") else target
     if _CHANGED_ON_THE_WAY.match(target):
         raise ConfigurationError(
             f"clients change the target {target!r} before they send it: leave out dot segments and the fragment, and"
-            " write blanks and other characters with percent signs"
+            " write blanks, brackets, braces and other characters with percent signs"
         )
     return target
+
+
+def _has_origin(url: str) -> bool:
+    """Whether the URL begins with http(s), a host and, at most, a port."""
+    try:
+        parts = urlsplit(url)
+        return (
+            parts.scheme in ("http", "https")
+            and has_one_host(parts.netloc)
+            and is_valid_host(parts.hostname, parts.port)
+        )
+    except ValueError:
+        return False
 
 
 def given_body(data: str) -> bytes:
@@ -278,9 +310,12 @@ def given_body(data: str) -> bytes:
 
 
 def given_content(file: str, largest: int) -> bytes:
-    """The bytes of a file, or of standard input for ``-``. Raises ConfigurationError for more than ``largest``."""
+    """The bytes of a file, or of standard input for ``-``. Raises ConfigurationError for more than ``largest``,
+    and for a standard input that is closed."""
     if file != "-":
         return read_bytes(Path(file), file, largest)
+    if sys.stdin is None:
+        raise ConfigurationError("standard input is closed: give a file instead")
     content = sys.stdin.buffer.read(largest + 1)
     if len(content) > largest:
         raise ConfigurationError(f"standard input holds more than {largest} bytes")

@@ -67,6 +67,7 @@ Allow = Mapping[str, frozenset[str]]
 _IN_LEDGER = {kind.TYP: kind for kind in (KeySetDocument, KeyStatement, PolicyDocument, DomainDocument, Changes)}
 _OF_DOMAIN = (Changes.TYP, DomainDocument.TYP, RegistryKeys.TYP, HISTORY_TYP)
 _DOCUMENTS = {*_IN_LEDGER, *_OF_DOMAIN}
+_OF_SERVICE = _DOCUMENTS.difference(_OF_DOMAIN)
 _NO_ALLOW: Final = "any service, no --allow"
 
 
@@ -148,6 +149,8 @@ def _verification(arguments: argparse.Namespace) -> Callable[[TrustStore], Repor
     of_event = [name for name in ("topic", "event_id", "transaction_id") if getattr(arguments, name) is not None]
     if of_request and of_event:
         raise ConfigurationError("a token is good for a request or for an event: leave out --topic, or the request")
+    if arguments.subject is not None and (of_request or of_event):
+        raise _no_subject(f"{'a request' if of_request else 'an event'} token")
     if of_request:
         return _request(arguments)
     token = bare_token(given_text(arguments.token))
@@ -184,6 +187,8 @@ def _event(arguments: argparse.Namespace, token: str) -> Callable[[TrustStore], 
 def _by_typ(token: str, subject: str | None) -> Callable[[TrustStore], Report]:
     found = inspect(token)
     typ = plain_text(found.header.get("typ"))
+    if subject is not None and typ not in _OF_SERVICE:
+        raise _no_subject(f"a {found.kind}")
     if typ == TRANSACTION_TYP:
         return lambda trust: verify_transaction(trust, token)
     if typ in _DOCUMENTS:
@@ -195,6 +200,10 @@ def _by_typ(token: str, subject: str | None) -> Callable[[TrustStore], Report]:
     raise ConfigurationError(
         f"a {found.kind} has no steps here: expected a request, event or transaction token, or a document"
     )
+
+
+def _no_subject(kind: str) -> ConfigurationError:
+    return ConfigurationError(f"--subject is for documents about a service, not for {kind}: leave it out")
 
 
 def allowed(options: Iterable[str] | None) -> Allow | None:
@@ -339,7 +348,7 @@ def verify_transaction(trust: KeySource, token: str, *, clock: Callable[[], floa
 def verify_document(trust: TrustStore, jws: str, typ: str, subject: str | None = None) -> Report:
     """The checks of the trust store for a document of one of the kinds that the registry or its root signs. A document
     about a service must be about ``subject``, where that is given. Raises InvalidName."""
-    of_service = typ not in _OF_DOMAIN
+    of_service = typ in _OF_SERVICE
     untried = {5: "no --subject"} if of_service and subject is None else {}
 
     def verify() -> Facts:

@@ -1,7 +1,10 @@
 """``peerseal call`` at a terminal: a real call to a Flask service over HTTP, by the key of this host."""
 
+import gzip
 import json
 import re
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +15,12 @@ from peerseal.commands.call import Content, content_of, url_of
 from peerseal.errors import ConfigurationError
 from tests.peerseal.called_service import CALLEE, CALLER, CalledService, called_service
 from tests.support.certificates import Authority
+from tests.support.misbehaving import misbehaving
 from tests.support.wire import Answer, raw_server
 
 ROOT = Path(__file__).parents[3]
+LARGEST = 16 * 1024 * 1024
+TOO_LARGE = {"identity": bytes(LARGEST + 1), "gzip": gzip.compress(bytes(LARGEST + 1))}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +89,20 @@ def test_a_redirect_to_another_service_carries_no_token(service: CalledService) 
     assert [seen.authorization for seen in other.seen] == [None]
 
 
+@pytest.mark.parametrize("item", ["User-Agent:", "accept-encoding:"])
+def test_a_header_without_a_value_is_not_sent_by_default_either(service: CalledService, item: str) -> None:
+    with raw_server() as callee:
+        assert main(["call", CALLEE, "GET", callee.url, item]) == 0
+    assert item.lower().removesuffix(":") not in callee.seen[0].headers
+
+
 # ---- the answer
+
+
+@pytest.mark.parametrize(("status", "code"), [(101, 1), (204, 0), (304, 0), (499, 4), (599, 5), (600, 1), (999, 1)])
+def test_the_exit_code_is_that_of_the_status(service: CalledService, status: int, code: int) -> None:
+    with raw_server(Answer(status)) as callee:
+        assert main(["call", CALLEE, "GET", callee.url]) == code
 
 
 def test_json_is_laid_out_for_a_terminal(service: CalledService, terminal: pytest.CaptureFixture[str]) -> None:
@@ -203,6 +222,59 @@ def test_no_answer_controls_the_terminal_or_ends_in_a_traceback(
     assert all(character.isprintable() or character == "\n" for character in shown)
 
 
+@pytest.mark.parametrize("arguments", [[], ["--follow"], ["--json"]])
+@pytest.mark.parametrize("status", [200, 302, 403])
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+def test_an_answer_that_is_too_large_is_refused_before_it_fills_the_memory(
+    service: CalledService, arguments: list[str], status: int, coding: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = TOO_LARGE[coding]
+    with raw_server(Answer(status, {"Content-Encoding": coding, "Location": "/next"}, body)) as callee:
+        assert main(["call", CALLEE, "GET", callee.url, *arguments]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(f"Error: {callee.url} answers with more than {LARGEST} bytes: ")
+
+
+def test_the_largest_answer_is_shown_whole(service: CalledService, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    with raw_server(Answer(200, {}, bytes(LARGEST))) as callee:
+        assert main(["call", CALLEE, "GET", callee.url]) == 0
+    assert len(capfdbinary.readouterr().out) == LARGEST
+
+
+@pytest.mark.parametrize("body", ['{"a": NaN}', '{"a": 1e999}', '{"a": 1, "a": 2}', "[" * 900 + "]" * 900, '"\\ud800"'])
+def test_a_body_that_is_no_strict_json_is_shown_as_text(
+    service: CalledService, body: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with raw_server(Answer(200, {"Content-Type": "application/json"}, body.encode())) as callee:
+        assert main(["call", CALLEE, "GET", callee.url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["body"] == body
+
+
+def test_json_that_would_grow_when_it_is_laid_out_is_shown_as_it_came(
+    service: CalledService, terminal: pytest.CaptureFixture[str]
+) -> None:
+    body = b"[" * 30 + b",".join([b"1"] * 600_000) + b"]" * 30
+    for arguments in ([], ["--json"]):
+        with raw_server(Answer(200, {"Content-Type": "application/json"}, body)) as callee:
+            assert main(["call", CALLEE, "GET", callee.url, *arguments]) == 0
+        assert len(terminal.readouterr().out) < 2 * len(body)
+
+
+def test_the_time_for_a_call_is_that_for_the_whole_answer(
+    service: CalledService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def drips(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n")
+        while True:
+            connection.sendall(b"x")
+            time.sleep(0.02)
+
+    with misbehaving(drips) as callee:
+        assert main(["call", CALLEE, "GET", callee.url, "--timeout", "0.5"]) == 1
+    assert f"Error: {callee.url} gives no answer: " in capsys.readouterr().err
+
+
 def test_a_service_that_does_not_answer_is_named(service: CalledService, capsys: pytest.CaptureFixture[str]) -> None:
     with raw_server() as gone:
         url = gone.url
@@ -262,6 +334,8 @@ def test_without_a_key_folder_no_call_is_made(
         (":", "http://localhost"),
         ("billing:8080/a?b=c", "http://billing:8080/a?b=c"),
         ("https://billing", "https://billing"),
+        ("localhost:8080/a?next=http://x/", "http://localhost:8080/a?next=http://x/"),
+        ("HTTPS://billing/a?next=http://x/", "HTTPS://billing/a?next=http://x/"),
     ],
 )
 def test_short_urls_are_those_of_httpie(text: str, url: str) -> None:
@@ -292,9 +366,20 @@ def test_items_are_those_of_httpie(tmp_path: Path) -> None:
         (["=a"], "is no item"),
         (["a:=b"], "a: not JSON"),
         (["a:=NaN"], "NaN is no number"),
+        (["a:=1e999"], "a: not JSON: 1e999 is too large for a number"),
+        (["a:=[-1e999]"], "a: not JSON: -1e999 is"),
         (["a:=" + "[" * 100_000], "a: not JSON"),
         (["a=1", "a=2"], "a is given twice"),
         (["A:1", "A:2"], "A is given twice"),
+        (["content-type:x", "Content-Type:y"], "Content-Type is given twice"),
+        (["q==\udcff"], "Error: q: not UTF-8 text"),
+        (["a=\udcff"], "Error: a: not UTF-8 text"),
+        (['a:="\udcff"'], "not UTF-8 text"),
+        (["X A:b"], "'X A' is no name of a header"),
+        (["X\n:b"], "is no name of a header"),
+        (["Transfer-Encoding:chunked", "a=b"], "Transfer-Encoding: the command sends it as the body needs it"),
+        (["content-length:3"], "content-length: the command sends it"),
+        (["Content-Length:"], "Content-Length: the command sends it"),
         (["a=@/no/such/file"], "/no/such/file: cannot be read"),
         (["items[0][id]=pen"], "nested names"),
         (["a=1", "--raw", "b"], "both give a body"),
@@ -307,7 +392,14 @@ def test_an_item_that_is_none_is_named(items: list[str], says: str, capsys: pyte
 
 @pytest.mark.parametrize(
     ("method", "url"),
-    [("G ET", "http://callee/"), ("GET", "ftp://callee/"), ("GET", "http://[callee/"), ("GET", "http://"), ("", ":")],
+    [
+        ("GET", "http://callee/\udcff"),
+        ("G ET", "http://callee/"),
+        ("GET", "ftp://callee/"),
+        ("GET", "http://[callee/"),
+        ("GET", "http://"),
+        ("", ":"),
+    ],
 )
 def test_what_is_no_method_or_url_is_wrong_usage(method: str, url: str, service: CalledService) -> None:
     assert main(["call", CALLEE, method, url]) == 2

@@ -1,6 +1,8 @@
 """``peerseal keygen`` writes a key that services can use, and never replaces a file."""
 
 import json
+import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,36 @@ def test_a_file_without_a_key_is_refused_in_words(file: Path, content: bytes) ->
         pair_in(file)
 
 
-def test_a_missing_key_file_is_named(file: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"billing\.pem: no such file"):
-        pair_in(file)
+@pytest.mark.parametrize("content", [b"127.0.0.1 localhost\n", KeyPair.generate("ES256").to_pem()])
+def test_a_file_that_is_named_as_a_key_keeps_its_mode(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    file.chmod(0o644)
+    link = file.with_name("link.pem")
+    link.symlink_to(file)
+    with suppress(ConfigurationError):
+        pair_in(link)
+    assert file.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(("mode", "warnings"), [(0o644, 1), (0o660, 1), (0o400, 0)])
+def test_a_key_that_others_can_read_or_change_is_used_with_a_warning(
+    file: Path, mode: int, warnings: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair = KeyPair.generate("ES256")
+    file.write_bytes(pair.to_pem())
+    file.chmod(mode)
+    assert pair_in(file).public == pair.public
+    assert [f"{file}: others have access to this private key (mode {mode:04o}" in line for line in caplog.messages] == [
+        True
+    ] * warnings
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("absent.pem", "No such file"), (".", "Is a directory"), ("large.pem", "larger than 65536 bytes")],
+)
+def test_a_path_that_is_no_key_file_is_named(file: Path, name: str, says: str) -> None:
+    file.with_name("large.pem").write_bytes(bytes(65537))
+    path = file.parent / name
+    with pytest.raises(ConfigurationError, match=f"{re.escape(str(path))}: .*{says}"):
+        pair_in(path)

@@ -95,6 +95,26 @@ def test_a_document_comes_from_standard_input_or_a_file(
     assert capsys.readouterr().out.startswith("signed JWK Set, NOT VERIFIED\n")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["inspect"],
+        ["sign", "callee", "POST", "http://callee/", "--data", "@-"],
+        ["verify", "-"],
+        ["verify", "--http", "-", "--audience", "callee"],
+        ["call", "callee", "POST", "http://callee/", "--raw", "@-"],
+        ["call", "callee", "POST", "http://callee/", "a:=@-"],
+    ],
+    ids=" ".join,
+)
+def test_a_closed_standard_input_is_named(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)  # as the interpreter sets it for `<&-`
+    assert main(command) == 2
+    assert "standard input is closed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("typ", sorted(KINDS))
 def test_every_kind_of_ours_has_its_name(typ: str) -> None:
     assert inspect(jws({"alg": "RS256", "kid": "k", "typ": typ}, {})).kind == KINDS[typ]
@@ -138,6 +158,32 @@ def test_a_value_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str])
     assert "\x9b" not in shown
 
 
+def test_long_names_and_values_take_no_more_room_than_they_hold() -> None:
+    name, value = "n" * 20_000, "v" * 20_000
+    shown = list(
+        lines_of(inspect(jws({"alg": "none"}, {name: value, "iss": "a"} | {f"c{i}": i for i in range(99)})), 0.0)
+    )
+    assert sum(map(len, shown)) < 2 * (len(name) + len(value))
+    assert f"  {name}" in shown
+    assert max(len(line) for line in shown if name not in line) <= 80
+
+
+def test_of_a_long_value_the_beginning_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    token = jws({"alg": "none"}, {"text": "q" * 5000, "list": ["z" * 5000]})
+    assert main(["inspect", token]) == 0
+    shown = capsys.readouterr().out
+    assert (shown.count("q"), shown.count("z")) == (4096, 4094)  # JSON's bracket and quotation mark are counted too
+    assert "(5000 characters in all; --json shows them)" in " ".join(shown.split())
+    assert main(["inspect", token, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["claims"]["text"] == "q" * 5000
+
+
+@pytest.mark.parametrize("text", ["1795953752", "1795953752  2026-11-29 12:02:32Z, 3 seconds ago", "now"])
+def test_a_text_is_not_mistaken_for_a_time(text: str) -> None:
+    shown = list(lines_of(inspect(jws({"alg": "none"}, {"iat": text})), 1795953755))
+    assert shown[-1] == f'  iat  "{text}"'
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
@@ -160,7 +206,8 @@ def test_a_distance_in_time_is_said_in_one_unit(seconds: float, words: str) -> N
         ("http://callee", "/"),
         ("http://callee?a=1", "/?a=1"),
         ("https://callee:8443/a%20b?x=/../y", "/a%20b?x=/../y"),
-        ("http://user@callee/a//b", "/a//b"),
+        ("http://[::1]:8080/a//b", "/a//b"),
+        ("http://callee:65535/a%5B0%5D", "/a%5B0%5D"),
     ],
 )
 def test_the_target_of_a_url_is_what_curl_sends(url: str, target: str) -> None:
@@ -180,11 +227,25 @@ def test_the_target_of_a_url_is_what_curl_sends(url: str, target: str) -> None:
         "http://callee/.",
         "http://callee/a#b",
         "http://[callee/a",
+        "http://callee:99999/a",
+        "http://callee:port/a",
+        "http://:80/a",
+        "http://user@callee/a",
+        "http://user:password@callee/a",
+        "http://callee/a?b[0]=1",
+        "http://callee/{a,b}",
     ],
 )
 def test_a_url_that_curl_changes_is_refused(url: str) -> None:
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(ConfigurationError) as refused:
         target_of(url)
+    assert "password" not in str(refused.value)
+
+
+@pytest.mark.parametrize("method", ["", "GE T", "GET\n", "GET:", "GÉT"])
+def test_what_is_no_method_is_not_signed(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sign", "callee", method, "http://callee/"]) == 2
+    assert "is no method" in capsys.readouterr().err
 
 
 def test_a_signed_header_is_accepted_once(

@@ -27,7 +27,10 @@ from peerseal.commands.step_report import (
 )
 from peerseal.commands.verification import Message, verify_document, verify_event, verify_request, verify_transaction
 from peerseal.errors import DocumentRefused, Forbidden, TokenError, TrustUnavailable
+from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.frame import sign_document
+from peerseal.protocol.documents.history_statement import HISTORY_TYP
 from peerseal.protocol.documents.key_set import KeySetDocument
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.registry_keys import RegistryKeys
@@ -624,6 +627,18 @@ def test_a_terminal_without_the_marks_gets_words(environ: pytest.MonkeyPatch, si
         ([forge.forge({"typ": ["x"]}, {}, b"")], "JWS of another kind"),
         ([forge.forge({"typ": "peerseal-proof+jwt"}, {}, b"")], "proof of possession"),
         (["not-a-token"], "1 segments"),
+        *(
+            ([forge.forge({"typ": kind}, {}, b""), "--subject", "billing"], f"about a service, not for a {name}")
+            for kind, name in (
+                (RegistryKeys.TYP, "registry keys document"),
+                (DomainDocument.TYP, "domain document"),
+                (Changes.TYP, "list of changes"),
+                (HISTORY_TYP, "history statement"),
+                (TRANSACTION_TYP, "transaction token"),
+            )
+        ),
+        ([token(), *HONEST, "--subject", "billing"], "about a service, not for a request token"),
+        (["a.b.c", "--topic", "T", "--audience", "a", "--subject", "b"], "about a service, not for an event token"),
     ],
 )
 def test_wrong_usage_is_exit_code_2_and_says_what_is_missing(
