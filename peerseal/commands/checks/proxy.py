@@ -64,7 +64,7 @@ def check_proxy(host: Host) -> Iterator[Finding]:
 def _finding_of(host: Host, answer: Answer, code: str | None) -> Finding:
     if code == "caller_not_allowed":
         found = f"{host.external_url} reaches a service that does not allow {host.service} to call it"
-        return warning(f"{found}{_log_line(answer)}", f"for this check, add {host.service!r}: {{}} to its allow=")
+        return warning(f"{found}{_log_line(answer)}", f"for this check, add {host.service!r}: set() to its allow=")
     if code in _REMEDIES:
         meaning, remedy = _REMEDIES[code]
         return error(f"{host.external_url}: {meaning} ({answer.status} {code}){_log_line(answer)}", remedy)

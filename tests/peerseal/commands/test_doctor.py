@@ -1,5 +1,6 @@
 """``peerseal doctor`` says what is wrong on a host, and what to do; it changes nothing."""
 
+import ast
 import json
 import os
 import re
@@ -261,7 +262,24 @@ def test_a_service_that_does_not_allow_itself_is_a_warning(examined: Examined, i
     app = Flask(__name__)
     PeerAuth(app, identity, allow={})
     finding = only(examined(front=Front(app)), "proxy")
-    assert (finding.level, finding.remedy) == (WARNING, "for this check, add 'billing': {} to its allow=")
+    [entry] = re.findall("^for this check, add (.*) to its allow=$", finding.remedy)
+    assert finding.level == WARNING
+    assert examined(front=Front(allowing(entry, identity)))["proxy"][0].level == OK
+
+
+def test_the_page_allows_a_service_to_call_itself_as_a_service_can(examined: Examined, identity: Identity) -> None:
+    page = (Path(__file__).parents[3] / "docs/how-to/terminal.md").read_text(encoding="utf-8")
+    [entry] = re.findall(r"`allow=\{(\"billing.*)\}`", page)
+    assert only(examined(front=Front(allowing(entry, identity))), "proxy").level == OK
+
+
+def allowing(entry: str, identity: Identity) -> Flask:
+    """A service whose ``allow=`` has that entry, written as Python."""
+    name, scopes = entry.split(": ")
+    written = {"set()": set(), "{}": {}}
+    app = Flask(__name__)
+    PeerAuth(app, identity, allow={ast.literal_eval(name): written[scopes]})
+    return app
 
 
 def test_a_proxy_that_drops_the_token_is_an_error(examined: Examined, app: Flask) -> None:
