@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 from peerseal.commands.checks.finding import Finding, error, ok, warning
 from peerseal.commands.checks.host import Host
 from peerseal.commands.tokens import target_of
-from peerseal.errors import FetchError, MalformedToken
+from peerseal.errors import BadTransactionToken, FetchError, InsufficientScope, MalformedToken
 from peerseal.identity.key_folder import StoredKey
 from peerseal.identity.signing import request_token
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.names import qualify
+from peerseal.refusals import REFUSALS
 from peerseal.session.problem import MAX_PROBLEM
 from peerseal.transport.fetch import Answer, no_larger_than
 from peerseal.wsgi_environ import MAX_BODY
@@ -36,6 +37,11 @@ _REMEDIES: Final = {
     "trust_unavailable": ("the service cannot decide now", "run the doctor there: it does not reach the registry"),
 }
 """What an answer with that code means here, and what to do."""
+_REFUSALS: Final = {kind.code for base in REFUSALS for kind in (base, *base.__subclasses__())}
+_AFTER_BINDING: Final = (BadTransactionToken.code, InsufficientScope.code)
+"""The codes of later steps than the one that compares the target."""
+_ARRIVED: Final = (404, 405)
+"""What else than 2xx and 3xx a router answers after the check: a call without a token got 401 there."""
 
 
 def check_proxy(host: Host) -> Iterator[Finding]:
@@ -68,6 +74,14 @@ def _finding_of(host: Host, answer: Answer, code: str | None) -> Finding:
     if code in _REMEDIES:
         meaning, remedy = _REMEDIES[code]
         return error(f"{host.external_url}: {meaning} ({answer.status} {code}){_log_line(answer)}", remedy)
+    if code in _REFUSALS and code not in _AFTER_BINDING:
+        found = f"{host.external_url}: the call is refused ({answer.status} {code}){_log_line(answer)}"
+        return error(found, "docs/reference/errors.md has the causes of this code")
+    if code not in _AFTER_BINDING and answer.status >= 400 and answer.status not in _ARRIVED:
+        return warning(
+            f"{host.external_url} answers {answer.status}, which does not tell whether the call arrives as signed",
+            "name a path that answers GET with 200; a server in front may limit headers, and a token has about 1 KiB",
+        )
     return ok(f"{host.external_url}: the call arrives as it was signed ({answer.status}{f' {code}' if code else ''})")
 
 

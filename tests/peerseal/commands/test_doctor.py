@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, request
 
 from demo.processes import free_port
 from peerseal import Identity
@@ -279,6 +279,42 @@ def allowing(entry: str, identity: Identity) -> Flask:
     written = {"set()": set(), "{}": {}}
     app = Flask(__name__)
     PeerAuth(app, identity, allow={ast.literal_eval(name): written[scopes]})
+    return app
+
+
+@pytest.mark.parametrize(
+    "code", ["bad_signature", "wrong_issuer", "wrong_type", "lifetime_too_long", "revoked_key", "content_too_large"]
+)
+def test_a_refusal_before_the_binding_is_compared_is_an_error(
+    examined: Examined, identity: Identity, code: str
+) -> None:
+    finding = only(examined(front=Front(answering(401, {"code": code}))), "proxy")
+    assert (finding.level, code in finding.found) == (ERROR, True)
+
+
+@pytest.mark.parametrize("code", ["bad_transaction_token", "insufficient_scope"])
+def test_a_refusal_after_the_binding_was_compared_is_ok(examined: Examined, identity: Identity, code: str) -> None:
+    assert only(examined(front=Front(answering(403, {"code": code}))), "proxy").level == OK
+
+
+@pytest.mark.parametrize("problem", [{}, {"code": "a_code_of_the_application"}])
+@pytest.mark.parametrize("status", [400, 413, 431, 500, 502])
+def test_an_answer_that_may_be_of_a_server_in_front_is_no_success(
+    examined: Examined, identity: Identity, status: int, problem: dict[str, str]
+) -> None:
+    finding = only(examined(front=Front(answering(status, problem))), "proxy")
+    assert finding.level == WARNING
+    assert f"answers {status}" in finding.found
+
+
+def answering(status: int, problem: dict[str, str]) -> Flask:
+    """A service that answers each call with a token so."""
+    app = Flask(__name__)
+
+    @app.before_request
+    def answer() -> tuple[dict[str, str], int]:
+        return (problem, status) if "Authorization" in request.headers else ({"code": "missing_token"}, 401)
+
     return app
 
 
