@@ -22,7 +22,10 @@ def check_join_token(host: Host) -> Iterator[Finding]:
     """There is a token for the first key, where there is no key yet. The registry says only at an enrolment for which
     service the token is, and whether it is used up."""
     make = f"`peerseal-registry join-token create {host.service or 'SERVICE'}` makes one"
-    if host.signing_key is not None:
+    if host.keys_unreadable:
+        why, remedy = host.no_key
+        yield warning(f"whether one is needed is not known: {why}", remedy)
+    elif host.signing_key is not None:
         yield ok("not needed: this host has a key")
     elif host.settings.path("PEERSEAL_OIDC_TOKEN_FILE") is not None:
         yield ok("not needed: PEERSEAL_OIDC_TOKEN_FILE names a platform's token")
@@ -125,7 +128,8 @@ def _unreadable(host: Host, failed: FetchError | DocumentRefused | TrustUnavaila
             "normal before its first start; otherwise look for a typing mistake in PEERSEAL_SERVICE",
         )
     if isinstance(failed, FetchError) and failed.http_status in (401, 403):
-        return warning("the policy is for named callers only, and this host has no key to read it with", "start once")
+        why, remedy = host.no_key
+        return warning(f"the policy is for named callers only, and {why}", remedy)
     return warning(f"the policy cannot be read: {failed}", "see the checks of the registry and the clock")
 
 

@@ -50,7 +50,8 @@ def check_proxy(host: Host) -> Iterator[Finding]:
         return
     key, url = host.signing_key, host.external_url
     if key is None or host.service is None:
-        yield warning(f"{url} is not called: this host has no key to sign with", "start the service once")
+        why, remedy = host.no_key
+        yield warning(f"{url} is not called: {why}", remedy)
         return
     target = target_of(url)
     try:

@@ -27,6 +27,7 @@ from tests.support.front import Front
 
 URL = "http://127.0.0.1:1"
 EXTERNAL = "http://shop.test"
+PASSPHRASE = "a long enough passphrase"
 Examined = Callable[..., dict[str, list[Finding]]]
 
 
@@ -163,6 +164,48 @@ def test_a_mistake_in_the_variables_is_named_with_its_remedy(
 ) -> None:
     wrong = [finding for finding in examined(changes)[check] if finding.level != OK]
     assert any(found in finding.found and remedy in finding.remedy for finding in wrong), wrong
+
+
+@pytest.fixture
+def encrypted(registry: MemoryRegistry, variables: dict[str, str]) -> Identity:
+    """The service after its first start with a passphrase."""
+    return registry.identity(
+        "billing", key_dir=variables["PEERSEAL_KEY_DIR"], key_passphrase=PASSPHRASE, retire_at_exit=False
+    )
+
+
+@pytest.mark.usefixtures("encrypted")
+@pytest.mark.parametrize(
+    ("passphrase", "cause"),
+    [
+        (None, "is encrypted, and PEERSEAL_KEY_PASSPHRASE is not set"),
+        ("another long passphrase", "PEERSEAL_KEY_PASSPHRASE does not open"),
+        ("short", "PEERSEAL_KEY_PASSPHRASE: expected 16 to 1000 bytes"),
+    ],
+)
+def test_keys_that_cannot_be_read_are_no_reason_for_a_join_token(
+    examined: Examined, passphrase: str | None, cause: str
+) -> None:
+    found = examined({"PEERSEAL_KEY_PASSPHRASE": passphrase}, front=Front(Flask(__name__)))
+    assert cause in only(found, "key").found
+    join_token, proxy = only(found, "join token"), only(found, "proxy")
+    assert (join_token.level, join_token.remedy) == (WARNING, "see the check of the key")
+    assert (proxy.found, proxy.remedy) == (
+        f"{EXTERNAL}/api/orders is not called: the keys of this host cannot be read",
+        "see the check of the key",
+    )
+
+
+@pytest.mark.usefixtures("encrypted")
+def test_keys_that_can_be_read_with_their_passphrase_are_ok(examined: Examined) -> None:
+    assert levels(examined({"PEERSEAL_KEY_PASSPHRASE": PASSPHRASE})) == {OK}
+
+
+def test_a_key_folder_of_which_the_system_refuses_all_is_named_without_a_number(examined: Examined) -> None:
+    found = examined({"PEERSEAL_KEY_DIR": "/" + 300 * "k"})
+    said = only(found, "key").found
+    assert said.endswith(f"k/billing: cannot be read by uid {os.geteuid()}: File name too long")
+    assert only(found, "join token").remedy == "see the check of the key"
 
 
 @pytest.mark.parametrize(("seconds", "way"), [(121, "ahead of"), (-121, "behind")])
