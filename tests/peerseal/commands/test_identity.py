@@ -82,6 +82,47 @@ def test_a_host_whose_registry_is_away_does_not_join(host: Host) -> None:
     assert host.run("join") == (3, "")
 
 
+def test_a_key_of_which_the_registry_says_nothing_is_not_called_active(joined: Host) -> None:
+    [key] = joined.stored().keys
+    joined.registry.down = True
+    assert joined.run("join") == (3, "")
+    assert key.kid in joined.errors
+    assert "is not known" in joined.errors
+    joined.registry.down = False
+    assert joined.run("join")[0] == 0
+
+
+def test_a_key_is_not_called_active_by_another_server(joined: Host) -> None:
+    [key] = joined.stored().keys
+    for path in ("/.well-known/peerseal-registry", f"{KEYS}/{key.thumbprint}.jwt"):
+        joined.registry.answers[path] = Answer(200, b"<html>It works!</html>")
+    assert joined.run("join") == (1, "")
+    assert "Error: " in joined.errors
+    assert joined.stored().keys == (key,)
+
+
+def test_a_revoked_key_is_not_called_active(joined: Host) -> None:
+    joined.registry.revoke(joined.stored().keys[0].kid)
+    assert joined.run("join") == (1, "")
+    assert "join_refused" in joined.errors
+
+
+def test_join_waits_for_the_word_on_a_key_that_it_has_if_asked(joined: Host) -> None:
+    [key] = joined.stored().keys
+    statement = f"{KEYS}/{key.thumbprint}.jwt"
+    joined.registry.answers[statement] = Answer(503, b"", {})
+
+    def recover() -> None:
+        until(lambda: joined.registry.calls[f"GET {statement}"] > 2, what="further questions")
+        joined.registry.answers.clear()
+
+    operator = threading.Thread(target=recover)
+    operator.start()
+    code, output = joined.run("join", "--json", "--wait", "10m")
+    operator.join()
+    assert (code, json.loads(output)["state"], json.loads(output)["new"]) == (0, "active", False)
+
+
 def test_a_key_that_waits_for_an_operator_has_an_exit_code_of_its_own(host: Host) -> None:
     host.registry.answers[KEYS] = WAITS
     code, output = host.run("join", "--json")
