@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
 from peerseal.commands.checks.finding import Finding, error, ok, warning
 from peerseal.commands.checks.host import Asked, Host
-from peerseal.errors import DocumentRefused, FetchError, TrustUnavailable
+from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, TrustUnavailable
+from peerseal.identity.enrolment import PlatformToken
 from peerseal.identity.environment import absent_join_token
 from peerseal.identity.key_folder import StoredKey
 from peerseal.identity.signing import request_token
@@ -27,8 +29,8 @@ def check_join_token(host: Host) -> Iterator[Finding]:
         yield warning(f"whether one is needed is not known: {why}", remedy)
     elif host.signing_key is not None:
         yield ok("not needed: this host has a key")
-    elif host.settings.path("PEERSEAL_OIDC_TOKEN_FILE") is not None:
-        yield ok("not needed: PEERSEAL_OIDC_TOKEN_FILE names a platform's token")
+    elif (file := host.settings.path("PEERSEAL_OIDC_TOKEN_FILE")) is not None:
+        yield _finding_of_platform(file)
     elif absent := absent_join_token(host.environ):
         yield error(f"{absent}, and this host has no key", f"put a join token there; {make}")
     elif host.join_token is None:
@@ -38,6 +40,15 @@ def check_join_token(host: Host) -> Iterator[Finding]:
             f"join token {host.join_token.id} is set; `peerseal-registry join-token list` says for which service,"
             " how often and until when"
         )
+
+
+def _finding_of_platform(file: Path) -> Finding:
+    """Whether the file has a platform's token. The registry says only at an enrolment whether it admits a service."""
+    try:
+        PlatformToken.in_file(file, "PEERSEAL_OIDC_TOKEN_FILE").text()
+    except ConfigurationError as refused:
+        return error(str(refused), "correct its name, or let the platform write it: the first start sends that token")
+    return ok("not needed: PEERSEAL_OIDC_TOKEN_FILE names a platform's token")
 
 
 def check_keys(host: Host) -> Iterator[Finding]:

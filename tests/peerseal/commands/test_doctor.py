@@ -142,6 +142,19 @@ def test_a_folder_of_keys_that_others_may_read_is_left_as_it_is(
         ({"PEERSEAL_REGISTRY_URL": "registry:8080"}, "settings", "has no scheme", "correct that variable"),
         ({"PEERSEAL_REGISTRY_URL": f"{URL}/v1/"}, "URL", "ends in /v1", f"set it to {URL}"),
         ({"PEERSEAL_JOIN_TOKEN": "psj1.x"}, "settings", "PEERSEAL_JOIN_TOKEN: ", "correct that variable"),
+        (
+            {"PEERSEAL_SERVICE": "registry"},
+            "settings",
+            "PEERSEAL_SERVICE: registry is reserved",
+            "correct that variable",
+        ),
+        ({"PEERSEAL_KEY_PASSPHRASE": "short"}, "settings", "PEERSEAL_KEY_PASSPHRASE: expected 16", "correct that"),
+        (
+            {"PEERSEAL_OIDC_TOKEN_FILE": "/missing/token", "PEERSEAL_JOIN_TOKEN": None},
+            "join token",
+            "PEERSEAL_OIDC_TOKEN_FILE=/missing/token: ",
+            "the first start sends that token",
+        ),
         ({"PEERSEAL_JOIN_TOKEN": None}, "join token", "PEERSEAL_JOIN_TOKEN is not set", "join-token create billing"),
         ({"PEERSEAL_REGISTRY_PIN": "A" * 43}, "pin", "PEERSEAL_REGISTRY_PIN says AAAA", "another registry answers"),
         ({"PEERSEAL_KEY_DIR": None}, "key folder", "PEERSEAL_KEY_DIR is not set", "outlives a restart"),
@@ -228,6 +241,32 @@ def test_another_server_is_told_from_a_registry(examined: Examined, registry: Me
 def test_without_a_pin_the_root_key_is_shown(examined: Examined, registry: MemoryRegistry) -> None:
     finding = only(examined({"PEERSEAL_REGISTRY_PIN": None, "PEERSEAL_JOIN_TOKEN": None}), "pin")
     assert (finding.level, finding.found) == (WARNING, f"no pin is set; the root key on this machine is {registry.pin}")
+
+
+def test_a_missing_pin_is_told_where_the_registry_is_elsewhere_and_does_not_answer(
+    variables: dict[str, str], registry: MemoryRegistry
+) -> None:
+    environ = {name: variables[name] for name in ("PEERSEAL_SERVICE", "PEERSEAL_KEY_DIR")}
+    registry.down = True
+    host = Host(environ | {"PEERSEAL_REGISTRY_URL": "http://registry.test"}, connect=lambda _: registry)
+    [finding] = [finding for name, finding in examine(host) if name == "pin"]
+    assert finding.level == ERROR
+    assert finding.found == "no pin is set, and http://registry.test is not on this machine"
+    assert "PEERSEAL_REGISTRY_PIN" in finding.remedy
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+@pytest.mark.parametrize("started", [True, False])
+def test_a_key_folder_in_a_folder_of_another_user_is_an_error(
+    examined: Examined, tmp_path: Path, request: pytest.FixtureRequest, started: bool
+) -> None:
+    if started:
+        request.getfixturevalue("identity")
+    os.chown(tmp_path, 12345, -1)
+    finding = only(examined(), "key folder")
+    assert finding.level == ERROR
+    assert f"{tmp_path} belongs to neither root nor uid 0" in finding.found
+    assert "choose another folder" in finding.remedy
 
 
 def test_a_join_token_of_another_registry_is_told_by_its_pin(examined: Examined) -> None:

@@ -68,6 +68,19 @@ def test_without_a_key_folder_no_host_joins(host: Host) -> None:
     assert "PEERSEAL_KEY_DIR is not set" in host.errors
 
 
+def test_no_host_joins_as_the_registry(host: Host) -> None:
+    host.set(SERVICE="registry")
+    assert host.run("join") == (2, "")
+    assert host.errors.startswith("Error: PEERSEAL_SERVICE: registry is reserved")
+    assert not host.key_dir.exists()
+
+
+def test_a_registry_elsewhere_without_a_pin_names_the_variable(host: Host) -> None:
+    host.set(REGISTRY_URL="http://registry.test")
+    assert host.run("join") == (2, "")
+    assert host.errors.startswith("Error: PEERSEAL_REGISTRY_PIN is not set")
+
+
 def test_a_used_join_token_is_refused_without_its_secret(host: Host, tmp_path: Path) -> None:
     token = host.join()
     host.set(KEY_DIR=str(tmp_path / "another"))
