@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from werkzeug.serving import make_server
 
+from demo.processes import free_port
 from peerseal import Identity
 from peerseal.commands.identity import PENDING, Joined, Rotated
 from peerseal.errors import TrustUnavailable
@@ -254,6 +256,14 @@ def test_rotation_needs_the_registry(joined: Host) -> None:
     assert joined.stored().signing(time.time()) == old
     joined.registry.down = False
     assert json.loads(joined.run("rotate", "--json")[1])["old"]["kid"] == old.kid
+
+
+def test_rotation_with_a_wrong_url_names_the_cause(joined: Host) -> None:
+    for copies in (joined.key_dir / "billing").glob("documents-*"):
+        shutil.rmtree(copies)
+    joined.set(REGISTRY_URL=f"http://127.0.0.1:{free_port()}")
+    assert joined.run("rotate") == (3, "")
+    assert "connection refused" in joined.errors.splitlines()[-1]
 
 
 # ---- retire
