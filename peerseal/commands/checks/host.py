@@ -156,6 +156,12 @@ class Host:
         return None if stored is None else stored.signing(self.now())
 
     @property
+    def candidate(self) -> StoredKey | None:
+        """The key that was made on this host, and is not registered; None where its keys cannot be read."""
+        held = () if self._readable is None else self._readable.keys
+        return next((key for key in held if key.registered_at is None), None)
+
+    @property
     def no_key(self) -> tuple[str, str]:
         """Why there is no key to sign with, and what to do."""
         if self.keys_unreadable:

@@ -15,6 +15,7 @@ from peerseal.protocol.documents.key_set import ACTIVE, KeySetDocument
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.names import REGISTRY
+from peerseal.transport.fetch import is_loopback
 
 _SOON = 24 * 3600.0
 _READING = (FetchError, DocumentRefused, TrustUnavailable)
@@ -34,12 +35,23 @@ def check_join_token(host: Host) -> Iterator[Finding]:
     elif absent := absent_join_token(host.environ):
         yield error(f"{absent}, and this host has no key", f"put a join token there; {make}")
     elif host.join_token is None:
-        yield error("this host has no key, and PEERSEAL_JOIN_TOKEN is not set", make)
+        yield _without_join_token(host, make)
     else:
         yield ok(
             f"join token {host.join_token.id} is set; `peerseal-registry join-token list` says for which service,"
             " how often and until when"
         )
+
+
+def _without_join_token(host: Host, make: str) -> Finding:
+    """An error where no registry admits the first key: that of ``serve --dev`` does, and an operator admits a key that
+    waits."""
+    missing = "this host has no key, and PEERSEAL_JOIN_TOKEN is not set"
+    if host.candidate is not None:
+        return warning("PEERSEAL_JOIN_TOKEN is not set: an operator must approve the key of this host", make)
+    if host.urls and all(map(is_loopback, host.urls)):
+        return warning(f"{missing}: only a registry of `serve --dev` admits the service", make)
+    return error(missing, make)
 
 
 def _finding_of_platform(file: Path) -> Finding:
@@ -58,6 +70,11 @@ def check_keys(host: Host) -> Iterator[Finding]:
     key = host.stored.signing(host.now())
     if key is None:
         yield _without_key(host)
+        if (candidate := host.candidate) is not None:
+            approve = f"an operator approves it: peerseal-registry approve {candidate.kid}"
+            yield warning(
+                f"{candidate.kid} waits for an operator, or was refused", f"`peerseal join` says which; {approve}"
+            )
         return
     left = key.expires_at - host.now()
     ends = f"{key.thumbprint} signs until {datetime.fromtimestamp(key.expires_at, UTC):%Y-%m-%d %H:%M}Z"

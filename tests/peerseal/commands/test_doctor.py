@@ -18,7 +18,7 @@ from peerseal.__main__ import main
 from peerseal.commands.checks.finding import ERROR, OK, WARNING, Finding
 from peerseal.commands.checks.host import Host
 from peerseal.commands.doctor import CHECKS, examine, exit_code, lines_of
-from peerseal.errors import EnrolmentRefused
+from peerseal.errors import EnrolmentPending, EnrolmentRefused
 from peerseal.flask import PeerAuth
 from peerseal.testing import Answer, Clock, MemoryRegistry
 from peerseal.transport.fetch import Fetcher
@@ -292,7 +292,29 @@ def test_a_key_that_was_refused_is_no_registered_key(
 ) -> None:
     with pytest.raises(EnrolmentRefused):
         registry.identity("billing", key_dir=variables["PEERSEAL_KEY_DIR"], join_token=registry.join_token("other"))
-    assert only(examined(), "key").found.startswith("this host has no registered key, ")
+    assert examined()["key"][0].found.startswith("this host has no registered key, ")
+
+
+def test_a_key_that_waits_for_an_operator_is_told(
+    examined: Examined, registry: MemoryRegistry, variables: dict[str, str]
+) -> None:
+    registry.answers["/v1/services/billing/keys"] = Answer(202, b"{}", {})
+    with pytest.raises(EnrolmentPending) as pending:
+        registry.identity("billing", key_dir=variables["PEERSEAL_KEY_DIR"], join_token=None)
+    kid = str(pending.value).partition(" ")[0]
+    found = examined({"PEERSEAL_JOIN_TOKEN": None})
+    waits = found["key"][1]
+    assert waits.found == f"{kid} waits for an operator, or was refused"
+    assert waits.remedy == f"`peerseal join` says which; an operator approves it: peerseal-registry approve {kid}"
+    assert levels(found) == {OK, WARNING}
+
+
+@pytest.mark.parametrize(("url", "level"), [(URL, WARNING), ("http://registry.test", ERROR)])
+def test_without_a_join_token_only_a_registry_on_this_machine_may_admit_a_service(
+    examined: Examined, url: str, level: str
+) -> None:
+    finding = only(examined({"PEERSEAL_REGISTRY_URL": url, "PEERSEAL_JOIN_TOKEN": None}), "join token")
+    assert (finding.level, "serve --dev" in finding.found) == (level, level == WARNING)
 
 
 def test_a_host_whose_keys_have_ended_is_told(examined: Examined, identity: Identity, clock: Clock) -> None:
