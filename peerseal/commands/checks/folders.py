@@ -51,7 +51,7 @@ def _finding_of(setting: str, folder: Path, *, private: bool) -> Finding:
             advice = f"{remedy(me)}, or choose another folder"
             return error(f"{found}, and its owner may replace what lies in it", advice)
         if not folder.exists():
-            return _finding_of_missing(shown, folder)
+            return _finding_of_missing(setting, folder)
         return _finding_of_present(setting, folder, private=private)
     except OSError as failed:
         return error(f"{shown} cannot be looked at by uid {me}: {failed.strerror}", remedy(me))
@@ -78,9 +78,11 @@ def _owned_by_another(folder: Path, *, private: bool) -> Path | None:
     return next((parent for parent in on_the_way if not is_trusted(parent.stat().st_uid)), None)
 
 
-def _finding_of_missing(shown: str, folder: Path) -> Finding:
-    above = next(parent for parent in folder.absolute().parents if parent.exists())
-    if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
+def _finding_of_missing(setting: str, folder: Path) -> Finding:
+    shown, above = f"{setting}: {folder}", next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir():
+        return error(f"{shown} cannot be made: {above} is a file {state(above.stat())}", f"name a folder in {setting}")
+    if os.access(above, os.W_OK | os.X_OK):
         return ok(f"{shown} is made at the first start")
     return error(f"{shown} cannot be made: {above} is not writable {state(above.stat())}", remedy(os.geteuid()))
 

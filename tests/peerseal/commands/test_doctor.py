@@ -158,7 +158,7 @@ def test_a_folder_of_keys_that_others_may_read_is_left_as_it_is(
         ({"PEERSEAL_JOIN_TOKEN": None}, "join token", "PEERSEAL_JOIN_TOKEN is not set", "join-token create billing"),
         ({"PEERSEAL_REGISTRY_PIN": "A" * 43}, "pin", "PEERSEAL_REGISTRY_PIN says AAAA", "another registry answers"),
         ({"PEERSEAL_KEY_DIR": None}, "key folder", "PEERSEAL_KEY_DIR is not set", "outlives a restart"),
-        ({"PEERSEAL_KEY_DIR": __file__}, "key folder", "", "or run the process as its owner"),
+        ({"PEERSEAL_KEY_DIR": __file__}, "key folder", "test_doctor.py is a file", "name a folder in PEERSEAL_KEY_DIR"),
         ({"PEERSEAL_CACHE_DIR": __file__}, "cache folder", "is a file", "name a folder in PEERSEAL_CACHE_DIR"),
         ({"PEERSEAL_REPLAY_DIR": __file__}, "replay guard", "is a file", "name a folder in PEERSEAL_REPLAY_DIR"),
         ({"PEERSEAL_KEY_DIR": None}, "replay guard", "the memory of each process", "set PEERSEAL_CACHE_DIR"),
