@@ -88,7 +88,7 @@ def add_join(commands: Subcommands) -> None:
         type=seconds,
         default=0.0,
         metavar="SECONDS",
-        help="try again for so long where the registry does not answer, or an operator must approve [0]",
+        help="try again for so long where the registry does not answer, or an operator must approve; without it, once",
     )
 
 

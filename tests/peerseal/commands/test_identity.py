@@ -147,7 +147,9 @@ def test_a_key_that_waits_for_an_operator_has_an_exit_code_of_its_own(host: Host
     assert "peerseal-registry approve" in host.run("join")[1]
 
 
-def test_the_approval_of_an_operator_completes_it(host: Host, sqlite_url: str, tmp_path: Path) -> None:
+@pytest.fixture
+def applied(host: Host, sqlite_url: str, tmp_path: Path) -> Iterator[tuple[Driver, str, str]]:
+    """A real registry with applicants, the kid of this host's key, which waits there, and the key's path."""
     driver = Driver(sqlite_url, tmp_path / "home", applicants=True)
     server = make_server("127.0.0.1", 0, driver.app, threaded=True)
     threading.Thread(target=server.serve_forever).start()
@@ -156,14 +158,25 @@ def test_the_approval_of_an_operator_completes_it(host: Host, sqlite_url: str, t
         code, output = host.run("join", "--json")
         kid = json.loads(output)["kid"]
         assert code == PENDING
-        path = f"/v1/services/billing/keys/{kid.rpartition('/')[2]}/approve"
-        assert driver.client.post(path, headers=driver.operator).status_code == 201
-        code, output = host.run("join", "--json")
-        assert (code, json.loads(output)["kid"], json.loads(output)["state"]) == (0, kid, "active")
+        yield driver, kid, f"/v1/services/billing/keys/{kid.rpartition('/')[2]}"
     finally:
         server.shutdown()
         server.server_close()
         driver.close()
+
+
+def test_the_approval_of_an_operator_completes_it(host: Host, applied: tuple[Driver, str, str]) -> None:
+    driver, kid, path = applied
+    assert driver.client.post(f"{path}/approve", headers=driver.operator).status_code == 201
+    code, output = host.run("join", "--json")
+    assert (code, json.loads(output)["kid"], json.loads(output)["state"]) == (0, kid, "active")
+
+
+def test_a_rejected_applicant_applies_again_with_the_same_key(host: Host, applied: tuple[Driver, str, str]) -> None:
+    driver, kid, path = applied
+    assert driver.client.delete(f"{path}?reason=rejected", headers=driver.operator).status_code == 204
+    code, output = host.run("join", "--json")
+    assert (code, json.loads(output)["kid"]) == (PENDING, kid)
 
 
 @pytest.mark.thorough  # it waits for ten seconds for the operator
