@@ -13,14 +13,21 @@ from peerseal.commands.arguments import Subcommands, add_command, seconds
 from peerseal.commands.keygen import pair_in
 from peerseal.commands.own_identity import own_folder, own_identity, signing_key, unstarted_identity
 from peerseal.commands.tokens import in_words, utc
-from peerseal.errors import ConfigurationError, EnrolmentPending
+from peerseal.commands.whoami import UNKNOWN
+from peerseal.errors import ConfigurationError, EnrolmentPending, EnrolmentRefused, TrustUnavailable
+from peerseal.identity.enrolment import UNREACHABLE, Enrolment
+from peerseal.identity.identity import Identity
 from peerseal.identity.key_folder import KeyFolder, StoredKey
 from peerseal.protocol.documents.key_set import ACTIVE
+from peerseal.protocol.documents.statement import KeyStatement
+from peerseal.runtime.backoff import backoff
 from peerseal.runtime.terminal import say, say_json
 
 PENDING = 5
 """The exit code where a key waits for an operator of the registry."""
 _NOT_CONFIRMED = 1
+_LONGEST_PAUSE = 10.0
+"""Seconds between two questions for the state of a key."""
 
 
 # ---- peerseal join
@@ -81,7 +88,7 @@ def add_join(commands: Subcommands) -> None:
         type=seconds,
         default=0.0,
         metavar="SECONDS",
-        help="try again for so long where the registry does not answer, or an operator must approve [0]",
+        help="try again for so long where the registry does not answer, or an operator must approve; without it, once",
     )
 
 
@@ -91,19 +98,47 @@ def _join(arguments: argparse.Namespace) -> int:
     before = folder.load().signing(time.time())
     first_key = None if arguments.key is None else pair_in(arguments.key)
     try:
-        with own_identity(patience=arguments.wait, first_key=first_key):
+        with own_identity(patience=arguments.wait, first_key=first_key) as identity:
             key = signing_key(folder)
+            new = before is None or before.kid != key.kid
+            if not new:
+                _confirm(identity, key, arguments.wait)
     except EnrolmentPending:
         waiting = [held for held in folder.load().keys if held.registered_at is None]
         if not waiting:  # another process has just retired it
             raise
         [key] = waiting
-    joined = Joined(key, before is None or before.kid != key.kid)
+        new = before is None or before.kid != key.kid
+    joined = Joined(key, new)
     if arguments.as_json:
         say_json(joined.to_json())
     else:
         say(*joined.lines(time.time()))
     return PENDING if joined.pending else 0
+
+
+def _confirm(identity: Identity, key: StoredKey, patience: float) -> None:
+    """Returns where the registry says that a key of before is active. Raises as `_statement`, or EnrolmentRefused."""
+    statement = _statement(Enrolment(identity.service, identity.trust, time.time), key, patience)
+    state = UNKNOWN if statement is None else statement.state
+    if state != ACTIVE:
+        raise EnrolmentRefused(f"key_{state}", f"the registry says that {key.kid} is {state}; expected {ACTIVE}")
+
+
+def _statement(enrolment: Enrolment, key: StoredKey, patience: float) -> KeyStatement | None:
+    """As `Enrolment.statement`; asks again for ``patience`` seconds where the registry does not answer. Raises
+    DocumentRefused or TrustUnavailable."""
+    deadline, failures = time.monotonic() + patience, 0
+    while True:
+        try:
+            return enrolment.statement(key)
+        except UNREACHABLE as error:
+            failures += 1
+            pause = backoff(failures, first=0.2, longest=_LONGEST_PAUSE)
+            if time.monotonic() + pause > deadline:
+                problem = f"{key.kid} is on this host, and whether it is active is not known"
+                raise TrustUnavailable(f"{problem}: {error}") from error
+            time.sleep(pause)
 
 
 # ---- peerseal rotate

@@ -1,5 +1,6 @@
-"""``peerseal whoami``: the service of this host, its keys, its registry and its folders. It registers and changes
-nothing, and says what is not known where the registry does not answer."""
+"""``peerseal whoami``: the service of this host, its keys, its registry and its folders. It registers
+nothing, and says what is not known where the registry does not answer. It reads the keys as a start does, which takes
+access to their folder away from other users."""
 
 import argparse
 import os
@@ -13,7 +14,7 @@ from typing import Any, Self
 
 from peerseal.commands.arguments import Subcommands, add_command
 from peerseal.commands.tokens import in_words, utc
-from peerseal.errors import PeersealError
+from peerseal.errors import ConfigurationError, PeersealError
 from peerseal.identity.enrolment import Enrolment, admission_token
 from peerseal.identity.environment import one_pin, options_in
 from peerseal.identity.key_folder import KeyFolder, StoredKey, StoredKeys
@@ -81,11 +82,14 @@ class HostFolder:
 
     @classmethod
     def at(cls, setting: str, path: Path) -> Self:
-        """The folder at that path, as it is. Raises OSError where it cannot be looked up."""
+        """The folder at that path, as it is. Raises ConfigurationError where it cannot be looked up."""
         try:
             found = path.stat()
         except FileNotFoundError:
             return cls(setting, path, None, None)
+        except OSError as error:
+            problem = f"{path} cannot be looked up by uid {os.geteuid()}: {error.strerror}"
+            raise ConfigurationError(f"{setting}: {problem}; name a folder of this user") from error
         return cls(setting, path, f"{stat.S_IMODE(found.st_mode):04o}", found.st_uid)
 
     def to_json(self) -> dict[str, Any]:
@@ -171,7 +175,8 @@ def add_whoami(commands: Subcommands) -> None:
         _whoami,
         summary="show the keys, the registry and the folders of this host",
         description="Shows the service of this host as its settings describe it: the keys in its key folder, with"
-        " their states and ends, the registry and its pin, and the folders. Nothing is registered or changed.",
+        " their states and ends, the registry and its pin, and the folders. It registers nothing. As each start does,"
+        " it takes access away from other users where they may read the key folder; peerseal doctor changes nothing.",
         examples=("peerseal whoami", "peerseal whoami --offline --json | jq -r .keys[].kid"),
         exit_codes="0 shown, also without the registry, 1 a key cannot be read, 2 wrong usage or settings",
     )

@@ -4,12 +4,13 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from peerseal.errors import ConfigurationError
+from peerseal.errors import ConfigurationError, InvalidName
 from peerseal.identity.enrolment import PlatformToken
 from peerseal.identity.key_folder import KeyFolder
+from peerseal.identity.key_passphrase import KeyPassphrase
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.jose import ALGORITHMS
-from peerseal.protocol.names import check_service, split_kid
+from peerseal.protocol.names import REGISTRY, check_service, split_kid
 from peerseal.protocol.plain import plain_text
 from peerseal.runtime.limits import RotationSchedule, TrustLimits
 from peerseal.runtime.options import (
@@ -45,13 +46,13 @@ def options_in(environ: Mapping[str, str]) -> dict[str, Any]:
     """The arguments of `Identity`; its ``from_env`` lists the variables. Raises ConfigurationError."""
     settings = settings_of(environ)
     return {
-        "service": named("PEERSEAL_SERVICE", check_service, settings.required("PEERSEAL_SERVICE")),
+        "service": named("PEERSEAL_SERVICE", check_own_service, settings.required("PEERSEAL_SERVICE")),
         "registry": named("PEERSEAL_REGISTRY_URL", check_urls, settings.required("PEERSEAL_REGISTRY_URL")),
         "join_token": _join_token_in(settings),
         "oidc_token": _platform_token_in(settings),
         "pin": settings.checked("PEERSEAL_REGISTRY_PIN", check_pin),
         "key_dir": settings.path("PEERSEAL_KEY_DIR"),
-        "key_passphrase": settings.secret("PEERSEAL_KEY_PASSPHRASE"),
+        "key_passphrase": _passphrase_in(settings),
         "cache_dir": settings.path("PEERSEAL_CACHE_DIR"),
         "external_prefix": settings.checked("PEERSEAL_EXTERNAL_PREFIX", check_external_prefix) or "",
         "replay_dir": settings.path("PEERSEAL_REPLAY_DIR"),
@@ -69,9 +70,21 @@ def settings_of(environ: Mapping[str, str]) -> SettingsReader:
     return SettingsReader(environ)
 
 
+def check_own_service(name: str) -> str:
+    """The name itself, if a service may have it. Raises InvalidName."""
+    if check_service(name) == REGISTRY:
+        raise InvalidName(f"{name} is reserved for the registry itself; expected the name of a service")
+    return name
+
+
 def absent_join_token(environ: Mapping[str, str]) -> str | None:
     """A message if the file of the join token does not exist, which only a new service needs; else None."""
     return SettingsReader(environ).absent("PEERSEAL_JOIN_TOKEN_FILE")
+
+
+def _passphrase_in(settings: SettingsReader) -> str | None:
+    name = "PEERSEAL_KEY_PASSPHRASE"
+    return KeyPassphrase(name, settings.secret(name)).value
 
 
 def _replay_url_in(settings: SettingsReader) -> str | None:

@@ -23,6 +23,7 @@ from peerseal.identity.enrolment import PlatformToken, admission_token
 from peerseal.identity.environment import (
     absent_join_token,
     announce,
+    check_own_service,
     check_parts,
     check_places,
     check_switches,
@@ -36,7 +37,7 @@ from peerseal.identity.signing import Minter, assertion, request_token, scope_se
 from peerseal.identity.signing_keys import SigningKeys
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair, PublicCredentials
-from peerseal.protocol.names import REGISTRY, check_service, service_id
+from peerseal.protocol.names import REGISTRY, service_id
 from peerseal.protocol.plain import kind_of
 from peerseal.protocol.tokens.event import EVENT_LIFETIME
 from peerseal.protocol.tokens.transaction import TRANSACTION_LIFETIME, TRANSACTION_LIFETIME_CAP
@@ -124,7 +125,7 @@ class Identity:
         check_switches(unsafe_replay_fallback=unsafe_replay_fallback, retire_at_exit=retire_at_exit)
         check_places(registry, key_dir=key_dir, cache_dir=cache_dir, replay_dir=replay_dir, replay_url=replay_url)
         check_parts(alg, rotation, limits, clock, oidc_token)
-        self.service, self.external_prefix = check_service(service), check_external_prefix(external_prefix)
+        self.service, self.external_prefix = check_own_service(service), check_external_prefix(external_prefix)
         self.clock, self._registry = clock, registry
         self._replay_url, self._unsafe_replay_fallback = replay_url, unsafe_replay_fallback
         self.retire_at_exit = key_dir is None if retire_at_exit is None else retire_at_exit

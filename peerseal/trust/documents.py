@@ -47,6 +47,7 @@ _HINTS = {
     " token is of another one",
 }
 """What to look for where the root's document is refused with that code."""
+_EXPIRED = "they have expired"
 _ROOT_COPY = "root.jwt"
 _NAMES: Mapping[type, str] = {
     KeySetDocument: "key_set",
@@ -120,6 +121,7 @@ class DocumentReader:
         self._root: RegistryKeys | None = None
         self._root_loaded_at = 0.0
         self._root_cooldown_until = 0.0
+        self._root_failure = ""
         self._ledger = SeenLedger(lambda: self.fetcher, cache_dir, clock)
         self.replaced_ledgers = ReplacedLedgers(
             lambda: self.fetcher,
@@ -170,9 +172,8 @@ class DocumentReader:
             if now < self._root_cooldown_until and not at_once:
                 if known is not None:
                     return known
-                raise TrustUnavailable(
-                    "the registry's keys: the last fetch failed, and the next is due soon", retry_after=1
-                )
+                failure = f"the last fetch failed, and the next is due soon: {self._root_failure}"
+                raise TrustUnavailable(f"the registry's keys: {failure}", retry_after=1)
             if self._take_newer_copy_of_root(at_once) and (known := self.registry_keys_in_memory()) is not None:
                 return known
             self._root_cooldown_until = now + (1.0 if self._root is None else self._limits.cooldown)
@@ -180,16 +181,17 @@ class DocumentReader:
                 with self.counting("registry_keys"), no_larger_than(RegistryKeys.MAX_SIZE):
                     found = self.fetcher.ask(REGISTRY_KEYS_PATH, self._read_newer_root)
             except (FetchError, DocumentRefused) as error:
-                raise TrustUnavailable(f"the registry's keys: {error}{_remedy(error)}", retry_after=1) from error
+                self._root_failure = f"{error}{_remedy(error)}"
+                raise TrustUnavailable(f"the registry's keys: {self._root_failure}", retry_after=1) from error
             self._root_loaded_at, self._root_cooldown_until = now, now + self._limits.cooldown
-            self.outdated = False
+            self.outdated, self._root_failure = False, _EXPIRED
             if found is not None:
                 self.copies.keep(_ROOT_COPY, found[1], found[0].version, now)
                 return self._take_over(found[0])
             self.copies.confirm(_ROOT_COPY, now)
             if known is not None:
                 return known
-            raise TrustUnavailable("the registry's keys have expired", retry_after=1)
+            raise TrustUnavailable(f"the registry's keys: {_EXPIRED}", retry_after=1)
 
     def _take_newer_copy_of_root(self, at_once: bool) -> bool:
         """Take over a copy that another process has fetched since, or one from before a restart; return whether there

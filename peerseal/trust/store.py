@@ -320,7 +320,10 @@ def _http_fetcher(registry: str | Sequence[str], pin: str | None) -> HttpFetcher
     urls = registry.split(",") if isinstance(registry, str) else registry
     fetcher = HttpFetcher([url.strip() for url in urls])
     if pin is None and not fetcher.loopback_only:
-        raise ConfigurationError("a registry that is not on loopback needs a pin: its root key's thumbprint")
+        raise ConfigurationError(
+            "PEERSEAL_REGISTRY_PIN is not set: a registry that is not on loopback needs a pin, its root key's"
+            " thumbprint; `peerseal-registry init` prints it"
+        )
     return fetcher
 
 

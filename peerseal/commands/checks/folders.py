@@ -46,25 +46,43 @@ def _finding_of(setting: str, folder: Path, *, private: bool) -> Finding:
     """The state of a folder, of which nothing is changed."""
     shown, me = f"{setting}: {folder}", os.geteuid()
     try:
+        if (above := _owned_by_another(folder, private=private)) is not None:
+            found = f"{shown}: {above} belongs to neither root nor uid {me} {state(above.stat())}"
+            advice = f"{remedy(me)}, or choose another folder"
+            return error(f"{found}, and its owner may replace what lies in it", advice)
         if not folder.exists():
-            return _finding_of_missing(shown, folder)
-        found = folder.stat()
-        if not folder.is_dir():
-            return error(f"{shown} is a file {state(found)}", f"name a folder in {setting}")
-        if not is_trusted(found.st_uid):
-            return error(f"{shown} belongs to neither root nor uid {me} {state(found)}", remedy(me))
-        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-            return error(f"{shown} is not writable by uid {me} {state(found)}", remedy(me))
-        if private and (wide := open_to_others(folder)):
-            return warning(f"{wide[0]} is open to other users {state(wide[0].stat())}", f"chmod -R go= {folder}")
-        return ok(f"{shown} {state(found)}")
+            return _finding_of_missing(setting, folder)
+        return _finding_of_present(setting, folder, private=private)
     except OSError as failed:
         return error(f"{shown} cannot be looked at by uid {me}: {failed.strerror}", remedy(me))
 
 
-def _finding_of_missing(shown: str, folder: Path) -> Finding:
-    above = next(parent for parent in folder.absolute().parents if parent.exists())
-    if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
+def _finding_of_present(setting: str, folder: Path, *, private: bool) -> Finding:
+    shown, me, found = f"{setting}: {folder}", os.geteuid(), folder.stat()
+    if not folder.is_dir():
+        return error(f"{shown} is a file {state(found)}", f"name a folder in {setting}")
+    if not is_trusted(found.st_uid):
+        return error(f"{shown} belongs to neither root nor uid {me} {state(found)}", remedy(me))
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        return error(f"{shown} is not writable by uid {me} {state(found)}", remedy(me))
+    if private and (wide := open_to_others(folder)):
+        return warning(f"{wide[0]} is open to other users {state(wide[0].stat())}", f"chmod -R go= {folder}")
+    return ok(f"{shown} {state(found)}")
+
+
+def _owned_by_another(folder: Path, *, private: bool) -> Path | None:
+    """The first folder on the way that belongs to another user. Root itself trusts such a folder, except with keys."""
+    if os.geteuid() == 0 and not private:
+        return None
+    on_the_way = (parent for parent in folder.resolve().parents if parent.exists())
+    return next((parent for parent in on_the_way if not is_trusted(parent.stat().st_uid)), None)
+
+
+def _finding_of_missing(setting: str, folder: Path) -> Finding:
+    shown, above = f"{setting}: {folder}", next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir():
+        return error(f"{shown} cannot be made: {above} is a file {state(above.stat())}", f"name a folder in {setting}")
+    if os.access(above, os.W_OK | os.X_OK):
         return ok(f"{shown} is made at the first start")
     return error(f"{shown} cannot be made: {above} is not writable {state(above.stat())}", remedy(os.geteuid()))
 

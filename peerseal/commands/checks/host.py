@@ -135,9 +135,16 @@ class Host:
     def stored(self) -> StoredKeys:
         """The keys in the key folder. Raises ConfigurationError or KeyRefused. A folder that is open to others is not
         read, since reading would set its mode."""
-        if self.key_folder is None or not self.key_folder.is_dir():
+        if self.key_folder is None:
             return StoredKeys()
-        if open_to_others(self.key_folder) or others_may_rename(self.key_folder.parent.stat()):
+        try:
+            if not self.key_folder.is_dir():
+                return StoredKeys()
+            is_open = open_to_others(self.key_folder) or others_may_rename(self.key_folder.parent.stat())
+        except OSError as failed:
+            problem = f"cannot be read by uid {os.geteuid()}: {failed.strerror}"
+            raise ConfigurationError(f"{self.key_folder}: {problem}") from failed
+        if is_open:
             raise ConfigurationError(f"{self.key_folder} is open to other users, and is not read")
         passphrase = KeyPassphrase("PEERSEAL_KEY_PASSPHRASE", self.settings.secret("PEERSEAL_KEY_PASSPHRASE"))
         return KeyFolder(self.key_folder, passphrase).load()
@@ -145,8 +152,31 @@ class Host:
     @property
     def signing_key(self) -> StoredKey | None:
         """The key that signs now; None where there is none, or where it cannot be read."""
-        with suppress(PeersealError, OSError):
-            return self.stored.signing(self.now())
+        stored = self._readable
+        return None if stored is None else stored.signing(self.now())
+
+    @property
+    def candidate(self) -> StoredKey | None:
+        """The key that was made on this host, and is not registered; None where its keys cannot be read."""
+        held = () if self._readable is None else self._readable.keys
+        return next((key for key in held if key.registered_at is None), None)
+
+    @property
+    def no_key(self) -> tuple[str, str]:
+        """Why there is no key to sign with, and what to do."""
+        if self.keys_unreadable:
+            return "the keys of this host cannot be read", "see the check of the key"
+        return "this host has no key to sign with", "start the service once"
+
+    @property
+    def keys_unreadable(self) -> bool:
+        """Whether the keys of this host cannot be read. The check of the key says why."""
+        return self._readable is None
+
+    @property
+    def _readable(self) -> StoredKeys | None:
+        with suppress(PeersealError):
+            return self.stored
         return None
 
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
 from peerseal.commands.checks.finding import Finding, error, ok, warning
 from peerseal.commands.checks.host import Asked, Host
-from peerseal.errors import DocumentRefused, FetchError, TrustUnavailable
+from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, TrustUnavailable
+from peerseal.identity.enrolment import PlatformToken
 from peerseal.identity.environment import absent_join_token
 from peerseal.identity.key_folder import StoredKey
 from peerseal.identity.signing import request_token
@@ -13,6 +15,7 @@ from peerseal.protocol.documents.key_set import ACTIVE, KeySetDocument
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.names import REGISTRY
+from peerseal.transport.fetch import is_loopback
 
 _SOON = 24 * 3600.0
 _READING = (FetchError, DocumentRefused, TrustUnavailable)
@@ -22,19 +25,42 @@ def check_join_token(host: Host) -> Iterator[Finding]:
     """There is a token for the first key, where there is no key yet. The registry says only at an enrolment for which
     service the token is, and whether it is used up."""
     make = f"`peerseal-registry join-token create {host.service or 'SERVICE'}` makes one"
-    if host.signing_key is not None:
+    if host.keys_unreadable:
+        why, remedy = host.no_key
+        yield warning(f"whether one is needed is not known: {why}", remedy)
+    elif host.signing_key is not None:
         yield ok("not needed: this host has a key")
-    elif host.settings.path("PEERSEAL_OIDC_TOKEN_FILE") is not None:
-        yield ok("not needed: PEERSEAL_OIDC_TOKEN_FILE names a platform's token")
+    elif (file := host.settings.path("PEERSEAL_OIDC_TOKEN_FILE")) is not None:
+        yield _finding_of_platform(file)
     elif absent := absent_join_token(host.environ):
         yield error(f"{absent}, and this host has no key", f"put a join token there; {make}")
     elif host.join_token is None:
-        yield error("this host has no key, and PEERSEAL_JOIN_TOKEN is not set", make)
+        yield _without_join_token(host, make)
     else:
         yield ok(
             f"join token {host.join_token.id} is set; `peerseal-registry join-token list` says for which service,"
             " how often and until when"
         )
+
+
+def _without_join_token(host: Host, make: str) -> Finding:
+    """An error where no registry admits the first key: that of ``serve --dev`` does, and an operator admits a key that
+    waits."""
+    missing = "this host has no key, and PEERSEAL_JOIN_TOKEN is not set"
+    if host.candidate is not None:
+        return warning("PEERSEAL_JOIN_TOKEN is not set: an operator must approve the key of this host", make)
+    if host.urls and all(map(is_loopback, host.urls)):
+        return warning(f"{missing}: only a registry of `serve --dev` admits the service", make)
+    return error(missing, make)
+
+
+def _finding_of_platform(file: Path) -> Finding:
+    """Whether the file has a platform's token. The registry says only at an enrolment whether it admits a service."""
+    try:
+        PlatformToken.in_file(file, "PEERSEAL_OIDC_TOKEN_FILE").text()
+    except ConfigurationError as refused:
+        return error(str(refused), "correct its name, or let the platform write it: the first start sends that token")
+    return ok("not needed: PEERSEAL_OIDC_TOKEN_FILE names a platform's token")
 
 
 def check_keys(host: Host) -> Iterator[Finding]:
@@ -44,6 +70,11 @@ def check_keys(host: Host) -> Iterator[Finding]:
     key = host.stored.signing(host.now())
     if key is None:
         yield _without_key(host)
+        if (candidate := host.candidate) is not None:
+            approve = f"an operator approves it: peerseal-registry approve {candidate.kid}"
+            yield warning(
+                f"{candidate.kid} waits for an operator, or was refused", f"`peerseal join` says which; {approve}"
+            )
         return
     left = key.expires_at - host.now()
     ends = f"{key.thumbprint} signs until {datetime.fromtimestamp(key.expires_at, UTC):%Y-%m-%d %H:%M}Z"
@@ -125,7 +156,8 @@ def _unreadable(host: Host, failed: FetchError | DocumentRefused | TrustUnavaila
             "normal before its first start; otherwise look for a typing mistake in PEERSEAL_SERVICE",
         )
     if isinstance(failed, FetchError) and failed.http_status in (401, 403):
-        return warning("the policy is for named callers only, and this host has no key to read it with", "start once")
+        why, remedy = host.no_key
+        return warning(f"the policy is for named callers only, and {why}", remedy)
     return warning(f"the policy cannot be read: {failed}", "see the checks of the registry and the clock")
 
 

@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 from peerseal.commands.checks.finding import Finding, error, ok, warning
 from peerseal.commands.checks.host import Host
 from peerseal.commands.tokens import target_of
-from peerseal.errors import FetchError, MalformedToken
+from peerseal.errors import BadTransactionToken, FetchError, InsufficientScope, MalformedToken
 from peerseal.identity.key_folder import StoredKey
 from peerseal.identity.signing import request_token
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.names import qualify
+from peerseal.refusals import REFUSALS
 from peerseal.session.problem import MAX_PROBLEM
 from peerseal.transport.fetch import Answer, no_larger_than
 from peerseal.wsgi_environ import MAX_BODY
@@ -36,6 +37,11 @@ _REMEDIES: Final = {
     "trust_unavailable": ("the service cannot decide now", "run the doctor there: it does not reach the registry"),
 }
 """What an answer with that code means here, and what to do."""
+_REFUSALS: Final = {kind.code for base in REFUSALS for kind in (base, *base.__subclasses__())}
+_AFTER_BINDING: Final = (BadTransactionToken.code, InsufficientScope.code)
+"""The codes of later steps than the one that compares the target."""
+_ARRIVED: Final = (404, 405)
+"""What else than 2xx and 3xx a router answers after the check: a call without a token got 401 there."""
 
 
 def check_proxy(host: Host) -> Iterator[Finding]:
@@ -44,7 +50,8 @@ def check_proxy(host: Host) -> Iterator[Finding]:
         return
     key, url = host.signing_key, host.external_url
     if key is None or host.service is None:
-        yield warning(f"{url} is not called: this host has no key to sign with", "start the service once")
+        why, remedy = host.no_key
+        yield warning(f"{url} is not called: {why}", remedy)
         return
     target = target_of(url)
     try:
@@ -64,10 +71,18 @@ def check_proxy(host: Host) -> Iterator[Finding]:
 def _finding_of(host: Host, answer: Answer, code: str | None) -> Finding:
     if code == "caller_not_allowed":
         found = f"{host.external_url} reaches a service that does not allow {host.service} to call it"
-        return warning(f"{found}{_log_line(answer)}", f"for this check, add {host.service!r}: {{}} to its allow=")
+        return warning(f"{found}{_log_line(answer)}", f"for this check, add {host.service!r}: set() to its allow=")
     if code in _REMEDIES:
         meaning, remedy = _REMEDIES[code]
         return error(f"{host.external_url}: {meaning} ({answer.status} {code}){_log_line(answer)}", remedy)
+    if code in _REFUSALS and code not in _AFTER_BINDING:
+        found = f"{host.external_url}: the call is refused ({answer.status} {code}){_log_line(answer)}"
+        return error(found, "docs/reference/errors.md has the causes of this code")
+    if code not in _AFTER_BINDING and answer.status >= 400 and answer.status not in _ARRIVED:
+        return warning(
+            f"{host.external_url} answers {answer.status}, which does not tell whether the call arrives as signed",
+            "name a path that answers GET with 200; a server in front may limit headers, and a token has about 1 KiB",
+        )
     return ok(f"{host.external_url}: the call arrives as it was signed ({answer.status}{f' {code}' if code else ''})")
 
 

@@ -13,6 +13,8 @@ from peerseal.protocol.documents.changes import CHANGES_LIFETIME, Changes
 from peerseal.transport.clocks import MOST_OFFSET, offset_in_words
 from peerseal.transport.fetch import is_loopback
 
+_ASK_FOR_PIN = "ask the registry's operator for its root key's thumbprint, and set PEERSEAL_REGISTRY_PIN to it"
+
 
 def check_registry(host: Host) -> Iterator[Finding]:
     """Each URL answers, and answers as a registry does."""
@@ -73,6 +75,8 @@ def check_pin(host: Host) -> Iterator[Finding]:
     pins = dict(_pins(host))
     for asked in host.asked:
         if asked.keys is None:
+            if not pins and not is_loopback(asked.url):
+                yield error(f"no pin is set, and {asked.url} is not on this machine", _ASK_FOR_PIN)
             continue
         seen = asked.keys.root.thumbprint
         wrong = {name: pin for name, pin in pins.items() if pin != seen}

@@ -75,6 +75,10 @@ class Host:
         output, self.errors = self._printed.readouterr()
         return code, output
 
+    def printed(self) -> str:
+        """What a command printed that did not return, such as a help."""
+        return self._printed.readouterr().out
+
     def stored(self) -> StoredKeys:
         """What the key folder holds."""
         return KeyFolder(self.key_dir / SERVICE).load()

@@ -1,5 +1,6 @@
 """``peerseal doctor`` says what is wrong on a host, and what to do; it changes nothing."""
 
+import ast
 import json
 import os
 import re
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, request
 
 from demo.processes import free_port
 from peerseal import Identity
@@ -17,7 +18,7 @@ from peerseal.__main__ import main
 from peerseal.commands.checks.finding import ERROR, OK, WARNING, Finding
 from peerseal.commands.checks.host import Host
 from peerseal.commands.doctor import CHECKS, examine, exit_code, lines_of
-from peerseal.errors import EnrolmentRefused
+from peerseal.errors import EnrolmentPending, EnrolmentRefused
 from peerseal.flask import PeerAuth
 from peerseal.testing import Answer, Clock, MemoryRegistry
 from peerseal.transport.fetch import Fetcher
@@ -26,6 +27,7 @@ from tests.support.front import Front
 
 URL = "http://127.0.0.1:1"
 EXTERNAL = "http://shop.test"
+PASSPHRASE = "a long enough passphrase"
 Examined = Callable[..., dict[str, list[Finding]]]
 
 
@@ -140,10 +142,23 @@ def test_a_folder_of_keys_that_others_may_read_is_left_as_it_is(
         ({"PEERSEAL_REGISTRY_URL": "registry:8080"}, "settings", "has no scheme", "correct that variable"),
         ({"PEERSEAL_REGISTRY_URL": f"{URL}/v1/"}, "URL", "ends in /v1", f"set it to {URL}"),
         ({"PEERSEAL_JOIN_TOKEN": "psj1.x"}, "settings", "PEERSEAL_JOIN_TOKEN: ", "correct that variable"),
+        (
+            {"PEERSEAL_SERVICE": "registry"},
+            "settings",
+            "PEERSEAL_SERVICE: registry is reserved",
+            "correct that variable",
+        ),
+        ({"PEERSEAL_KEY_PASSPHRASE": "short"}, "settings", "PEERSEAL_KEY_PASSPHRASE: expected 16", "correct that"),
+        (
+            {"PEERSEAL_OIDC_TOKEN_FILE": "/missing/token", "PEERSEAL_JOIN_TOKEN": None},
+            "join token",
+            "PEERSEAL_OIDC_TOKEN_FILE=/missing/token: ",
+            "the first start sends that token",
+        ),
         ({"PEERSEAL_JOIN_TOKEN": None}, "join token", "PEERSEAL_JOIN_TOKEN is not set", "join-token create billing"),
         ({"PEERSEAL_REGISTRY_PIN": "A" * 43}, "pin", "PEERSEAL_REGISTRY_PIN says AAAA", "another registry answers"),
         ({"PEERSEAL_KEY_DIR": None}, "key folder", "PEERSEAL_KEY_DIR is not set", "outlives a restart"),
-        ({"PEERSEAL_KEY_DIR": __file__}, "key folder", "", "or run the process as its owner"),
+        ({"PEERSEAL_KEY_DIR": __file__}, "key folder", "test_doctor.py is a file", "name a folder in PEERSEAL_KEY_DIR"),
         ({"PEERSEAL_CACHE_DIR": __file__}, "cache folder", "is a file", "name a folder in PEERSEAL_CACHE_DIR"),
         ({"PEERSEAL_REPLAY_DIR": __file__}, "replay guard", "is a file", "name a folder in PEERSEAL_REPLAY_DIR"),
         ({"PEERSEAL_KEY_DIR": None}, "replay guard", "the memory of each process", "set PEERSEAL_CACHE_DIR"),
@@ -162,6 +177,48 @@ def test_a_mistake_in_the_variables_is_named_with_its_remedy(
 ) -> None:
     wrong = [finding for finding in examined(changes)[check] if finding.level != OK]
     assert any(found in finding.found and remedy in finding.remedy for finding in wrong), wrong
+
+
+@pytest.fixture
+def encrypted(registry: MemoryRegistry, variables: dict[str, str]) -> Identity:
+    """The service after its first start with a passphrase."""
+    return registry.identity(
+        "billing", key_dir=variables["PEERSEAL_KEY_DIR"], key_passphrase=PASSPHRASE, retire_at_exit=False
+    )
+
+
+@pytest.mark.usefixtures("encrypted")
+@pytest.mark.parametrize(
+    ("passphrase", "cause"),
+    [
+        (None, "is encrypted, and PEERSEAL_KEY_PASSPHRASE is not set"),
+        ("another long passphrase", "PEERSEAL_KEY_PASSPHRASE does not open"),
+        ("short", "PEERSEAL_KEY_PASSPHRASE: expected 16 to 1000 bytes"),
+    ],
+)
+def test_keys_that_cannot_be_read_are_no_reason_for_a_join_token(
+    examined: Examined, passphrase: str | None, cause: str
+) -> None:
+    found = examined({"PEERSEAL_KEY_PASSPHRASE": passphrase}, front=Front(Flask(__name__)))
+    assert cause in only(found, "key").found
+    join_token, proxy = only(found, "join token"), only(found, "proxy")
+    assert (join_token.level, join_token.remedy) == (WARNING, "see the check of the key")
+    assert (proxy.found, proxy.remedy) == (
+        f"{EXTERNAL}/api/orders is not called: the keys of this host cannot be read",
+        "see the check of the key",
+    )
+
+
+@pytest.mark.usefixtures("encrypted")
+def test_keys_that_can_be_read_with_their_passphrase_are_ok(examined: Examined) -> None:
+    assert levels(examined({"PEERSEAL_KEY_PASSPHRASE": PASSPHRASE})) == {OK}
+
+
+def test_a_key_folder_of_which_the_system_refuses_all_is_named_without_a_number(examined: Examined) -> None:
+    found = examined({"PEERSEAL_KEY_DIR": "/" + 300 * "k"})
+    said = only(found, "key").found
+    assert said.endswith(f"k/billing: cannot be read by uid {os.geteuid()}: File name too long")
+    assert only(found, "join token").remedy == "see the check of the key"
 
 
 @pytest.mark.parametrize(("seconds", "way"), [(121, "ahead of"), (-121, "behind")])
@@ -184,6 +241,32 @@ def test_another_server_is_told_from_a_registry(examined: Examined, registry: Me
 def test_without_a_pin_the_root_key_is_shown(examined: Examined, registry: MemoryRegistry) -> None:
     finding = only(examined({"PEERSEAL_REGISTRY_PIN": None, "PEERSEAL_JOIN_TOKEN": None}), "pin")
     assert (finding.level, finding.found) == (WARNING, f"no pin is set; the root key on this machine is {registry.pin}")
+
+
+def test_a_missing_pin_is_told_where_the_registry_is_elsewhere_and_does_not_answer(
+    variables: dict[str, str], registry: MemoryRegistry
+) -> None:
+    environ = {name: variables[name] for name in ("PEERSEAL_SERVICE", "PEERSEAL_KEY_DIR")}
+    registry.down = True
+    host = Host(environ | {"PEERSEAL_REGISTRY_URL": "http://registry.test"}, connect=lambda _: registry)
+    [finding] = [finding for name, finding in examine(host) if name == "pin"]
+    assert finding.level == ERROR
+    assert finding.found == "no pin is set, and http://registry.test is not on this machine"
+    assert "PEERSEAL_REGISTRY_PIN" in finding.remedy
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+@pytest.mark.parametrize("started", [True, False])
+def test_a_key_folder_in_a_folder_of_another_user_is_an_error(
+    examined: Examined, tmp_path: Path, request: pytest.FixtureRequest, started: bool
+) -> None:
+    if started:
+        request.getfixturevalue("identity")
+    os.chown(tmp_path, 12345, -1)
+    finding = only(examined(), "key folder")
+    assert finding.level == ERROR
+    assert f"{tmp_path} belongs to neither root nor uid 0" in finding.found
+    assert "choose another folder" in finding.remedy
 
 
 def test_a_join_token_of_another_registry_is_told_by_its_pin(examined: Examined) -> None:
@@ -209,7 +292,29 @@ def test_a_key_that_was_refused_is_no_registered_key(
 ) -> None:
     with pytest.raises(EnrolmentRefused):
         registry.identity("billing", key_dir=variables["PEERSEAL_KEY_DIR"], join_token=registry.join_token("other"))
-    assert only(examined(), "key").found.startswith("this host has no registered key, ")
+    assert examined()["key"][0].found.startswith("this host has no registered key, ")
+
+
+def test_a_key_that_waits_for_an_operator_is_told(
+    examined: Examined, registry: MemoryRegistry, variables: dict[str, str]
+) -> None:
+    registry.answers["/v1/services/billing/keys"] = Answer(202, b"{}", {})
+    with pytest.raises(EnrolmentPending) as pending:
+        registry.identity("billing", key_dir=variables["PEERSEAL_KEY_DIR"], join_token=None)
+    kid = str(pending.value).partition(" ")[0]
+    found = examined({"PEERSEAL_JOIN_TOKEN": None})
+    waits = found["key"][1]
+    assert waits.found == f"{kid} waits for an operator, or was refused"
+    assert waits.remedy == f"`peerseal join` says which; an operator approves it: peerseal-registry approve {kid}"
+    assert levels(found) == {OK, WARNING}
+
+
+@pytest.mark.parametrize(("url", "level"), [(URL, WARNING), ("http://registry.test", ERROR)])
+def test_without_a_join_token_only_a_registry_on_this_machine_may_admit_a_service(
+    examined: Examined, url: str, level: str
+) -> None:
+    finding = only(examined({"PEERSEAL_REGISTRY_URL": url, "PEERSEAL_JOIN_TOKEN": None}), "join token")
+    assert (finding.level, "serve --dev" in finding.found) == (level, level == WARNING)
 
 
 def test_a_host_whose_keys_have_ended_is_told(examined: Examined, identity: Identity, clock: Clock) -> None:
@@ -261,7 +366,60 @@ def test_a_service_that_does_not_allow_itself_is_a_warning(examined: Examined, i
     app = Flask(__name__)
     PeerAuth(app, identity, allow={})
     finding = only(examined(front=Front(app)), "proxy")
-    assert (finding.level, finding.remedy) == (WARNING, "for this check, add 'billing': {} to its allow=")
+    [entry] = re.findall("^for this check, add (.*) to its allow=$", finding.remedy)
+    assert finding.level == WARNING
+    assert examined(front=Front(allowing(entry, identity)))["proxy"][0].level == OK
+
+
+def test_the_page_allows_a_service_to_call_itself_as_a_service_can(examined: Examined, identity: Identity) -> None:
+    page = (Path(__file__).parents[3] / "docs/how-to/terminal.md").read_text(encoding="utf-8")
+    [entry] = re.findall(r"`allow=\{(\"billing.*)\}`", page)
+    assert only(examined(front=Front(allowing(entry, identity))), "proxy").level == OK
+
+
+def allowing(entry: str, identity: Identity) -> Flask:
+    """A service whose ``allow=`` has that entry, written as Python."""
+    name, scopes = entry.split(": ")
+    written = {"set()": set(), "{}": {}}
+    app = Flask(__name__)
+    PeerAuth(app, identity, allow={ast.literal_eval(name): written[scopes]})
+    return app
+
+
+@pytest.mark.parametrize(
+    "code", ["bad_signature", "wrong_issuer", "wrong_type", "lifetime_too_long", "revoked_key", "content_too_large"]
+)
+def test_a_refusal_before_the_binding_is_compared_is_an_error(
+    examined: Examined, identity: Identity, code: str
+) -> None:
+    finding = only(examined(front=Front(answering(401, {"code": code}))), "proxy")
+    assert (finding.level, code in finding.found) == (ERROR, True)
+
+
+@pytest.mark.parametrize("code", ["bad_transaction_token", "insufficient_scope"])
+def test_a_refusal_after_the_binding_was_compared_is_ok(examined: Examined, identity: Identity, code: str) -> None:
+    assert only(examined(front=Front(answering(403, {"code": code}))), "proxy").level == OK
+
+
+@pytest.mark.parametrize("problem", [{}, {"code": "a_code_of_the_application"}])
+@pytest.mark.parametrize("status", [400, 413, 431, 500, 502])
+def test_an_answer_that_may_be_of_a_server_in_front_is_no_success(
+    examined: Examined, identity: Identity, status: int, problem: dict[str, str]
+) -> None:
+    finding = only(examined(front=Front(answering(status, problem))), "proxy")
+    assert finding.level == WARNING
+    assert f"answers {status}" in finding.found
+
+
+def answering(status: int, problem: dict[str, str]) -> Flask:
+    """A service that answers each call with a token so."""
+    app = Flask(__name__)
+
+    @app.before_request
+    def answer() -> tuple[dict[str, str], int]:
+        return (problem, status) if "Authorization" in request.headers else ({"code": "missing_token"}, 401)
+
+    return app
 
 
 def test_a_proxy_that_drops_the_token_is_an_error(examined: Examined, app: Flask) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from werkzeug.serving import make_server
 
+from demo.processes import free_port
 from peerseal import Identity
 from peerseal.commands.identity import PENDING, Joined, Rotated
 from peerseal.errors import TrustUnavailable
@@ -68,6 +70,19 @@ def test_without_a_key_folder_no_host_joins(host: Host) -> None:
     assert "PEERSEAL_KEY_DIR is not set" in host.errors
 
 
+def test_no_host_joins_as_the_registry(host: Host) -> None:
+    host.set(SERVICE="registry")
+    assert host.run("join") == (2, "")
+    assert host.errors.startswith("Error: PEERSEAL_SERVICE: registry is reserved")
+    assert not host.key_dir.exists()
+
+
+def test_a_registry_elsewhere_without_a_pin_names_the_variable(host: Host) -> None:
+    host.set(REGISTRY_URL="http://registry.test")
+    assert host.run("join") == (2, "")
+    assert host.errors.startswith("Error: PEERSEAL_REGISTRY_PIN is not set")
+
+
 def test_a_used_join_token_is_refused_without_its_secret(host: Host, tmp_path: Path) -> None:
     token = host.join()
     host.set(KEY_DIR=str(tmp_path / "another"))
@@ -82,6 +97,47 @@ def test_a_host_whose_registry_is_away_does_not_join(host: Host) -> None:
     assert host.run("join") == (3, "")
 
 
+def test_a_key_of_which_the_registry_says_nothing_is_not_called_active(joined: Host) -> None:
+    [key] = joined.stored().keys
+    joined.registry.down = True
+    assert joined.run("join") == (3, "")
+    assert key.kid in joined.errors
+    assert "is not known" in joined.errors
+    joined.registry.down = False
+    assert joined.run("join")[0] == 0
+
+
+def test_a_key_is_not_called_active_by_another_server(joined: Host) -> None:
+    [key] = joined.stored().keys
+    for path in ("/.well-known/peerseal-registry", f"{KEYS}/{key.thumbprint}.jwt"):
+        joined.registry.answers[path] = Answer(200, b"<html>It works!</html>")
+    assert joined.run("join") == (1, "")
+    assert "Error: " in joined.errors
+    assert joined.stored().keys == (key,)
+
+
+def test_a_revoked_key_is_not_called_active(joined: Host) -> None:
+    joined.registry.revoke(joined.stored().keys[0].kid)
+    assert joined.run("join") == (1, "")
+    assert "join_refused" in joined.errors
+
+
+def test_join_waits_for_the_word_on_a_key_that_it_has_if_asked(joined: Host) -> None:
+    [key] = joined.stored().keys
+    statement = f"{KEYS}/{key.thumbprint}.jwt"
+    joined.registry.answers[statement] = Answer(503, b"", {})
+
+    def recover() -> None:
+        until(lambda: joined.registry.calls[f"GET {statement}"] > 2, what="further questions")
+        joined.registry.answers.clear()
+
+    operator = threading.Thread(target=recover)
+    operator.start()
+    code, output = joined.run("join", "--json", "--wait", "10m")
+    operator.join()
+    assert (code, json.loads(output)["state"], json.loads(output)["new"]) == (0, "active", False)
+
+
 def test_a_key_that_waits_for_an_operator_has_an_exit_code_of_its_own(host: Host) -> None:
     host.registry.answers[KEYS] = WAITS
     code, output = host.run("join", "--json")
@@ -91,7 +147,9 @@ def test_a_key_that_waits_for_an_operator_has_an_exit_code_of_its_own(host: Host
     assert "peerseal-registry approve" in host.run("join")[1]
 
 
-def test_the_approval_of_an_operator_completes_it(host: Host, sqlite_url: str, tmp_path: Path) -> None:
+@pytest.fixture
+def applied(host: Host, sqlite_url: str, tmp_path: Path) -> Iterator[tuple[Driver, str, str]]:
+    """A real registry with applicants, the kid of this host's key, which waits there, and the key's path."""
     driver = Driver(sqlite_url, tmp_path / "home", applicants=True)
     server = make_server("127.0.0.1", 0, driver.app, threaded=True)
     threading.Thread(target=server.serve_forever).start()
@@ -100,14 +158,25 @@ def test_the_approval_of_an_operator_completes_it(host: Host, sqlite_url: str, t
         code, output = host.run("join", "--json")
         kid = json.loads(output)["kid"]
         assert code == PENDING
-        path = f"/v1/services/billing/keys/{kid.rpartition('/')[2]}/approve"
-        assert driver.client.post(path, headers=driver.operator).status_code == 201
-        code, output = host.run("join", "--json")
-        assert (code, json.loads(output)["kid"], json.loads(output)["state"]) == (0, kid, "active")
+        yield driver, kid, f"/v1/services/billing/keys/{kid.rpartition('/')[2]}"
     finally:
         server.shutdown()
         server.server_close()
         driver.close()
+
+
+def test_the_approval_of_an_operator_completes_it(host: Host, applied: tuple[Driver, str, str]) -> None:
+    driver, kid, path = applied
+    assert driver.client.post(f"{path}/approve", headers=driver.operator).status_code == 201
+    code, output = host.run("join", "--json")
+    assert (code, json.loads(output)["kid"], json.loads(output)["state"]) == (0, kid, "active")
+
+
+def test_a_rejected_applicant_applies_again_with_the_same_key(host: Host, applied: tuple[Driver, str, str]) -> None:
+    driver, kid, path = applied
+    assert driver.client.delete(f"{path}?reason=rejected", headers=driver.operator).status_code == 204
+    code, output = host.run("join", "--json")
+    assert (code, json.loads(output)["kid"]) == (PENDING, kid)
 
 
 @pytest.mark.thorough  # it waits for ten seconds for the operator
@@ -200,6 +269,14 @@ def test_rotation_needs_the_registry(joined: Host) -> None:
     assert joined.stored().signing(time.time()) == old
     joined.registry.down = False
     assert json.loads(joined.run("rotate", "--json")[1])["old"]["kid"] == old.kid
+
+
+def test_rotation_with_a_wrong_url_names_the_cause(joined: Host) -> None:
+    for copies in (joined.key_dir / "billing").glob("documents-*"):
+        shutil.rmtree(copies)
+    joined.set(REGISTRY_URL=f"http://127.0.0.1:{free_port()}")
+    assert joined.run("rotate") == (3, "")
+    assert "connection refused" in joined.errors.splitlines()[-1]
 
 
 # ---- retire

@@ -138,6 +138,25 @@ def test_the_folders_are_shown_with_the_modes_that_were_found(host: Host, tmp_pa
     assert "PEERSEAL_CACHE_DIR: does not exist yet\n" in host.run("whoami")[1]
 
 
+def test_the_help_says_that_a_folder_with_keys_is_made_private(host: Host) -> None:
+    host.join()
+    (host.key_dir / "billing").chmod(0o755)
+    host.run("whoami")
+    assert (host.key_dir / "billing").stat().st_mode & 0o777 == 0o700
+    with pytest.raises(SystemExit):
+        host.run("whoami", "--help")
+    assert "takes access away from other users" in " ".join(host.printed().split())
+
+
+def test_a_file_in_place_of_the_key_folder_is_wrong_usage(host: Host, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    host.set(KEY_DIR=str(file))
+    assert host.run("whoami") == (2, "")
+    assert f"PEERSEAL_KEY_DIR: {file}/billing cannot be looked up" in host.errors
+    assert "name a folder" in host.errors
+
+
 def test_encrypted_keys_without_the_passphrase_name_the_variable(host: Host) -> None:
     host.set(KEY_PASSPHRASE="a long enough passphrase")
     host.join()

@@ -58,6 +58,17 @@ def refusal(trust: TrustStore, kid: str) -> str:
 
 
 class TestFetching:
+    def test_the_cause_of_a_failure_is_named_in_the_cooldown_too(self, registry: MemoryRegistry) -> None:
+        registry.answers[ROOT.removeprefix("GET ")] = Answer(404, b"")
+        trust, said = registry.trust_store(limits=QUIET), list[str]()
+        for _ in range(2):
+            with pytest.raises(TrustUnavailable) as caught:
+                trust.domain  # noqa: B018 -- the look-up is what is tested
+            said.append(str(caught.value))
+        assert registry.calls[ROOT] == 1
+        assert "the registry answered 404" in said[0]
+        assert said[1].endswith(said[0].removeprefix("the registry's keys: "))
+
     def test_nothing_is_fetched_before_the_first_question(self, registry: MemoryRegistry, trust: TrustStore) -> None:
         trust.refresh()
         assert registry.calls.total() - registry.calls[ROOT] == 0
