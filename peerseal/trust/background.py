@@ -173,7 +173,7 @@ class Renewal:
             self._renew_registry_keys()
         result = self._wait_for_changes(stopping)
         with self._working:
-            self._renew_due()
+            self._renew_due(failing=False)
         if not self._retrying.is_alive() and self._due_at(failing=True) <= self._clock():
             self._retrying = threading.Thread(target=self._retry, name="peerseal-trust-retry", daemon=True)
             self._retrying.start()
@@ -189,12 +189,11 @@ class Renewal:
         """Renew the documents whose last renewal failed, in a thread of its own: these fetches may hang again, and must
         not delay the other renewals."""
         with self._retry_working:
-            for shelf in self._shelves:
-                shelf.renew_due(failing=True)
+            self._renew_due(failing=True)
 
-    def _renew_due(self) -> None:
+    def _renew_due(self, *, failing: bool) -> None:
         for shelf in self._shelves:
-            shelf.renew_due(failing=False)
+            shelf.renew_due(failing=failing)
 
     def _start_spread(self, stopping: threading.Event) -> None:
         now = self._clock()
@@ -212,7 +211,7 @@ class Renewal:
             if due_in > SPREAD or stopping.wait(max(due_in, self._limits.look_interval)):
                 return
             with self._spread_working:
-                self._renew_due()
+                self._renew_due(failing=False)
 
     def _wait_for_changes(self, stopping: threading.Event) -> RoundResult:
         """Wait for changes, at most until the next document is due for renewal."""
