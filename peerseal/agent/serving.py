@@ -149,7 +149,7 @@ def connections_of(users: frozenset[int] | None, transfer: float) -> type[asynci
     answer, whatever they send."""
 
     class Connection(asyncio.Protocol):
-        """A connection of which the user is not known yet, or may not ask."""
+        """A connection whose user is not known yet, or may not ask."""
 
         def __init__(self, **uvicorns: Any) -> None:
             self._http = TimedHttp(transfer=transfer, **uvicorns)

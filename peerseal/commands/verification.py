@@ -1,8 +1,8 @@
 """``peerseal verify``: the steps of verifying a request, an event, a transaction token or a signed document, each with
 its result. The verifiers of services do the work. No token is used up: step 11 is not tried.
 
-The place where a token was met says of which kind it must be: one with a method is a request token, one with a topic an
-event token. Only a token without either is taken for what its header says.
+The arguments determine the kind that a token must have: a method means a request token, and a topic means an event
+token. Without both, the token's header determines the kind.
 """
 
 import argparse

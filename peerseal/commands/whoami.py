@@ -25,7 +25,7 @@ from peerseal.trust.store import TrustStore
 
 CANDIDATE, NEXT, CURRENT, PREVIOUS, ENDED = "candidate", "next", "current", "previous", "ended"
 UNKNOWN = "unknown"
-"""The state of a key of which the registry says that there is no such key."""
+"""The state of a key that the registry does not know."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ def clock_offset(answer: Answer, now: float) -> float | None:
 
 
 def offset_in_words(offset: float) -> str:
-    """Such as ``this host's clock is 121 s behind the registry's``."""
+    """Says the difference in words, such as ``this host's clock is 121 s behind the registry's``."""
     seconds = round(abs(offset))
     if not seconds:
         return "this host's clock agrees with the registry's"

@@ -13,7 +13,7 @@ ERROR: Final = "error"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was ``found``, of which ``level``, and the ``remedy`` where something is to be done."""
+    """What a check ``found``, its ``level``, and the ``remedy`` if there is something to do."""
 
     level: str
     found: str

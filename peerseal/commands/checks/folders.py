@@ -43,7 +43,7 @@ def check_cache_folder(host: Host) -> Iterator[Finding]:
 
 
 def _finding_of(setting: str, folder: Path, *, private: bool) -> Finding:
-    """The state of a folder, of which nothing is changed."""
+    """Reports the state of a folder, and changes nothing in it."""
     shown, me = f"{setting}: {folder}", os.geteuid()
     try:
         if (above := _owned_by_another(folder, private=private)) is not None:
