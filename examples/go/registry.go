@@ -16,10 +16,10 @@ import (
 )
 
 const (
-	offlineLimit = 3600        // seconds for which a document is believed after its last signed confirmation
-	poll         = 1           // seconds between two questions for changes: a revocation takes effect that soon
-	cooldown     = 5           // seconds until a document that could not be had is asked for again
-	patience     = time.Second // a caller with a document that is believed waits no longer for the registry
+	offlineLimit = 3600            // seconds for which a document is believed after its last signed confirmation
+	poll         = time.Second     // between two questions for changes: a revocation takes effect that soon
+	cooldown     = 5 * time.Second // until a document that could not be had is asked for again
+	patience     = time.Second     // a caller with a document that is believed waits no longer for the registry
 )
 
 var errNotFound = errors.New("404")
@@ -35,10 +35,10 @@ type Registry struct {
 	lock    sync.Mutex
 	root    *Root
 	newest  Checkpoint
-	held    map[string]*held // by path
-	failed  map[string]int64 // by path: when it could not be had
-	revoked map[string]bool  // kids: no later document brings one back
-	polled  int64
+	held    map[string]*held     // by path
+	failed  map[string]time.Time // by path: when it could not be had
+	revoked map[string]bool      // kids: no later document brings one back
+	polled  time.Time
 	flights map[string]*flight // by path: what the registry is asked for now
 }
 
@@ -55,14 +55,15 @@ type held struct {
 	keys                 map[string]*ListedKey
 	subject              string
 	covered, confirmedAt int64
-	changedAt            int64 // the entry that changed the subject since; 0 for none
+	changedAt            int64     // the entry that changed the subject since; 0 for none
+	asOf                 time.Time // when the registry was last asked for it, or whether it has changed
 }
 
 // newRegistry trusts the registry at that URL whose root key has the thumbprint `pin`.
 func newRegistry(url, pin string) *Registry {
 	return &Registry{
 		URL: url, Pin: pin, Get: httpGet, Now: func() int64 { return time.Now().Unix() },
-		held: map[string]*held{}, failed: map[string]int64{}, revoked: map[string]bool{}, flights: map[string]*flight{},
+		held: map[string]*held{}, failed: map[string]time.Time{}, revoked: map[string]bool{}, flights: map[string]*flight{},
 	}
 }
 
@@ -75,25 +76,33 @@ func (r *Registry) Domain() (string, error) {
 	return root.Domain, nil
 }
 
-// Key finds a service's key by its kid. Refuses with unknown_key, revoked_key or trust_unavailable.
+// Key finds a service's key by its kid. Refuses with unknown_key, revoked_key or trust_unavailable. A kid that is not
+// held may be new: it waits for the next question for changes, so that unknown kids cost the registry nothing.
 func (r *Registry) Key(kid string) (*ListedKey, error) {
 	owner, _, err := splitKid(kid)
 	if err != nil {
 		return nil, err
 	}
 	_, service, _ := splitServiceID(owner)
+	arrived := time.Now()
 	r.lock.Lock()
 	defer r.lock.Unlock()
-	found, err := r.believed(keySet, "/v1/services/"+service+"/jwks.jwt", owner)
-	switch {
-	case err != nil:
-		return nil, err
-	case r.revoked[kid]:
-		return nil, refuse("revoked_key", "%s", kid)
-	case found.keys[kid] == nil:
-		return nil, refuse("unknown_key", "%s", kid)
+	for {
+		found, err := r.believed(keySet, "/v1/services/"+service+"/jwks.jwt", owner)
+		switch {
+		case err != nil:
+			return nil, err
+		case r.revoked[kid]:
+			return nil, refuse("revoked_key", "%s", kid)
+		case found.keys[kid] != nil:
+			return found.keys[kid], nil
+		case !found.asOf.Before(arrived):
+			return nil, refuse("unknown_key", "%s", kid)
+		case !r.polled.Before(arrived):
+			return nil, refuse("trust_unavailable", "%s: the registry did not answer", kid)
+		}
+		wait(r, time.After(time.Until(r.polled.Add(poll))))
 	}
-	return found.keys[kid], nil
 }
 
 // Policy is the operators' policy for a service, nil where there is none.
@@ -269,18 +278,18 @@ func (r *Registry) proof(older, newer *Checkpoint, claims Claims) ([]hash, error
 // believed gives the document at that path, while a signed time confirms it. The caller holds the lock, which is open
 // while the registry is asked.
 func (r *Registry) believed(kind *Kind, path, subject string) (*held, error) {
-	if asked := r.share("changes", len(r.held) > 0 && r.Now() >= r.polled+poll, r.takeChanges); asked != nil {
-		r.wait(asked.soon)
+	if asked := r.share("changes", len(r.held) > 0 && time.Since(r.polled) >= poll, r.takeChanges); asked != nil {
+		wait(r, asked.soon)
 	}
 	found := r.held[path]
-	due := (found == nil || found.changedAt > 0) && r.Now() >= r.failed[path]+cooldown
+	due := (found == nil || found.changedAt > 0) && time.Since(r.failed[path]) >= cooldown
 	asked := r.share(path, due, func() error { return r.fetch(kind, path, subject) })
 	switch {
 	case asked == nil:
 	case found != nil:
-		r.wait(asked.soon)
+		wait(r, asked.soon)
 	default:
-		r.wait(asked.ended)
+		wait(r, asked.ended)
 		if errors.Is(asked.err, errNotFound) {
 			return nil, refuse("unknown_key", "the registry knows no such service")
 		}
@@ -313,11 +322,11 @@ func (r *Registry) share(name string, due bool, ask func() error) *flight {
 	return asked
 }
 
-// wait opens the lock until the channel is closed.
-func (r *Registry) wait(closed <-chan struct{}) {
+// wait opens the lock until the channel is closed or has a value.
+func wait[T any](r *Registry, channel <-chan T) {
 	r.lock.Unlock()
 	defer r.lock.Lock()
-	<-closed
+	<-channel
 }
 
 // fetch asks for a document that is not held, or has changed, and holds it.
@@ -332,7 +341,7 @@ func (r *Registry) fetch(kind *Kind, path, subject string) error {
 	r.lock.Lock()
 	defer r.lock.Unlock()
 	if err != nil {
-		r.failed[path] = r.Now()
+		r.failed[path] = time.Now()
 		return err
 	}
 	r.held[path] = fresh
@@ -340,7 +349,7 @@ func (r *Registry) fetch(kind *Kind, path, subject string) error {
 }
 
 func (r *Registry) fetched(kind *Kind, path, subject string, before *held) (*held, error) {
-	target := path
+	target, asOf := path, time.Now()
 	if before.changedAt > 0 {
 		target = fmt.Sprintf("%s?seq=%d", path, before.changedAt)
 	}
@@ -364,21 +373,23 @@ func (r *Registry) fetched(kind *Kind, path, subject string, before *held) (*hel
 	}
 	return &held{
 		claims: claims, keys: keys, subject: subject, covered: claims.number("head"), confirmedAt: claims.number("iat"),
+		asOf: asOf,
 	}, nil
 }
 
-// startPoll notes the time of a question for changes, and gives the number of entries that the oldest document covers.
-func (r *Registry) startPoll() int64 {
+// startPoll notes the time of a question for changes, and gives it with the number of entries that the oldest document
+// covers.
+func (r *Registry) startPoll() (time.Time, int64) {
 	r.lock.Lock()
 	defer r.lock.Unlock()
-	r.polled = r.Now()
+	r.polled = time.Now()
 	since := int64(-1)
 	for _, each := range r.held {
 		if since < 0 || each.covered < since {
 			since = each.covered
 		}
 	}
-	return since
+	return r.polled, since
 }
 
 // takeChanges asks which services have changed since the oldest document that is held.
@@ -387,7 +398,7 @@ func (r *Registry) takeChanges() error {
 	if err != nil {
 		return err
 	}
-	since := r.startPoll()
+	asOf, since := r.startPoll()
 	compact, err := r.Get(fmt.Sprintf("%s/v1/changes?since=%d", r.URL, since), nil)
 	if err != nil {
 		return err
@@ -411,6 +422,9 @@ func (r *Registry) takeChanges() error {
 			each.changedAt = seq
 		default:
 			each.covered, each.confirmedAt = seq, max(each.confirmedAt, claims.number("iat"))
+			if asOf.After(each.asOf) {
+				each.asOf = asOf
+			}
 		}
 	}
 	return nil

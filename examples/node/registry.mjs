@@ -5,15 +5,18 @@ import { KINDS, keysOf, readDocument, readRegistryKeys } from './documents.mjs'
 import { checkAdmission, checkConsistency, decodeProof, readCheckpoint } from './ledger.mjs'
 
 const OFFLINE_LIMIT = 3600 // seconds for which a document is believed after its last signed confirmation
-const POLL = 1 // seconds between two questions for changes: a revocation takes effect that soon
-const COOLDOWN = 5 // seconds until a document that could not be had is asked for again
+const POLL = 1000 // milliseconds between two questions for changes: a revocation takes effect that soon
+const COOLDOWN = 5000 // milliseconds until a document that could not be had is asked for again
 const PATIENCE = 1000 // milliseconds: a caller with a document that is believed waits no longer for the registry
+
+/** Milliseconds, for what is waited for here: no step of the clock stops a question. */
+const ticks = () => performance.now()
 
 export class Registry {
   #root // the registry keys document, read
   #newest = { size: 0 } // the newest checkpoint
-  #held = new Map() // by path: the documents that are believed
-  #failed = new Map() // by path: when it could not be had
+  #held = new Map() // by path: the documents that are believed, each as of the tick when the registry was last asked
+  #failed = new Map() // by path: the tick at which it could not be had
   #revoked = new Set() // kids: no later document brings one back
   #polled = -Infinity
   #flights = new Map() // by path: what the registry is asked for now
@@ -28,15 +31,21 @@ export class Registry {
     return (await this.#rootDocument()).domain
   }
 
-  /** A service's key by its kid. Throws unknown_key, revoked_key or trust_unavailable. */
+  /** A service's key by its kid. Throws unknown_key, revoked_key or trust_unavailable. A kid that is not held may be new:
+   * it waits for the next question for changes, so that unknown kids cost the registry nothing. */
   async key(kid) {
     const { owner } = splitKid(kid)
     const { service } = splitServiceId(owner)
-    const { keys, claims } = await this.#believed(KINDS.keySet, `/v1/services/${service}/jwks.jwt`, owner)
-    if (this.#revoked.has(kid) || claims.revoked.some((key) => key.kid === kid)) throw new Refused('revoked_key', kid)
-    const key = keys.find((listed) => listed.kid === kid)
-    if (!key) throw new Refused('unknown_key', kid)
-    return key
+    const arrived = ticks()
+    for (;;) {
+      const { keys, claims, asOf } = await this.#believed(KINDS.keySet, `/v1/services/${service}/jwks.jwt`, owner)
+      if (this.#revoked.has(kid) || claims.revoked.some((key) => key.kid === kid)) throw new Refused('revoked_key', kid)
+      const key = keys.find((listed) => listed.kid === kid)
+      if (key) return key
+      if (asOf >= arrived) throw new Refused('unknown_key', kid)
+      if (this.#polled >= arrived) throw new Refused('trust_unavailable', `${kid}: the registry did not answer`)
+      await sleep(this.#polled + POLL - ticks())
+    }
   }
 
   /** The operators' policy for a service, null where there is none. Throws trust_unavailable. */
@@ -108,11 +117,11 @@ export class Registry {
 
   /** The document at that path, while a signed time confirms it. */
   async #believed(kind, path, subject) {
-    const ask = this.#held.size > 0 && this.clock() >= this.#polled + POLL
+    const ask = this.#held.size > 0 && ticks() >= this.#polled + POLL
     await this.#share('changes', ask, () => this.#pollChanges())?.soon
     const before = this.#held.get(path)
     const stale = !before || before.changedAt !== undefined
-    const due = stale && this.clock() >= (this.#failed.get(path) ?? 0) + COOLDOWN
+    const due = stale && ticks() >= (this.#failed.get(path) ?? -Infinity) + COOLDOWN
     const asked = this.#share(path, due, () => this.#fetch(kind, path, subject))
     await (before ? asked?.soon : asked?.ended)
     const held = this.#held.get(path)
@@ -125,7 +134,7 @@ export class Registry {
   }
 
   async #fetch(kind, path, subject) {
-    const held = this.#held.get(path)
+    const [held, asOf] = [this.#held.get(path), ticks()]
     const covers = held?.changedAt ?? 0
     const target = covers ? `${path}?seq=${covers}` : path
     try {
@@ -134,10 +143,10 @@ export class Registry {
       const jws = await this.get(this.url + target, headers)
       const read = await this.read(kind, jws, subject, covers)
       if (read.claims.seq < held?.claims.seq) throw new Refused('document_rolled_back', path)
-      const fresh = { ...read, subject, covered: read.claims.head, confirmedAt: read.claims.iat }
+      const fresh = { ...read, subject, covered: read.claims.head, confirmedAt: read.claims.iat, asOf }
       this.#held.set(path, fresh)
     } catch (error) {
-      this.#failed.set(path, this.clock())
+      this.#failed.set(path, ticks())
       if (error.status === 404 && !held) throw new Refused('unknown_key', 'the registry knows no such service')
       console.error(`${path}: ${error.message}`)
     }
@@ -159,7 +168,7 @@ export class Registry {
   }
 
   async #takeChanges() {
-    this.#polled = this.clock()
+    const asOf = (this.#polled = ticks())
     const since = Math.min(...[...this.#held.values()].map((held) => held.covered))
     const domain = await this.domain()
     const { claims } = await this.read(KINDS.changes, await this.get(`${this.url}/v1/changes?since=${since}`), domain)
@@ -168,7 +177,7 @@ export class Registry {
       const named = claims.services.includes(held.subject) && held.covered < claims.seq
       if (held.covered > claims.seq) continue
       if (claims.reset || named || claims.since > held.covered) held.changedAt = claims.seq
-      else Object.assign(held, { covered: claims.seq, confirmedAt: Math.max(held.confirmedAt, claims.iat) })
+      else Object.assign(held, { covered: claims.seq, confirmedAt: Math.max(held.confirmedAt, claims.iat), asOf: Math.max(held.asOf, asOf) })
     }
   }
 }

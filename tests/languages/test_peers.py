@@ -5,6 +5,7 @@ import re
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +46,24 @@ def test_a_peer_answers_our_caller(service: Server, caller: peerseal.Identity) -
     with caller.session(service.name, service.url) as session:
         answer = session.get("/greetings/ada")
         assert (answer.status_code, answer.json()) == (200, {"hello": "ada", "caller": "caller"})
+
+
+def test_a_peer_knows_a_caller_whose_keys_are_registered_one_after_the_other(
+    service: Server, domain: Stack, tmp_path: Path
+) -> None:
+    for host in ("first", "second", "third"):
+        joining, folder = domain.join_token("caller"), tmp_path / host
+        caller = peerseal.Identity("caller", registry=domain.registry_url, join_token=joining, key_dir=folder).start()
+        assert call(service, token_for(service, caller))[0] == 200
+        caller.stop()
+
+
+def test_a_peer_refuses_an_unknown_key(service: Server, caller: peerseal.Identity) -> None:
+    head, payload, signature = token_for(service, caller).split(".")
+    foreign = json.loads(b64url_decode(head)) | {"kid": f"{caller.id}/{'A' * 43}"}
+    token = f"{b64url(json.dumps(foreign).encode())}.{payload}.{signature}"
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(lambda _: call(service, token), range(24))) == {(401, "unknown_key")}
 
 
 def test_a_peer_refuses_an_altered_request(service: Server, caller: peerseal.Identity) -> None:

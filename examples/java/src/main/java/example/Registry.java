@@ -1,5 +1,8 @@
 package example;
 
+import static java.util.concurrent.TimeUnit.NANOSECONDS;
+import static java.util.concurrent.TimeUnit.SECONDS;
+
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import example.Documents.Kind;
@@ -13,7 +16,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.TimeUnit;
+import java.util.concurrent.locks.LockSupport;
 import java.util.function.BinaryOperator;
 import java.util.function.LongSupplier;
 
@@ -24,9 +27,9 @@ import java.util.function.LongSupplier;
  */
 final class Registry implements Verifier.Trust {
     private static final long OFFLINE_LIMIT = 3600; // seconds for which a document is believed after its last confirmation
-    private static final long POLL = 1; // seconds between two questions for changes: a revocation takes effect that soon
-    private static final long COOLDOWN = 5; // seconds until a document that could not be had is asked for again
-    private static final long PATIENCE = 1; // seconds: a caller with a document that is believed waits no longer
+    private static final long POLL = SECONDS.toNanos(1); // between two questions for changes: a revocation takes effect that soon
+    private static final long COOLDOWN = SECONDS.toNanos(5); // until a document that could not be had is asked for again
+    private static final long PATIENCE = SECONDS.toNanos(1); // a caller with a document that is believed waits no longer
 
     /** One GET: the text of a 200. */
     interface Getter {
@@ -42,15 +45,17 @@ final class Registry implements Verifier.Trust {
         }
     }
 
-    /** A document that is believed. {@code changedAt} is the entry that changed its subject since, 0 for none. */
+    /** A document that is believed. {@code changedAt} is the entry that changed its subject since, 0 for none; {@code asOf}
+     * is the nanosecond when the registry was last asked for it, or whether it has changed. */
     private record Held(ObjectNode claims, Map<String, ListedKey> keys, String subject, long covered, long confirmedAt,
-            long changedAt) {
-        Held confirmed(long seq, long at) {
-            return new Held(claims, keys, subject, seq, Math.max(confirmedAt, at), changedAt);
+            long changedAt, long asOf) {
+        Held confirmed(long seq, long at, long asked) {
+            long newer = asked - asOf > 0 ? asked : asOf;
+            return new Held(claims, keys, subject, seq, Math.max(confirmedAt, at), changedAt, newer);
         }
 
         Held changed(long seq) {
-            return new Held(claims, keys, subject, covered, confirmedAt, seq);
+            return new Held(claims, keys, subject, covered, confirmedAt, seq, asOf);
         }
     }
 
@@ -73,10 +78,10 @@ final class Registry implements Verifier.Trust {
     private volatile Root root;
     private Checkpoint newest = new Checkpoint(0, new byte[0]);
     private final Map<String, Held> held = new HashMap<>(); // by path
-    private final Map<String, Long> failed = new HashMap<>(); // by path: when it could not be had
+    private final Map<String, Long> failed = new HashMap<>(); // by path: the nanosecond when it could not be had
     private final Set<String> revoked = new HashSet<>(); // kids: no later document brings one back
     private final Map<String, Flight> flights = new HashMap<>(); // by path: what the registry is asked for now
-    private long polled;
+    private long polled = System.nanoTime() - POLL;
 
     /** Trusts the registry at that URL whose root key has the thumbprint {@code pin}. */
     Registry(String url, String pin, Getter getter, LongSupplier clock) {
@@ -100,19 +105,33 @@ final class Registry implements Verifier.Trust {
         return rootDocument(false).domain();
     }
 
-    /** A service's key by its kid. Refuses with unknown_key, revoked_key or trust_unavailable. */
+    /** A service's key by its kid. Refuses with unknown_key, revoked_key or trust_unavailable. A kid that is not held may
+     * be new: it waits for the next question for changes, so that unknown kids cost the registry nothing. */
     @Override
     public ListedKey key(String kid) throws IOException {
         String owner = Strict.Kid.split(kid).owner();
         String service = Strict.ServiceId.split(owner).service();
-        Held found = believed(Documents.KEY_SET, "/v1/services/" + service + "/jwks.jwt", owner);
-        if (isRevoked(kid)) {
-            throw new Refused("revoked_key", kid);
+        long arrived = System.nanoTime();
+        while (true) {
+            Held found = believed(Documents.KEY_SET, "/v1/services/" + service + "/jwks.jwt", owner);
+            if (isRevoked(kid)) {
+                throw new Refused("revoked_key", kid);
+            }
+            if (found.keys().containsKey(kid)) {
+                return found.keys().get(kid);
+            }
+            if (found.asOf() - arrived >= 0) {
+                throw new Refused("unknown_key", kid);
+            }
+            if (polled() - arrived >= 0) {
+                throw new Refused("trust_unavailable", kid + ": the registry did not answer");
+            }
+            LockSupport.parkNanos(polled() + POLL - System.nanoTime());
         }
-        if (!found.keys().containsKey(kid)) {
-            throw new Refused("unknown_key", kid);
-        }
-        return found.keys().get(kid);
+    }
+
+    private synchronized long polled() {
+        return polled;
     }
 
     /** The operators' policy for a service, a NullNode where there is none. */
@@ -255,13 +274,14 @@ final class Registry implements Verifier.Trust {
     }
 
     private synchronized Flight changesAsked() {
-        return share("changes", !held.isEmpty() && now() >= polled + POLL, this::takeChanges);
+        return share("changes", !held.isEmpty() && System.nanoTime() - polled >= POLL, this::takeChanges);
     }
 
     private synchronized Flight documentAsked(Kind kind, String path, String subject) {
         Held found = held.get(path);
         boolean stale = found == null || found.changedAt() > 0;
-        boolean due = stale && now() >= failed.getOrDefault(path, 0L) + COOLDOWN;
+        Long last = failed.get(path);
+        boolean due = stale && (last == null || System.nanoTime() - last >= COOLDOWN);
         return share(path, due, () -> fetch(kind, path, subject, found));
     }
 
@@ -270,7 +290,7 @@ final class Registry implements Verifier.Trust {
         if (due && !flights.containsKey(name)) {
             CompletableFuture<Exception> ended =
                     CompletableFuture.supplyAsync(() -> errorOf(name, question), task -> new Thread(task).start());
-            flights.put(name, new Flight(ended, ended.copy().completeOnTimeout(null, PATIENCE, TimeUnit.SECONDS)));
+            flights.put(name, new Flight(ended, ended.copy().completeOnTimeout(null, PATIENCE, NANOSECONDS)));
         }
         CompletableFuture<Exception> none = CompletableFuture.completedFuture(null);
         return flights.getOrDefault(name, new Flight(none, none));
@@ -291,7 +311,7 @@ final class Registry implements Verifier.Trust {
     }
 
     private synchronized void failed(String name) {
-        failed.put(name, now());
+        failed.put(name, System.nanoTime());
     }
 
     private synchronized void end(String name) {
@@ -302,6 +322,7 @@ final class Registry implements Verifier.Trust {
     private void fetch(Kind kind, String path, String subject, Held before) throws IOException {
         long covers = before == null ? 0 : before.changedAt();
         String target = before == null ? path : path + "?seq=" + covers;
+        long asOf = System.nanoTime();
         boolean signed = kind == Documents.POLICY && signer != null;
         Map<String, String> headers = signed ? Map.of("authorization", signer.apply("GET", target)) : Map.of();
         Checked read = read(kind, getter.get(url + target, headers), subject, covers);
@@ -310,7 +331,7 @@ final class Registry implements Verifier.Trust {
             throw new Refused("document_rolled_back", path);
         }
         long head = claims.get("head").longValue();
-        Held fresh = new Held(claims, read.keys(), subject, head, claims.get("iat").longValue(), 0);
+        Held fresh = new Held(claims, read.keys(), subject, head, claims.get("iat").longValue(), 0, asOf);
         synchronized (this) {
             held.put(path, fresh);
         }
@@ -318,13 +339,14 @@ final class Registry implements Verifier.Trust {
 
     /** Notes the time of a question for changes, and gives the number of entries that the oldest document covers. */
     private synchronized long startPoll() {
-        polled = now();
+        polled = System.nanoTime();
         return held.values().stream().mapToLong(Held::covered).min().orElse(0);
     }
 
     /** Asks which services have changed since the oldest document that is held. */
     private void takeChanges() throws IOException {
         long oldest = startPoll();
+        long asOf = polled();
         String domain = rootDocument(false).domain();
         String compact = getter.get(url + "/v1/changes?since=" + oldest, Map.of());
         ObjectNode claims = read(Documents.CHANGES, compact, domain, 0).claims();
@@ -340,7 +362,7 @@ final class Registry implements Verifier.Trust {
                 }
                 boolean named = each.covered() < seq && services.contains(each.subject());
                 boolean changed = reset || named || since > each.covered();
-                return changed ? each.changed(seq) : each.confirmed(seq, claims.get("iat").longValue());
+                return changed ? each.changed(seq) : each.confirmed(seq, claims.get("iat").longValue(), asOf);
             });
         }
         if (reset || services.contains(domain + "/registry")) {
