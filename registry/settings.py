@@ -68,10 +68,14 @@ class Limits:
     """Active keys of one service that join tokens admitted. They have a limit of their own, so that a thief who used up
     `vouched_keys` cannot keep the owner from joining again."""
     resign_after: int = 60
-    """Seconds after which an unchanged document is signed again. Clients read its age from the signing time, on the
-    scale of an hour."""
+    """Seconds after which an unchanged answer that covers the newest entry, or that is not signed, is made again."""
+    signing_period: int = 12 * 3600
+    """Seconds after which an unchanged signed document is signed again: half of its lifetime, so that a client always
+    holds one that is valid for hours. All nodes use the same value, or their documents differ."""
     changes_resign_after: int = 5
     """Seconds for which one signed list of changes answers all callers while nothing changes."""
+    current_resign_after: int = 30
+    """Seconds for which one signed list of current services answers all callers, and for which caches may keep it."""
     changes_listed: int = 1000
     """Services in one list of changes; where more changed, the client fetches all that it knows again."""
     wait: int = 20

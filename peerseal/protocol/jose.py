@@ -98,8 +98,10 @@ def signer(private_key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, alg: Alg
 
 def _p256_signer(prepared_key: ec.EllipticCurvePrivateKey) -> Callable[[bytes], bytes]:
     """Gives a signature of the same form as ``Key.sign`` of python-jose (RFC 7518 section 3.4). That method parses the
-    DER with a general parser, then converts r and s to integers and back, which takes up to half of its time."""
-    algorithm = ec.ECDSA(SHA256())
+    DER with a general parser, then converts r and s to integers and back, which takes up to half of its time.
+
+    The signature is deterministic (RFC 6979): all nodes of a registry sign a document with the same bytes."""
+    algorithm = ec.ECDSA(SHA256(), deterministic_signing=True)
 
     def sign(message: bytes) -> bytes:
         # SEQUENCE of INTEGER r and INTEGER s, each with a one-byte length (X.690 section 8).

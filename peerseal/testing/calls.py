@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _KEYS: Final = re.compile(r"/v1/services/([^/]+)/keys(?:/([^/.]+)(\.jwt)?)?")
 _POLICY: Final = re.compile(r"/v1/services/([^/]+)/policy\.jwt")
+_CURRENT: Final = re.compile(r"/v1/current/(0|[1-9][0-9]*)\.jwt")
 _JWK_SET: Final = re.compile(r"/v1/services/([^/]+)/jwks\.jwt")
 
 
@@ -76,6 +77,8 @@ class Endpoints:
             return _jwt(sign_document(registry.registry_keys(), registry.root))
         if path == "/v1/changes":
             return _jwt(registry.sign(registry.changes(_number(call, "since"))))
+        if found := _CURRENT.fullmatch(path):
+            return _jwt(registry.sign(registry.current_services(int(found[1]))))
         if path == "/v1/domain.jwt":
             return _jwt(registry.sign(registry.domain_document()))
         if path == CHECKPOINT_PATH:

@@ -30,14 +30,14 @@ class MemoryLedger:
         self._leaves.append(entry.leaf)
         return entry.seq
 
-    def checkpoint(self) -> str:
-        """The signed head."""
-        size = len(self.entries)
+    def checkpoint(self, size: int | None = None) -> str:
+        """The signed head, now or at that size."""
+        size = len(self.entries) if size is None else size
         return sign_checkpoint(Checkpoint(self.origin, size, merkle.root_hash(size, self.node)), self.key)
 
-    def inclusion(self, index: int) -> merkle.Proof:
-        """The proof of an entry in the whole tree."""
-        return merkle.inclusion_proof(index, len(self.entries), self.node)
+    def inclusion(self, index: int, size: int) -> merkle.Proof:
+        """The proof of an entry in the tree of that size."""
+        return merkle.inclusion_proof(index, size, self.node)
 
     def consistency(self, old: int, new: int) -> merkle.Proof:
         """The proof that the tree of size ``new`` begins with that of size ``old``."""

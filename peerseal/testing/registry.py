@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from peerseal.errors import FetchError, PeersealError, RevokedKey, UnknownKey
 from peerseal.identity.identity import Identity
 from peerseal.protocol.documents.changes import CHANGES_LIFETIME, Changes
+from peerseal.protocol.documents.current import CurrentServices, block_of
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.frame import DOCUMENT_LIFETIME, Document, sign_document
 from peerseal.protocol.documents.key_set import ACTIVE, RETIRED, REVOKED, KeySetDocument, ListedKey
@@ -93,7 +94,8 @@ class MemoryRegistry(Fetcher):
     """A registry of the trust domain ``domain``. It is the `Fetcher` of its identities and trust stores, and a
     `KeySource`.
 
-    ``down`` makes every call fail. ``answers`` maps a path (without its query) to the Answer that replaces the real
+    ``down`` makes every call fail. With ``lasting`` its documents are, as the real registry's, as of the last change of
+    their service, with the time of that change; else they are as of now. ``answers`` maps a path (without its query) to the Answer that replaces the real
     one. ``calls`` counts calls by method and path, such as ``"GET /v1/changes"``; ``log`` holds all of them.
     Safe to use from threads.
     """
@@ -107,7 +109,7 @@ class MemoryRegistry(Fetcher):
     ) -> None:
         self.domain = check_trust_domain(domain)
         self.clock = clock
-        self.down = False
+        self.down = self.lasting = False
         self.answers: dict[str, Answer] = {}
         self.calls: Counter[str] = Counter()
         self.log: list[Call] = []
@@ -120,7 +122,7 @@ class MemoryRegistry(Fetcher):
         self.keys: dict[str, RegisteredKey] = {}  # by thumbprint
         self.joining: dict[str, IssuedToken] = {}
         self._policies: dict[str, CallPolicy | None] = {}
-        self._settings, self._settings_seq = DomainSettings(), 0
+        self._settings = DomainSettings()
         self._append(entries.REGISTRY_CREATED, None)
         self.endpoints = Endpoints(self)
         self._opened = ExitStack()
@@ -237,7 +239,7 @@ class MemoryRegistry(Fetcher):
         )
         settings = DomainSettings(names, tuple(issuers), granted, derived)
         self._settings = DomainSettings.from_json(settings.to_json())
-        self._settings_seq = self._append(entries.DOMAIN_SET, None, data={"settings": self._settings.to_json()})
+        self._append(entries.DOMAIN_SET, None, data={"settings": self._settings.to_json()})
 
     # ---- KeySource and Fetcher
 
@@ -302,42 +304,41 @@ class MemoryRegistry(Fetcher):
             raise NotFound("service_not_found", service)
         good = [key for key in held if key.revoked_at is None and key.active_until > now - LISTED_AFTER_RETIREMENT]
         revoked = [key for key in held if key.revoked_at is not None and key.admission.expires_at > now]
+        frame = self._frame_about(service)
         return KeySetDocument(
-            **self._frame(service_id(self.domain, service)),
-            **self._place(service),
-            keys=tuple(self._signed_key(key) for key in good),
+            **frame,
+            keys=tuple(self._signed_key(key, frame["head"]) for key in good),
             revoked=tuple(ListedRevokedKey(self._kid(k), k.revoked_at or 0, k.revoked_seq - 1) for k in revoked),
         )
 
     def statement(self, kid: str) -> KeyStatement:
         """The statement about one key, as of now."""
         key = self.found(kid)
+        frame = self._frame_about(key.service)
         return KeyStatement(
-            **self._frame(service_id(self.domain, key.service)),
-            **self._place(key.service),
+            **frame,
             kid=kid,
             public=key.public,
             state=self.state(key),
             active_until=key.active_until,
             revoked_at=key.revoked_at,
             admission=key.admission,
-            proof=self.ledger.inclusion(key.admission.index),
+            proof=self.ledger.inclusion(key.admission.index, frame["head"]),
         )
 
     def policy_document(self, service: str) -> PolicyDocument:
         """The policy of a service, as of now."""
-        frame = self._frame(service_id(self.domain, service)) | self._place(service)
-        return PolicyDocument(**frame, policy=self._policies.get(service))
+        return PolicyDocument(**self._frame_about(service), policy=self._policies.get(service))
 
     def domain_document(self) -> DomainDocument:
         """The domain's settings, as of now."""
-        frame = self._frame(self.domain) | self._place(REGISTRY) | {"seq": self._settings_seq}
+        frame = self._frame_about(REGISTRY) | {"subject": self.domain}
         return DomainDocument(**frame, settings=self._settings)
 
     def changes(self, since: int) -> Changes:
         """The services that changed after entry ``since``."""
-        changed = self.ledger.entries[since:]
-        names = sorted({service_id(self.domain, entry.service or REGISTRY) for entry in changed})
+        changed = {service_id(self.domain, entry.service or REGISTRY): entry.seq for entry in self.ledger.entries[since:]}
+        names = sorted(changed)
         frame, head = self._frame(self.domain, CHANGES_LIFETIME), len(self.ledger.entries)
         proof = self.ledger.consistency(since, head) if 0 < since <= head else None
         return Changes(
@@ -346,9 +347,21 @@ class MemoryRegistry(Fetcher):
             seq=head,
             checkpoint=self.ledger.checkpoint(),
             services=tuple(names),
+            seqs=tuple(changed[name] for name in names),
             reset=since > head,
             revoked=tuple(self._kid(key) for key in self.keys.values() if key.revoked_seq > since),
             proof=proof,
+        )
+
+    def current_services(self, block: int) -> CurrentServices:
+        """The services that the entries of that block changed last."""
+        last = {entry.service or REGISTRY: entry.seq for entry in self.ledger.entries}
+        return CurrentServices(
+            **self._frame(self.domain),
+            block=block,
+            seq=len(self.ledger.entries),
+            checkpoint=self.ledger.checkpoint(),
+            services={service_id(self.domain, name): seq for name, seq in last.items() if block_of(seq) == block},
         )
 
     def registry_keys(self) -> RegistryKeys:
@@ -400,8 +413,8 @@ class MemoryRegistry(Fetcher):
             return REVOKED
         return ACTIVE if key.active_until > self.clock() else RETIRED
 
-    def _signed_key(self, key: RegisteredKey) -> ListedKey:
-        proof = self.ledger.inclusion(key.admission.index)
+    def _signed_key(self, key: RegisteredKey, head: int) -> ListedKey:
+        proof = self.ledger.inclusion(key.admission.index, head)
         state = self.state(key)
         return ListedKey(self._kid(key), key.public, state, key.active_until, key.admission, proof)
 
@@ -410,11 +423,16 @@ class MemoryRegistry(Fetcher):
         issuer = registry_id(self.domain)
         return {"issuer": issuer, "subject": subject, "issued_at": now, "expires_at": now + lifetime}
 
-    def _place(self, service: str) -> dict[str, Any]:
-        """``seq``, ``head`` and ``checkpoint``: the last entry about the service, the number of entries, and the signed
-        checkpoint of the ledger."""
-        newest = max((entry.seq for entry in self.ledger.entries if entry.service == service), default=0)
-        return {"seq": newest, "head": len(self.ledger.entries), "checkpoint": self.ledger.checkpoint()}
+    def _frame_about(self, service: str) -> dict[str, Any]:
+        """The frame of a document about a service, with its place in the ledger: the last entry about the service, the
+        number of entries that the document covers, and the signed checkpoint of that size."""
+        about = [entry for entry in self.ledger.entries if (entry.service or REGISTRY) == service]
+        frame, seq, head = self._frame(service_id(self.domain, service)), about[-1].seq if about else 0, None
+        if self.lasting and about:
+            changed_at, head = about[-1].time, seq
+            frame |= {"issued_at": changed_at, "expires_at": changed_at + DOCUMENT_LIFETIME}
+        place = {"seq": seq, "head": head or len(self.ledger.entries), "checkpoint": self.ledger.checkpoint(head)}
+        return frame | place
 
     def _renew_lock(self) -> None:
         self._lock = threading.RLock()

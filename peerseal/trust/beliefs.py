@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol, Self, cast
 
 from peerseal.errors import DocumentRefused, Expired, NotYetValid, TrustUnavailable
 from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.current import CurrentServices
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.key_set import KeySetDocument, ListedKey
 from peerseal.protocol.documents.policy import PolicyDocument
@@ -164,10 +165,23 @@ class Dated:
         """After a list of changes: the belief confirmed, or None where the document must be fetched again."""
         if self.covered > changes.seq:
             return self  # the list is older than this belief
-        changed = service_id in changes.services and self.covered < changes.seq
+        changed = changes.last_changes.get(service_id, 0) > self.covered
         if changes.reset or changed or changes.since > self.covered:
             return None
-        return self._dated(self, covered=changes.seq, confirmed_at=max(self.confirmed_at, changes.issued_at))
+        return self.true_until(changes.seq, changes.issued_at)
+
+    def confirmed_by_list(self, service_id: str, current: CurrentServices) -> Self | None:
+        """After the list of the block in which the service was last changed, as in `confirmed`."""
+        if self.covered >= current.seq:
+            return self
+        if not 0 < current.services.get(service_id, 0) <= self.covered:
+            return None
+        return self.true_until(current.seq, current.issued_at)
+
+    def true_until(self, entry: int, signed_at: int) -> Self:
+        """The belief, which a document signed at that time says is true up to that entry."""
+        later = max(self.covered, entry), max(self.confirmed_at, signed_at)
+        return self._dated(self, covered=later[0], confirmed_at=later[1])
 
     def _dated(self, belief: Self, **times: int) -> Self:
         return cast(Self, replace(cast(Any, belief), **times))

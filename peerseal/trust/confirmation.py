@@ -85,6 +85,14 @@ class Confirmation:
         changes = self._changes_after(belief.covered)
         return belief if changes is None else belief.confirmed(subject, changes)
 
+    def caught_up(self, belief: B, subject: str) -> B | None:
+        """The belief from a document that was fetched just now, as `confirmed` where the registry said in this period
+        that there are later entries. Caches on the way may answer with an older document."""
+        answers = self._answers
+        if answers.newest_entry is None or answers.period != self._awake.current():
+            return belief
+        return belief if belief.covered >= answers.newest_entry else self.confirmed(belief, subject)
+
     def on_new_ledger(self) -> None:
         """See LedgerCache: the answers were about a lost ledger. The thread that calls this may hold the lock."""
         self._answers = _Answers(NEVER)

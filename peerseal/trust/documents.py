@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, PeersealError, TrustUnavailable
 from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.current import CurrentServices
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.frame import Document, read_document
 from peerseal.protocol.documents.key_set import KeySetDocument
@@ -34,7 +35,7 @@ from peerseal.trust.seen_ledger import SeenLedger, check_admissions
 
 log = logging.getLogger("peerseal.trust")
 
-D = TypeVar("D", bound=KeySetDocument | KeyStatement | Changes | PolicyDocument | DomainDocument)
+D = TypeVar("D", bound=KeySetDocument | KeyStatement | Changes | CurrentServices | PolicyDocument | DomainDocument)
 """The kinds of document that carry a checkpoint of the ledger."""
 
 T = TypeVar("T")
@@ -53,6 +54,7 @@ _NAMES: Mapping[type, str] = {
     KeySetDocument: "key_set",
     KeyStatement: "key_statement",
     Changes: "changes",
+    CurrentServices: "current_services",
     PolicyDocument: "policy",
     DomainDocument: "domain",
 }
@@ -62,8 +64,8 @@ _NAMES: Mapping[type, str] = {
 class Question(Generic[D]):
     """One question to the registry: for the document of that ``kind`` about ``subject``, at that ``path``.
 
-    It must cover ``covers`` entries of the ledger, and all that were seen. ``etag`` is that of the document that is
-    held already. ``headers`` gives the headers of a call to a path. ``check`` is one more check, which raises
+    It must cover ``covers`` entries of the ledger; a list of changes must cover all that were seen. ``etag`` is that of
+    the document that is held already. ``headers`` gives the headers of a call to a path. ``check`` is one more check, which raises
     DocumentRefused. The registry may keep the question for ``wait`` seconds; ``within`` is a context for the checks,
     which is entered when the registry has answered.
     """
@@ -290,8 +292,8 @@ class DocumentReader:
         """The document of the first mirror whose answer passes every check; None for a 304: the document that is held
         is the newest. Raises FetchError (with ``http_status`` 404 where there is no such document), DocumentRefused or
         TrustUnavailable."""
-        covers = max(question.covers, self.seen())
-        path = question.path if question.kind is Changes else path_covering(question.path, covers)
+        covers = max(question.covers, self.seen()) if question.kind is Changes else question.covers
+        path = path_covering(question.path, question.covers)
         headers = {} if question.headers is None else dict(question.headers(path))
         if question.etag is not None:
             headers["If-None-Match"] = question.etag
@@ -375,7 +377,7 @@ class DocumentReader:
         signers = {make_kid(root.issuer, key.thumbprint): key for key in root.signing_keys}
         document = read_document(kind, jws, signers, now=self._clock(), domain=root.subject)
         checkpoint = verify_checkpoint(document.checkpoint, root.subject, root.ledger_keys)
-        head = document.seq if isinstance(document, Changes) else document.head
+        head = document.seq if isinstance(document, Changes | CurrentServices) else document.head
         if checkpoint.size != head or document.seq > head:
             raise DocumentRefused("document_malformed", "the checkpoint is not of the entries that it covers")
         return document, checkpoint
@@ -393,8 +395,8 @@ def check_age(document: Document, max_age: float, now: float) -> None:
 
 
 def path_covering(path: str, entries: int) -> str:
-    """The path of a document that covers so many entries. Their number is in the URL, so that no cache on the way
-    answers with an older document."""
+    """The path of a document that covers so many entries, 0 for any number. The number is in the URL, so that no cache
+    on the way answers with an older document."""
     if not entries:
         return path
     return f"{path}{'&' if '?' in path else '?'}seq={entries}"

@@ -28,8 +28,9 @@ from peerseal.transport.deadline import held_if_free, held_in_time
 from peerseal.trust.awake import NEVER, AwakePeriods
 from peerseal.trust.beliefs import Dated
 from peerseal.trust.confirmation import Confirmation
+from peerseal.trust.current import YOUNG, CurrentLists
 from peerseal.trust.disk.document_cache import CopyFolder
-from peerseal.trust.documents import D, DocumentReader, Fetched, Question, check_age
+from peerseal.trust.documents import D, DocumentReader, Fetched, Question
 
 log = logging.getLogger("peerseal.trust")
 
@@ -46,6 +47,7 @@ class ShelfParts:
     reader: DocumentReader
     copies: CopyFolder
     confirmation: Confirmation
+    current: CurrentLists
     awake: AwakePeriods
     limits: TrustLimits
     clock: Callable[[], float]
@@ -61,6 +63,7 @@ class CachedSubject(Generic[B]):
         period         the `AwakePeriods` period in which ``known`` was confirmed, or the registry was not reached
         generation     the generation of the reader (`DocumentReader`) when it read the document
         awaited_entry  the ledger entry that the next document must cover; 0 where none is awaited
+        told_until     while one is awaited: the entry up to which lists said what changed, and the signed time
     """
 
     subject: str
@@ -78,6 +81,7 @@ class CachedSubject(Generic[B]):
     renew_at: float = 0.0
     cooldown_until: float = 0.0
     awaited_entry: int = 0
+    told_until: tuple[int, int] = (0, 0)
     failures: int = 0
     retry_at: float = 0.0
 
@@ -103,6 +107,7 @@ class Shelf(ABC, Generic[D, B, A]):
         self._reader = parts.reader
         self._copies = parts.copies
         self._confirmation = parts.confirmation
+        self._current = parts.current
         self._awake = parts.awake
         self._limits = parts.limits
         self._clock = parts.clock
@@ -255,11 +260,11 @@ class Shelf(ABC, Generic[D, B, A]):
         return item.retry_at if wanted else max(item.retry_at, item.renew_at)
 
     def followed(self) -> list[int]:
-        """For each belief from the present ledger: the entry up to which it is true, or which its next document must
-        cover."""
+        """For each belief from the present ledger: the entry up to which it is true, or up to which lists said what
+        its next document must cover."""
         held = [(item, item.known) for item in self._all()]
         return [
-            item.awaited_entry or known.covered
+            item.told_until[0] if item.awaited_entry else known.covered
             for item, known in held
             if known is not None and self._is_in_ledger(item)
         ]
@@ -268,8 +273,8 @@ class Shelf(ABC, Generic[D, B, A]):
         """Apply a list of changes that was asked for in that period: confirm the beliefs about unchanged subjects, and
         mark the others for a fetch."""
         for item in self._all():
-            if item.awaited_entry:  # the awaited document must cover this list too
-                item.awaited_entry = max(item.awaited_entry, changes.seq)
+            if item.awaited_entry:
+                self._await(item, changes)
             with held_if_free(item.lock) as held:
                 if held and self._is_followed(item):  # else the next round asks again
                     self._confirm(item, changes, period)
@@ -277,15 +282,29 @@ class Shelf(ABC, Generic[D, B, A]):
     def _confirm(self, item: CachedSubject[B], changes: Changes, period: int) -> None:
         confirmed = item.known.confirmed(item.service, changes) if item.known is not None else None
         if confirmed is None:
-            item.awaited_entry, item.retry_at = changes.seq, 0.0  # retry at once: there is something new
+            self._await(item, changes)
+            item.retry_at = 0.0  # retry at once: there is something new
         else:
             current = item.generation == self._reader.generation
             self._believe(item, confirmed, max(item.period, period) if current else item.period)
 
+    def _await(self, item: CachedSubject[B], changes: Changes) -> None:
+        """Note which entry the next document must cover after that list: the one that changed its service, which all
+        clients name in their questions; or all, where the list does not say it."""
+        unlisted = changes.seq if changes.reset or changes.since > self._told_until(item) else 0
+        entry = changes.last_changes.get(item.service, unlisted)
+        item.told_until = max(item.told_until, (changes.seq, changes.issued_at))
+        item.awaited_entry = max(item.awaited_entry, entry)
+
+    def _told_until(self, item: CachedSubject[B]) -> int:
+        known = item.known
+        return item.told_until[0] if item.awaited_entry or known is None else known.covered
+
     def on_new_ledger(self) -> None:
         """See LedgerCache."""
         for item in self._all():
-            item.awaited_entry, item.retry_at, item.failures, item.cooldown_until = 0, 0.0, 0, 0.0
+            item.awaited_entry, item.told_until = 0, (0, 0)
+            item.retry_at, item.failures, item.cooldown_until = 0.0, 0, 0.0
             item.absent.clear()
 
     def endings(self) -> Mapping[str, int]:
@@ -362,7 +381,8 @@ class Shelf(ABC, Generic[D, B, A]):
         except (DocumentRefused, FetchError) as error:
             log.info("the copy %s is passed over (%s): %s", item.file, error.code, error)
             return False
-        confirmed = self._confirmed(item, known)
+        listed = self._current.confirmed_from_disk(known, item.service)
+        confirmed = None if listed is None else self._confirmed(item, listed)
         if confirmed is None:
             return False
         self._store(item, confirmed, generation, period)
@@ -371,14 +391,12 @@ class Shelf(ABC, Generic[D, B, A]):
 
     def _read_copy(self, item: CachedSubject[B], jws: str) -> tuple[D, int]:
         """The document in a copy on disk, and the generation in which it was read. Raises DocumentRefused, also if this
-        host has seen a newer one, or if it was signed longer ago than the offline limit; FetchError or TrustUnavailable
-        if it cannot be checked now."""
+        host has seen a newer one; FetchError or TrustUnavailable if it cannot be checked now."""
         subject, covered = self._document_subject(item), item.awaited_entry
         document, generation = self._reader.checked(self.document, jws, subject, at_least=covered, from_disk=True)
         seen = self._copies.read_seen(item.file)
         if document.seq < seen:
             raise DocumentRefused("document_rolled_back", f"seq {document.seq}, seen was {seen}")
-        check_age(document, self._limits.offline_limit, self._clock())
         return document, generation
 
     def _schedule_renewal(self, item: CachedSubject[B], at: float) -> None:
@@ -387,41 +405,63 @@ class Shelf(ABC, Generic[D, B, A]):
         item.fetched_at, item.renew_at = at, at + self._limits.refresh_interval - early
 
     def _fetch_once(self, item: CachedSubject[B]) -> None:
-        now, period, generation, beliefs = self._clock(), self._awake.current(), self._reader.generation, list[B]()
+        now, period, generation = self._clock(), self._awake.current(), self._reader.generation
         self._schedule_renewal(item, now)
         if not self._is_in_ledger(item):
             item.awaited_entry = 0
         try:
-            fetched = self._fetch(item, self._question(item, period, beliefs))
-        except DocumentRefused:
-            if not beliefs:
-                raise
-            self._store(item, beliefs[0], generation, period)  # all were too old, but the changes may confirm the first
+            fetched = self._fetch(item, self._question(item, period))
         except FetchError as error:
             if error.http_status != 404 or not self.may_be_absent or self._is_in_ledger(item):
                 raise
             self._forget(item)
-        else:
-            if fetched is not None:
-                self._copies.keep(item.file, fetched.jws, fetched.document.seq, now)
-                self._store(item, beliefs[-1], fetched.generation, period, fetched.etag)
-            elif item.known is not None:
-                self._copies.confirm(item.file, now)  # a 304: the document is the newest
-                self._store(item, item.known, generation, period, item.etag)
+            return
+        if fetched is None:  # a 304: the document is the newest
+            self._confirm_unchanged(item, generation, period)
+            return
+        belief = self._belief(fetched.document, self._comparable_belief(item), item.subject)
+        current = self._made_current(item, belief)
+        if current is None:
+            fetched, current = self._fetched_again(item, belief)
+        self._copies.keep(item.file, fetched.jws, fetched.document.seq, now)
+        self._store(item, current, fetched.generation, period, fetched.etag)
 
-    def _question(self, item: CachedSubject[B], period: int, beliefs: list[B]) -> Question[D]:
-        """The question for the document. The check of the age comes last: before it, the belief from each document that
-        passed the other checks is added to ``beliefs``."""
+    def _confirm_unchanged(self, item: CachedSubject[B], generation: int, period: int) -> None:
+        """After a 304, which is not signed: the list of the document's block is the evidence that it is true."""
+        self._copies.confirm(item.file, self._clock())
+        if item.known is not None:
+            listed = self._current.confirmed(item.known, item.service)
+            self._store(item, listed or item.known, generation, period, item.etag)
+
+    def _fetched_again(self, item: CachedSubject[B], older: B) -> tuple[Fetched[D], B]:
+        """The document after a change that the ``older`` one does not cover: a cache on the way still had that. Raises
+        as `_load`."""
+        item.awaited_entry = max(item.awaited_entry, older.covered + 1)
+        fetched = self._fetch(item, self._question(item, self._awake.current()))
+        if fetched is None:
+            raise AssertionError("unreachable: a question for an awaited document has no ETag")
+        belief = self._belief(fetched.document, self._comparable_belief(item), item.subject)
+        current = self._made_current(item, belief)
+        if current is None:
+            raise DocumentRefused("document_stale", f"{item.service} changed after entry {belief.covered}")
+        return fetched, current
+
+    def _made_current(self, item: CachedSubject[B], belief: B) -> B | None:
+        """The belief from a document that was fetched just now, true until now as far as this process knows; None if it
+        changed since. A registry signs documents seldom, so another document has to say that it is still true."""
+        if self._clock() - belief.confirmed_at > YOUNG:
+            listed = self._current.confirmed(belief, item.service)
+            if listed is None:
+                return None
+            belief = listed
+        return self._confirmation.caught_up(belief, item.service)
+
+    def _question(self, item: CachedSubject[B], period: int) -> Question[D]:
         unconfirmed = item.period != period  # a 304 is not signed: after a break ask for the whole document
         wanted = self._ends_soon(item) or self._copies.wants_copy(item.file)
         whole = item.awaited_entry or self._comparable_belief(item) is None or unconfirmed or wanted
-
-        def check(document: D) -> None:
-            beliefs.append(self._belief(document, self._comparable_belief(item), item.subject))
-            check_age(document, self._limits.offline_limit, self._clock())
-
         subject, etag = self._document_subject(item), None if whole else item.etag
-        return Question(self.document, item.path, subject, item.awaited_entry, etag, check=check)
+        return Question(self.document, item.path, subject, item.awaited_entry, etag)
 
     def _comparable_belief(self, item: CachedSubject[B]) -> B | None:
         """The belief with which a new document is compared. None where the reader's generation has risen since: then a
@@ -446,10 +486,11 @@ class Shelf(ABC, Generic[D, B, A]):
         """
         if self.items.setdefault(item.subject, item) is not item:
             raise TrustUnavailable(f"another thread asks for the {self.label} of {item.subject}", retry_after=1)
+        if item.awaited_entry and known.covered >= item.awaited_entry:
+            known = known.true_until(*item.told_until)
+            item.awaited_entry = 0
         self._update_lookup(item, known)
         item.known = known
-        if known.covered >= item.awaited_entry:
-            item.awaited_entry = 0
         item.good_until = min(known.confirmed_at + self._limits.offline_limit, float(known.expires_at))
         item.period = period
 

@@ -39,6 +39,7 @@ from peerseal.trust.background import BackgroundThread, Renewal
 from peerseal.trust.beliefs import KnownService, Recalled, TrustedKey
 from peerseal.trust.changes import ChangesFollower
 from peerseal.trust.confirmation import Confirmation
+from peerseal.trust.current import CurrentLists
 from peerseal.trust.disk.document_cache import CopyFolder, NoCopies
 from peerseal.trust.disk.shared_changes import SharedChanges
 from peerseal.trust.documents import D, DocumentReader, Question, check_age
@@ -89,7 +90,8 @@ class TrustStore:
         self._changes = ChangesFollower(self.reader, shared, self._awake, limits, clock, working)
         confirmation = Confirmation(self._changes, self.reader, self._awake, limits, lambda: self._renewal.followed())
         # what is believed, and the thread that renews it
-        parts = ShelfParts(self.reader, copies, confirmation, self._awake, limits, clock)
+        current = CurrentLists(self.reader, copies, limits, clock)
+        parts = ShelfParts(self.reader, copies, confirmation, current, self._awake, limits, clock)
         self._key_shelf, self._policy_shelf = KeyShelf(parts), PolicyShelf(parts, sign_reading)
         self._domain_shelf, self._statement_shelf = DomainShelf(parts), StatementShelf(parts)
         shelves = self._domain_shelf, self._policy_shelf, self._key_shelf, self._statement_shelf
@@ -228,8 +230,8 @@ class TrustStore:
         """The document of that kind about ``subject``, fetched now from the first mirror whose answer passes every
         check: signature, time, subject, its place in the ledger, and that this ledger continues the one seen before.
 
-        ``headers`` is a function from the final path to the request's headers. The path says how much of the ledger the
-        answer must cover (``?seq=``). ``max_age`` is in seconds since the document was signed. Nothing is cached.
+        It covers all of the ledger that was seen. ``headers`` is a function from the final path, which says how much
+        that is (``?seq=``), to the request's headers. ``max_age`` is in seconds since the document was signed. Nothing is cached.
         The fetch is repeated once if the root declared another ledger. Raises FetchError (with ``http_status`` 404
         where there is no such document), DocumentRefused or TrustUnavailable.
         """
@@ -239,7 +241,7 @@ class TrustStore:
             if max_age is not None:
                 check_age(document, max_age, self._clock())
 
-        question = Question(kind, path, subject, headers=headers, check=check)
+        question = Question(kind, path, subject, self.reader.seen(), headers=headers, check=check)
         return self.reader.retrying_on_new_ledger(lambda: self.reader.fetch_whole(question)).document
 
     def read_statement(self, jws: str) -> KeyStatement:

@@ -1,7 +1,9 @@
 """The published documents about keys, made from records."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from peerseal.protocol.documents.key_set import KeySetDocument, ListedKey, RevokedKey
@@ -11,6 +13,18 @@ from peerseal.protocol.ledger.entries import Admission
 from peerseal.protocol.ledger.merkle import Proof
 from peerseal.protocol.names import make_kid, registry_id, service_id
 from registry.domain.keys import KeyRecord, KeyState
+
+
+def period_start(service: str, now: float, period: int) -> int:
+    """The newest time at which the unchanged documents about a service are signed again: once in each ``period``
+    (seconds), at a time of the period that its name gives, so that not all documents are signed at once."""
+    offset = _offset(service, period)
+    return int(now - offset) // period * period + offset
+
+
+@lru_cache(10_000)
+def _offset(service: str, period: int) -> int:
+    return int.from_bytes(hashlib.sha256(service.encode("ascii")).digest()[:4]) % period
 
 
 @dataclass(frozen=True, slots=True)

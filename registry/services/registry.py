@@ -11,6 +11,7 @@ from registry.services.authority.authority import AuthoritySource
 from registry.services.authority.fork_guard import ForkGuard
 from registry.services.authority.ledger_watch import LedgerWatch
 from registry.services.documents.changes import ChangesFeed
+from registry.services.documents.current import CurrentLists
 from registry.services.documents.ledger import LedgerView
 from registry.services.documents.policies import Policies
 from registry.services.documents.publish import Publisher, SettingDocuments
@@ -71,6 +72,7 @@ class Registry:
         self.publisher = Publisher(node)
         self.documents = SettingDocuments(node)
         self.changes = ChangesFeed(node)
+        self.current = CurrentLists(node)
 
     def readiness(self) -> Readiness:
         """Whether this node can read, and whether it can write too."""

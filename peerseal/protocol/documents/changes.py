@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, ClassVar
 
 from peerseal.errors import MalformedToken
@@ -21,7 +22,9 @@ class Changes(Frame):
 
     If the registry's own id is in the list, its keys or the domain's settings changed. ``reset`` is true if there are
     too many changes to list, or if ``since`` is of another ledger: then fetch everything again. ``checkpoint`` is the
-    signed head of the ledger at size ``seq``. ``revoked`` has the kids that entries after ``since`` revoked; if there
+    signed head of the ledger at size ``seq``. ``seqs`` has for each of the services the entry that last changed it: a
+    client asks for a document that covers this entry. Registries of a release before 0.4 do not say it; then it is
+    empty. ``revoked`` has the kids that entries after ``since`` revoked; if there
     are very many, only the newest. A client refuses these keys at once, before it fetches their key sets. ``proof`` is
     the consistency proof from size ``since`` to size ``seq``, so a client that saw size ``since`` needs no further call
     for it.
@@ -33,15 +36,22 @@ class Changes(Frame):
     seq: int
     checkpoint: str = field(repr=False)
     services: tuple[str, ...]
+    seqs: tuple[int, ...] = ()
     reset: bool = False
     revoked: tuple[str, ...] = ()
     proof: Proof | None = field(default=None, repr=False)
+    last_changes: Mapping[str, int] = field(init=False, repr=False, compare=False)
+    """For each service that changed (its id), the entry that a document must cover to have the change."""
+
+    def __post_init__(self) -> None:
+        """See dataclass."""
+        object.__setattr__(self, "last_changes", dict(zip(self.services, self.seqs or repeat(self.seq), strict=False)))
 
     def members(self) -> dict[str, Any]:
         """The claims that only changes have."""
         proof = {} if self.proof is None else {"proof": encode_proof(self.proof)}
         place = {"since": self.since, "seq": self.seq, "checkpoint": self.checkpoint}
-        lists = {"services": list(self.services), "revoked": list(self.revoked)}
+        lists = {"services": list(self.services), "seqs": list(self.seqs), "revoked": list(self.revoked)}
         return {**place, **proof, **lists, "reset": self.reset}
 
     @classmethod
@@ -55,6 +65,7 @@ class Changes(Frame):
             **{name: number_claim(claims, name) for name in ("since", "seq")},
             "checkpoint": claim(claims, "checkpoint", str),
             "services": _service_ids(claims),
+            "seqs": _seqs(claims),
             "revoked": revoked,
             "reset": claim(claims, "reset", bool),
             "proof": decode_proof(claims["proof"]) if "proof" in claims else None,
@@ -66,6 +77,16 @@ def _service_ids(claims: Mapping[str, Any]) -> tuple[str, ...]:
     for name in services:
         split_service_id(name)
     return services
+
+
+def _seqs(claims: Mapping[str, Any]) -> tuple[int, ...]:
+    if "seqs" not in claims:
+        return ()
+    seqs = tuple(claim(claims, "seqs", list))
+    since, seq = number_claim(claims, "since"), number_claim(claims, "seq")
+    if len(seqs) != len(claims["services"]) or not all(type(one) is int and since < one <= seq for one in seqs):
+        raise MalformedToken("claim seqs does not have an entry from since + 1 to seq for each of the services")
+    return seqs
 
 
 def _texts(claims: Mapping[str, Any], name: str) -> tuple[str, ...]:

@@ -1,8 +1,13 @@
-"""Answers to public questions, kept as bytes: valid until a change commits on any worker or node."""
+"""Answers to public questions, kept as bytes: valid until a change commits on any worker or node.
+
+A signed document is *lasting*: made as of the entry that last changed its service, with the time of that entry or of
+the newest signing period, and so with the same bytes by every node. Where a client asks for more entries than that, and
+for answers without a signature, it is made as of *now*: the newest entry, and the time of the node.
+"""
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Generic, NoReturn, TypeVar
 
@@ -10,6 +15,7 @@ from peerseal.errors import PeersealError
 from peerseal.protocol.encoding import b64url
 from peerseal.protocol.names import check_service
 from registry.domain.errors import Lagging, LedgerForked, NotFound, StorageUnavailable
+from registry.domain.publication import period_start
 from registry.services.authority.authority import AuthoritySource
 from registry.services.bounded_cache import BoundedCache
 from registry.settings import Limits
@@ -58,12 +64,23 @@ class _NotKept(PeersealError):
     """The answer would have to be made."""
 
 
-class AnswerCache(Generic[A]):
-    """Keeps answers by a tuple of names, of which the second is the service that the answer is about.
+@dataclass(frozen=True, slots=True)
+class AsOf:
+    """What an answer covers. One that is ``lasting`` covers the entry that last changed its service, and has its time,
+    or that of the signing period before ``now`` (seconds since the epoch); another covers the newest entry, at
+    ``now``."""
 
-    An answer is served from memory while no node has changed the service and the answer is younger than
-    ``resign_after``. While the database is down, lags, or holds another ledger than the signed one, answers in memory
-    are served until they expire: their signed time shows their age.
+    now: int
+    lasting: bool
+
+
+class AnswerCache(Generic[A]):
+    """Keeps answers by a tuple of names, of which the second is the service that the answer is about. The answers of
+    ``lasting`` kinds (the first names) are lasting where that suffices.
+
+    A lasting answer is served from memory while no node has changed the service, until the next signing period;
+    another while it is also younger than ``resign_after``. While the database is down, lags, or holds another ledger
+    than the signed one, answers in memory are served until they expire: their signed time shows their age.
     """
 
     def __init__(
@@ -72,65 +89,76 @@ class AnswerCache(Generic[A]):
         authority: AuthoritySource,
         limits: Limits,
         clock: Callable[[], float] = time.time,
+        *,
+        lasting: Collection[str] = (),
     ) -> None:
         self._revisions = revisions
         self._authority = authority
         self._limits = limits
         self._clock = clock
-        self._cache: BoundedCache[A, PublicAnswer] = BoundedCache(limits.documents_cached)
+        self._lasting = lasting
+        self._cache: BoundedCache[tuple[A, bool], PublicAnswer] = BoundedCache(limits.documents_cached)
         self._issued: int | None = None
         authority.when_changed(self._cache.clear)
 
     def answer(
-        self, name: A, at_least: int, make: Callable[[A, int], PublicAnswer], *, of_unknown: bool = False
+        self, name: A, at_least: int, make: Callable[[A, AsOf], PublicAnswer], *, of_unknown: bool = False
     ) -> PublicAnswer:
-        """The answer as of entry ``at_least`` or later. If none is kept, ``make`` makes one for the name and the
-        current time. With ``of_unknown`` there is an answer, with ``seq`` 0, about a service that no entry names.
+        """The answer as of entry ``at_least`` or later. If none is kept, ``make`` makes one. With ``of_unknown`` there
+        is an answer, with ``seq`` 0, about a service that no entry names.
 
         Raises InvalidName, NotFound for a service that no entry names, Lagging where the ledger is shorter than
         ``at_least``, StorageUnavailable, LedgerContradicted.
         """
-        if self._cache.get(name) is None:
+        if not self._holds(name):
             check_service(name[1])
         try:
             return self._answer(name, at_least, make, of_unknown)
         except (StorageUnavailable, LedgerForked, Lagging):
-            kept = self._cache.get(name)
-            if kept is not None and kept.head >= at_least and self._clock() < kept.expires_at:
-                return kept
+            for lasting in (True, False):
+                kept = self._cache.get((name, lasting))
+                if kept is not None and kept.head >= at_least and self._clock() < kept.expires_at:
+                    return kept
             raise
 
     def kept(self, name: A, at_least: int) -> PublicAnswer | None:
         """The answer that `answer` would take from memory; None where it would make one, or raise."""
-        if self._cache.get(name) is None:
+        if not self._holds(name):
             return None
         try:
             return self.answer(name, at_least, _make_none, of_unknown=True)
         except PeersealError:
             return None
 
-    def _answer(self, name: A, at_least: int, make: Callable[[A, int], PublicAnswer], of_unknown: bool) -> PublicAnswer:
+    def _holds(self, name: A) -> bool:
+        return self._cache.get((name, True)) is not None or self._cache.get((name, False)) is not None
+
+    def _answer(
+        self, name: A, at_least: int, make: Callable[[A, AsOf], PublicAnswer], of_unknown: bool
+    ) -> PublicAnswer:
         self._authority.require_sound()
-        kept, now = self._cache.get(name), self._clock()
-        seq, issued = self._revisions.service(name[1])
+        now, (seq, issued) = self._clock(), self._revisions.service(name[1])
         if issued != self._issued:  # a new document of the root may have dropped the key that signed
             self._authority.newest()
-            self._issued, kept = issued, self._cache.get(name)
-        if at_least and (kept is None or at_least > kept.head) and self._revisions.head() < at_least:
-            raise Lagging(f"the ledger has fewer than {at_least} entries")
+            self._issued = issued
         if seq is None:
             if not of_unknown:
                 raise NotFound("service_not_found")
             seq = 0
-        if (
-            kept is not None
-            and kept.seq == seq
-            and kept.head >= at_least
-            and 0 <= now - kept.issued_at < self._limits.resign_after
-        ):
+        lasting = name[0] in self._lasting and 0 < seq >= at_least
+        kept = self._cache.get((name, lasting))
+        if not lasting and (kept is None or kept.head < at_least) and self._revisions.head() < at_least:
+            raise Lagging(f"the ledger has fewer than {at_least} entries")
+        if kept is not None and kept.seq == seq and kept.head >= at_least and self._is_young(name[1], kept, lasting):
             return kept
-        return self._cache.put(name, make(name, int(now)))
+        return self._cache.put((name, lasting), make(name, AsOf(int(now), lasting)))
+
+    def _is_young(self, service: str, kept: PublicAnswer, lasting: bool) -> bool:
+        now, limits = self._clock(), self._limits
+        if lasting:
+            return kept.issued_at >= period_start(service, now, limits.signing_period)
+        return 0 <= now - kept.issued_at < limits.resign_after
 
 
-def _make_none(name: object, now: int) -> NoReturn:
-    raise _NotKept(f"no answer about {name} is kept at {now}")
+def _make_none(name: object, as_of: AsOf) -> NoReturn:
+    raise _NotKept(f"no answer about {name} is kept at {as_of.now}")

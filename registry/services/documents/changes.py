@@ -119,10 +119,10 @@ class ChangesFeed(UseCase):
 
     def _read(self, connection: Connection, seq: int, newest: int) -> "_Read":
         proof, most = self._proof(connection, seq, newest), self._limits.changes_listed
-        names = services.changed_since(connection, seq, most + 1) if seq < newest else []
-        near = 0 < len(names) <= most and newest - seq <= _LOOKED_BACK
+        changed = services.changed_since(connection, seq, most + 1) if seq < newest else []
+        near = 0 < len(changed) <= most and newest - seq <= _LOOKED_BACK
         revoked = ledger.revoked_after(connection, seq, _MOST_REVOKED) if near else []
-        return _Read(names, revoked, proof)
+        return _Read(changed, revoked, proof)
 
     def _proof(self, connection: Connection, seq: int, newest: int) -> Proof | None:
         """The proof that the ledger extends the one that the caller has seen; else hundreds would ask for it singly."""
@@ -136,8 +136,8 @@ class ChangesFeed(UseCase):
         authority: Authority,
         issued_at: int,
     ) -> PublicAnswer:
-        reset, domain = seq > edge.size or len(read.names) > self._limits.changes_listed, authority.domain
-        ids = () if reset else tuple(service_id(domain, name) for name in read.names)
+        reset, domain = seq > edge.size or len(read.changed) > self._limits.changes_listed, authority.domain
+        changed = () if reset else tuple(read.changed)
         expires_at = issued_at + CHANGES_LIFETIME
         changes = Changes(
             issuer=authority.id,
@@ -147,7 +147,8 @@ class ChangesFeed(UseCase):
             since=seq,
             seq=edge.size,
             checkpoint=authority.checkpoint(edge),
-            services=ids,
+            services=tuple(service_id(domain, service.name) for service in changed),
+            seqs=tuple(service.seq for service in changed),
             reset=reset,
             revoked=tuple(read.revoked),
             proof=read.proof,
@@ -363,8 +364,8 @@ class WaitingCalls:
 
 
 class _Read(NamedTuple):
-    """What a list is made of: names of changed services, kids of revoked keys, a proof."""
+    """What a list is made of: changed services, kids of revoked keys, a proof."""
 
-    names: Sequence[str]
+    changed: Sequence[services.ServiceRecord]
     revoked: Sequence[str]
     proof: Proof | None

@@ -7,7 +7,14 @@ from typing import Any
 from sqlalchemy import Connection
 
 from peerseal.protocol.ledger.checkpoint import TILE_HEIGHT, TILE_WIDTH, encode_bundle, encode_proof, parse_checkpoint
-from peerseal.protocol.ledger.merkle import HASH_SIZE, Proof, consistency_proof, inclusion_proof
+from peerseal.protocol.ledger.merkle import (
+    HASH_SIZE,
+    Frontier,
+    Proof,
+    consistency_proof,
+    frontier_at,
+    inclusion_proof,
+)
 from peerseal.protocol.names import service_id, split_kid
 from registry.domain.errors import BadRequest, Lagging, LedgerContradicted, LedgerForked, NotFound
 from registry.services.authority.authority import Authority, AuthoritySource
@@ -44,6 +51,14 @@ class LedgerView:
         node = self._tiles.reader(connection)
         try:
             return [inclusion_proof(index, size, node) for index in indexes]
+        except ValueError as error:
+            raise LedgerContradicted(str(error)) from error
+
+    def edge_at(self, connection: Connection, size: int) -> Frontier:
+        """The right edge that the tree had at that size. Raises LedgerContradicted where rows are missing."""
+        ledger.frontier(connection)  # which the guard checks
+        try:
+            return frontier_at(size, self._tiles.reader(connection))
         except ValueError as error:
             raise LedgerContradicted(str(error)) from error
 

@@ -21,7 +21,7 @@ from registry.domain.policy import readers_of
 from registry.domain.publication import AnswerFrame, ProvenKey
 from registry.domain.rebuild import keys_of
 from registry.services.authority.authority import Authority
-from registry.services.documents.answer_cache import JWK_SET, JWT, PEM, AnswerCache, PublicAnswer
+from registry.services.documents.answer_cache import JWK_SET, JWT, PEM, AnswerCache, AsOf, PublicAnswer
 from registry.services.documents.policies import read_policy, read_settings
 from registry.services.use_case import Node, UseCase
 from registry.storage.queries import keys, ledger, services
@@ -31,6 +31,9 @@ Kind = Literal["jwks.jwt", "jwks.json", "statement", "pem", "policy.jwt", "domai
 AnswerName = tuple[Kind, str, str]
 """The kind of an answer, the service, and for an answer about one key its thumbprint."""
 
+_LASTING = frozenset[Kind]({"jwks.jwt", "statement", "policy.jwt", "domain.jwt"})
+"""The signed kinds. The others have no end in them, so they must not outlast the end of a key."""
+
 
 class _Documents(UseCase):
     """The base of both: the cache of answers, and the frame of the signed documents."""
@@ -38,17 +41,28 @@ class _Documents(UseCase):
     def __init__(self, node: Node) -> None:
         super().__init__(node)
         self._ledger = node.ledger
-        self._answers: AnswerCache[AnswerName] = AnswerCache(node.revisions, node.authority, node.limits, node.clock)
+        self._answers: AnswerCache[AnswerName] = AnswerCache(
+            node.revisions, node.authority, node.limits, node.clock, lasting=_LASTING
+        )
 
     def kept(self, name: AnswerName, at_least: int = 0) -> PublicAnswer | None:
         """The answer with that name, if it is in memory and in force, and everyone may read it."""
         kept = self._answers.kept(name, at_least)
         return None if kept is None or kept.readers is not None else kept
 
+    def _place(self, connection: Connection, service: str, changed: int, as_of: AsOf) -> tuple[int, Frontier]:
+        """The signed time of an answer, and the right edge of the tree that it covers. Entry ``changed`` is the last
+        that changed the service."""
+        if not as_of.lasting:
+            return as_of.now, ledger.frontier(connection)
+        [entry] = ledger.read_some(connection, [changed])
+        signed_again = publication.period_start(service, as_of.now, self._limits.signing_period)
+        return max(entry.time, signed_again), self._ledger.edge_at(connection, changed)
+
     @staticmethod
-    def _frame(authority: Authority, service: str, now: int, seq: int, edge: Frontier) -> AnswerFrame:
+    def _frame(authority: Authority, service: str, issued_at: int, seq: int, edge: Frontier) -> AnswerFrame:
         position = seq, edge.size, authority.checkpoint(edge)
-        return AnswerFrame(authority.domain, service, now, now + DOCUMENT_LIFETIME, *position)
+        return AnswerFrame(authority.domain, service, issued_at, issued_at + DOCUMENT_LIFETIME, *position)
 
 
 class Publisher(_Documents):
@@ -84,31 +98,31 @@ class Publisher(_Documents):
     def new_statement(self, record: KeyRecord, appended: Appended) -> PublicAnswer:
         """The key statement about a key as of the entry that admitted it. It needs nothing but the appended entry."""
         authority, seq = self._authority.current(), record.admitted_seq
-        frame = self._frame(authority, record.service, self._now(), seq, appended.after)
+        frame = self._frame(authority, record.service, appended.entry.time, seq, appended.after)
         key = ProvenKey(record, Admission.of(appended.entry), appended.before.proof_of_next)
         return _answer(authority.sign(publication.statement(frame, key)), frame, seq)
 
-    def _make_signed_set(self, name: AnswerName, now: int) -> PublicAnswer:
-        authority, frame, proven = self._read(name[1], now, self._listed)
+    def _make_signed_set(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
+        authority, frame, proven = self._read(name[1], as_of, self._listed)
         return _answer(authority.sign(publication.key_set(frame, proven)), frame, frame.seq)
 
-    def _make_plain_set(self, name: AnswerName, now: int) -> PublicAnswer:
-        _, frame, proven = self._read(name[1], now, self._listed)
+    def _make_plain_set(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
+        _, frame, proven = self._read(name[1], as_of, self._listed)
         body = canonical_json(publication.plain_key_set(frame, proven))
         return PublicAnswer.of(body, JWK_SET, frame.seq, frame.head, frame.issued_at, frame.expires_at)
 
-    def _make_statement(self, name: AnswerName, now: int) -> PublicAnswer:
-        authority, frame, key = self._read_one(name, now)
+    def _make_statement(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
+        authority, frame, key = self._read_one(name, as_of)
         return _answer(authority.sign(publication.statement(frame, key)), frame, frame.seq)
 
-    def _make_pem(self, name: AnswerName, now: int) -> PublicAnswer:
-        _, frame, key = self._read_one(name, now)
-        if key.record.state(now) is not KeyState.ACTIVE:
+    def _make_pem(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
+        _, frame, key = self._read_one(name, as_of)
+        if key.record.state(as_of.now) is not KeyState.ACTIVE:
             raise NotFound("key_not_found")
         body, until = key.record.public.pem().encode("ascii"), min(frame.expires_at, key.record.active_until)
         return PublicAnswer.of(body, PEM, frame.seq, frame.head, frame.issued_at, until)
 
-    def _read_one(self, name: AnswerName, now: int) -> tuple[Authority, AnswerFrame, ProvenKey]:
+    def _read_one(self, name: AnswerName, as_of: AsOf) -> tuple[Authority, AnswerFrame, ProvenKey]:
         """The frame of an answer, and the one key that it is about. Raises NotFound."""
 
         def find(connection: Connection, service: str, _now: int) -> list[KeyRecord]:
@@ -117,14 +131,14 @@ class Publisher(_Documents):
                 raise NotFound("key_not_found")
             return [record]
 
-        authority, frame, (key,) = self._read(name[1], now, find)
+        authority, frame, (key,) = self._read(name[1], as_of, find)
         return authority, frame, key
 
     def _listed(self, connection: Connection, service: str, now: int) -> list[KeyRecord]:
         return keys.listed(connection, service, now - self._limits.retired_shown, now)
 
     def _read(
-        self, service: str, now: int, read: Callable[[Connection, str, int], list[KeyRecord]]
+        self, service: str, as_of: AsOf, read: Callable[[Connection, str, int], list[KeyRecord]]
     ) -> tuple[Authority, AnswerFrame, list[ProvenKey]]:
         """The frame of an answer, and the keys that it is about, as of one moment."""
         authority = self._authority.current()
@@ -132,8 +146,9 @@ class Publisher(_Documents):
             seq = services.seq_of(connection, service)
             if seq is None:
                 raise NotFound("service_not_found")
-            frame = self._frame(authority, service, now, seq, ledger.frontier(connection))
-            return authority, frame, self._proven(connection, service, read(connection, service, now), frame.head)
+            issued_at, edge = self._place(connection, service, seq, as_of)
+            frame = self._frame(authority, service, issued_at, seq, edge)
+            return authority, frame, self._proven(connection, service, read(connection, service, issued_at), frame.head)
 
     def _proven(self, connection: Connection, service: str, records: list[KeyRecord], size: int) -> list[ProvenKey]:
         """The records with their inclusion proofs. Raises LedgerContradicted where a record differs from the entries:
@@ -164,36 +179,37 @@ class SettingDocuments(_Documents):
         """The domain document. Raises as `policy` does."""
         return self._answers.answer(("domain.jwt", REGISTRY, ""), at_least, self._make_domain, of_unknown=True)
 
-    def _make_policy(self, name: AnswerName, now: int) -> PublicAnswer:
+    def _make_policy(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
         authority, service = self._authority.current(), name[1]
         with self._store.read() as connection:
             changed, read = services.seq_of(connection, service) or 0, read_policy(connection, service)
-            frame = self._proven_frame(connection, authority, service, now, changed, read.entry)
+            issued_at, edge = self._place(connection, service, changed, as_of)
+            frame = self._frame(authority, service, issued_at, changed, edge)
+            self._check_in_tree(connection, read.entry, edge)
         policy = read.setting.value
         document = PolicyDocument(**frame.members(), policy=policy)
         return _answer(authority.sign(document), frame, changed, readers_of(policy, frame.owner))
 
-    def _make_domain(self, name: AnswerName, now: int) -> PublicAnswer:
+    def _make_domain(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
         authority = self._authority.current()
         with self._store.read() as connection:
             changed, read = services.seq_of(connection, REGISTRY) or 0, read_settings(connection)
-            frame = self._proven_frame(connection, authority, REGISTRY, now, read.setting.seq, read.entry)
+            issued_at, edge = self._place(connection, REGISTRY, changed, as_of)
+            frame = self._frame(authority, REGISTRY, issued_at, changed, edge)
+            self._check_in_tree(connection, read.entry, edge)
         members = {**frame.members(), "subject": authority.domain}
         document = DomainDocument(**members, settings=read.setting.value)
         return _answer(authority.sign(document), frame, changed)
 
-    def _proven_frame(
-        self, connection: Connection, authority: Authority, service: str, now: int, seq: int, entry: Entry | None
-    ) -> AnswerFrame:
-        """The frame of a document that rests on that entry, which must be in the tree. Raises LedgerContradicted."""
-        edge = ledger.frontier(connection)
-        if entry is not None:
-            [proof] = self._ledger.proofs(connection, [entry.index], edge.size)
-            try:
-                check_inclusion(entry.leaf, entry.index, edge.size, proof, edge.root)
-            except DocumentRefused as error:
-                raise LedgerContradicted(f"entry {entry.seq} is not the one in the tree") from error
-        return self._frame(authority, service, now, seq, edge)
+    def _check_in_tree(self, connection: Connection, entry: Entry | None, edge: Frontier) -> None:
+        """Raises LedgerContradicted where the entry, on which a document rests, is not in the tree."""
+        if entry is None:
+            return
+        [proof] = self._ledger.proofs(connection, [entry.index], edge.size)
+        try:
+            check_inclusion(entry.leaf, entry.index, edge.size, proof, edge.root)
+        except DocumentRefused as error:
+            raise LedgerContradicted(f"entry {entry.seq} is not the one in the tree") from error
 
 
 def _answer(jws: str, frame: AnswerFrame, changed: int, readers: frozenset[str] | None = None) -> PublicAnswer:

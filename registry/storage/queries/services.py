@@ -51,7 +51,13 @@ def page(connection: Connection, name: str, limit: int) -> list[ServiceRecord]:
     return [ServiceRecord(name, seq) for name, seq in connection.execute(found.limit(limit))]
 
 
-def changed_since(connection: Connection, seq: int, limit: int) -> list[str]:
+def changed_since(connection: Connection, seq: int, limit: int) -> list[ServiceRecord]:
     """The services that an entry after ``seq`` changed, in the order of their last change."""
-    found = select(services.c.name).where(services.c.seq > seq).order_by(services.c.seq).limit(limit)
-    return list(connection.execute(found).scalars())
+    found = select(services.c.name, services.c.seq).where(services.c.seq > seq).order_by(services.c.seq).limit(limit)
+    return [ServiceRecord(*row) for row in connection.execute(found)]
+
+
+def last_changed_in(connection: Connection, first: int, last: int) -> list[ServiceRecord]:
+    """The services whose last change is one of the entries from ``first`` to ``last``, in the order of the entries."""
+    inside = select(services.c.name, services.c.seq).where(services.c.seq >= first, services.c.seq <= last)
+    return [ServiceRecord(*row) for row in connection.execute(inside.order_by(services.c.seq))]

@@ -46,6 +46,8 @@ BLUEPRINTS = (
 FOR_EVER = "public, max-age=31536000, immutable"
 _LEVELS = frozenset("01234567")
 """A tree with more levels has more entries than any ledger. Each level has one spelling."""
+_BLOCK = re.compile("0|[1-9][0-9]{0,11}")
+"""The number of a block, in one spelling."""
 _TILE = re.compile(r"((?:x[0-9]{3}/){0,5})([0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
 
 
@@ -103,6 +105,14 @@ def changes() -> Response:
         raise BadRequest("invalid_parameter", f"wait is longer than {limits.wait} seconds")
     call = feed.wait(since, calling_account()) if wait and request.is_multithread else None
     return published(feed.since(since), "no-cache") if call is None else DelayedAnswer(call, wait)
+
+
+@documents_blueprint.get("/current/<block>.jwt")
+def current(block: str) -> Response:
+    """Which services the entries of that block of the ledger changed last."""
+    if not _BLOCK.fullmatch(block):
+        raise NotFound("block_not_found")
+    return published(registry().current.block(int(block)))
 
 
 @histories_blueprint.get("/history")

@@ -1,0 +1,99 @@
+"""Signed documents that all nodes sign alike: once for each change, and once in each signing period."""
+
+import pytest
+
+from peerseal.protocol.documents.current import CurrentServices
+from tests.registry.driver import Clock, Driver
+from tests.support.keys import key
+
+PATHS = ("/v1/services/billing/jwks.jwt", "/v1/services/billing/policy.jwt", "/v1/domain.jwt")
+
+
+def bodies(node: Driver, *more: str) -> dict[str, tuple[bytes, str]]:
+    """The documents and their ETags, by path."""
+    return {path: (answer.data, answer.headers["ETag"]) for path in (*PATHS, *more) if (answer := node.client.get(path))}
+
+
+def test_all_nodes_answer_with_the_same_bytes(registry: Driver, clock: Clock) -> None:
+    billing = registry.joined(key(), "billing")
+    registry.joined(key(), "shipping")
+    statement = f"/v1/services/billing/keys/{billing.public.thumbprint}.jwt"
+    clock.forward(1000)
+    first = bodies(registry, statement)
+    clock.forward(1000)
+    registry.joined(key(), "another")
+    other = registry.node()
+    try:
+        assert bodies(other, statement) == first
+    finally:
+        other.close()
+
+
+def test_an_unchanged_document_is_signed_again_in_the_next_period(registry: Driver, clock: Clock) -> None:
+    registry.joined(key(), "billing")
+    before = bodies(registry)
+    clock.forward(registry.settings.limits.signing_period)
+    after = bodies(registry)
+    assert all(before[path] != after[path] for path in PATHS)
+    issued_at = registry.key_set("billing").issued_at
+    assert 0 <= clock() - issued_at < registry.settings.limits.signing_period
+    assert bodies(registry) == after
+
+
+def test_a_document_covers_the_entry_that_last_changed_its_service(registry: Driver) -> None:
+    registry.joined(key(), "billing")
+    covered = registry.key_set("billing")
+    registry.joined(key(), "shipping")
+    again = registry.key_set("billing")
+    assert (again.seq, again.head) == (covered.seq, covered.seq)
+
+
+def test_a_document_covers_as_many_entries_as_a_client_asks_for(registry: Driver) -> None:
+    registry.joined(key(), "billing")
+    registry.joined(key(), "shipping")
+    head = registry.key_set("shipping").seq
+    document = registry.key_set("billing", f"?seq={head}")
+    assert document.head == head > document.seq
+
+
+def test_a_change_is_in_the_next_answer_of_each_node(registry: Driver) -> None:
+    registry.joined(key(), "billing")
+    other = registry.node()
+    try:
+        before = bodies(other)
+        added = registry.joined(key(), "billing")
+        assert added.public.thumbprint in {one.public.thumbprint for one in other.key_set("billing").keys}
+        assert bodies(other)[PATHS[0]] != before[PATHS[0]]
+    finally:
+        other.close()
+
+
+def test_changes_name_the_entry_that_changed_each_service(registry: Driver) -> None:
+    registry.joined(key(), "billing")
+    since = registry.key_set("billing").seq
+    registry.joined(key(), "shipping")
+    registry.joined(key(), "billing")
+    changes = registry.changes(since)
+    found = {name.partition("/")[2]: entry for name, entry in changes.last_changes.items()}
+    assert {name: found[name] for name in ("billing", "shipping")} == {
+        "billing": registry.key_set("billing").seq,
+        "shipping": registry.key_set("shipping").seq,
+    }
+
+
+def test_the_list_of_a_block_has_the_services_that_it_changed_last(registry: Driver, clock: Clock) -> None:
+    registry.joined(key(), "billing")
+    first = registry.key_set("billing").seq
+    registry.joined(key(), "billing")
+    clock.forward(registry.settings.limits.current_resign_after)
+    found = registry.read(CurrentServices, registry.got("/v1/current/0.jwt"))
+    entry = found.services[registry.key_set("billing").subject]
+    assert entry == registry.key_set("billing").seq > first
+    assert found.seq >= entry
+
+
+@pytest.mark.parametrize("name", ["1", "99999999999", "-1", "00", "x", "1000000000000"])
+def test_there_is_no_list_of_a_block_after_the_newest_entry(registry: Driver, name: str) -> None:
+    registry.joined(key(), "billing")
+    answer = registry.client.get(f"/v1/current/{name}.jwt")
+    assert (answer.status_code, answer.get_json()["code"]) == (404, "block_not_found")
