@@ -337,7 +337,9 @@ class MemoryRegistry(Fetcher):
 
     def changes(self, since: int) -> Changes:
         """The services that changed after entry ``since``."""
-        changed = {service_id(self.domain, entry.service or REGISTRY): entry.seq for entry in self.ledger.entries[since:]}
+        changed = {
+            service_id(self.domain, entry.service or REGISTRY): entry.seq for entry in self.ledger.entries[since:]
+        }
         names = sorted(changed)
         frame, head = self._frame(self.domain, CHANGES_LIFETIME), len(self.ledger.entries)
         proof = self.ledger.consistency(since, head) if 0 < since <= head else None

@@ -172,7 +172,7 @@ class Dated:
 
     def confirmed_by_list(self, service_id: str, current: CurrentServices) -> Self | None:
         """After the list of the block in which the service was last changed, as in `confirmed`."""
-        if self.covered >= current.seq:
+        if self.covered > current.seq:
             return self
         if not 0 < current.services.get(service_id, 0) <= self.covered:
             return None

@@ -86,12 +86,19 @@ class Confirmation:
         return belief if changes is None else belief.confirmed(subject, changes)
 
     def caught_up(self, belief: B, subject: str) -> B | None:
-        """The belief from a document that was fetched just now, as `confirmed` where the registry said in this period
-        that there are later entries. Caches on the way may answer with an older document."""
-        answers = self._answers
-        if answers.newest_entry is None or answers.period != self._awake.current():
+        """The belief from a document that was fetched just now, as `confirmed` where this process has seen later entries
+        than it covers: caches on the way may answer with an older document.
+
+        Raises DocumentRefused where the registry does not say now whether the document is still true, and TrustUnavailable
+        as `confirmed` does.
+        """
+        seen = self._reader.seen()
+        if belief.covered >= seen:
             return belief
-        return belief if belief.covered >= answers.newest_entry else self.confirmed(belief, subject)
+        confirmed = self.confirmed(belief, subject)
+        if confirmed is not None and confirmed.covered < seen:
+            raise DocumentRefused("document_rolled_back", f"covers {confirmed.covered} entries, {seen} were seen")
+        return confirmed
 
     def on_new_ledger(self) -> None:
         """See LedgerCache: the answers were about a lost ledger. The thread that calls this may hold the lock."""

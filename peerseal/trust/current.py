@@ -56,6 +56,13 @@ class CurrentLists:
         found = self._on_disk(block_of(belief.seq)) if belief.seq else None
         return belief if found is None else belief.confirmed_by_list(service_id, found)
 
+    def is_due_on_disk(self, belief: Dated) -> bool:
+        """Whether copies are kept, and the list of the belief's block is missing among them, or due for renewal."""
+        file = _file(block_of(belief.seq))
+        return self._copies.wants_copy(file) or (
+            0 < self._copies.fetched_at(file) <= self._clock() - self._limits.refresh_interval / 2
+        )
+
     def forget(self) -> None:
         """Drop the lists in memory: they are of a lost ledger."""
         self._lists = BoundedDict(_KEPT)

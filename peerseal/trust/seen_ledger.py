@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from peerseal.errors import AnswerTooLarge, ConfigurationError, DocumentRefused, MalformedToken
+from peerseal.errors import AnswerTooLarge, ConfigurationError, DocumentRefused, FetchError, MalformedToken
 from peerseal.protocol.documents.history_statement import Head, HistoryStatement, excused_by
 from peerseal.protocol.documents.key_set import ACTIVE, KeySetDocument, ListedKey
 from peerseal.protocol.documents.registry_keys import RegistryKeys
@@ -222,6 +222,11 @@ class SeenLedger:
                 seen = [f"{checkpoint.size} entries, root {checkpoint.root.hex()}" for checkpoint in (old, new)]
                 log.error("two histories of the ledger of %s: %s; %s", old.origin, *seen)
             raise
+        except FetchError as error:
+            if error.http_status != 404:  # else taken for the answer that there is no such document
+                raise
+            shorter = f"the registry does not show that {new.size} entries begin with {old.size}"
+            raise DocumentRefused("document_rolled_back", shorter) from error
 
     def _take_newer_signature(self, found: Checkpoint, note: str, root: RegistryKeys) -> None:
         """After a rollover of the ledger's key, keep the newest checkpoint with the new key's signature: the old key

@@ -394,10 +394,15 @@ class Shelf(ABC, Generic[D, B, A]):
         host has seen a newer one; FetchError or TrustUnavailable if it cannot be checked now."""
         subject, covered = self._document_subject(item), item.awaited_entry
         document, generation = self._reader.checked(self.document, jws, subject, at_least=covered, from_disk=True)
-        seen = self._copies.read_seen(item.file)
+        self._check_not_older_than_seen(item, document)
+        return document, generation
+
+    def _check_not_older_than_seen(self, item: CachedSubject[B], document: D) -> None:
+        """Passes a document that is not older than the newest one that this host has seen, before a restart too. Raises
+        DocumentRefused."""
+        seen = self._copies.read_seen(item.file) if item.known is None else 0
         if document.seq < seen:
             raise DocumentRefused("document_rolled_back", f"seq {document.seq}, seen was {seen}")
-        return document, generation
 
     def _schedule_renewal(self, item: CachedSubject[B], at: float) -> None:
         """Note that the document was fetched then, and choose the time of its next fetch."""
@@ -419,6 +424,7 @@ class Shelf(ABC, Generic[D, B, A]):
         if fetched is None:  # a 304: the document is the newest
             self._confirm_unchanged(item, generation, period)
             return
+        self._check_not_older_than_seen(item, fetched.document)
         belief = self._belief(fetched.document, self._comparable_belief(item), item.subject)
         current = self._made_current(item, belief)
         if current is None:
@@ -427,10 +433,12 @@ class Shelf(ABC, Generic[D, B, A]):
         self._store(item, current, fetched.generation, period, fetched.etag)
 
     def _confirm_unchanged(self, item: CachedSubject[B], generation: int, period: int) -> None:
-        """After a 304, which is not signed: the list of the document's block is the evidence that it is true."""
+        """After a 304, which is not signed: a list is the evidence that the document is true. While changes are
+        followed, only the copies on disk need it."""
         self._copies.confirm(item.file, self._clock())
         if item.known is not None:
-            listed = self._current.confirmed(item.known, item.service)
+            needed = self._ends_soon(item) or self._current.is_due_on_disk(item.known)
+            listed = self._current.confirmed(item.known, item.service) if needed else None
             self._store(item, listed or item.known, generation, period, item.etag)
 
     def _fetched_again(self, item: CachedSubject[B], older: B) -> tuple[Fetched[D], B]:

@@ -11,7 +11,9 @@ PATHS = ("/v1/services/billing/jwks.jwt", "/v1/services/billing/policy.jwt", "/v
 
 def bodies(node: Driver, *more: str) -> dict[str, tuple[bytes, str]]:
     """The documents and their ETags, by path."""
-    return {path: (answer.data, answer.headers["ETag"]) for path in (*PATHS, *more) if (answer := node.client.get(path))}
+    return {
+        path: (answer.data, answer.headers["ETag"]) for path in (*PATHS, *more) if (answer := node.client.get(path))
+    }
 
 
 def test_all_nodes_answer_with_the_same_bytes(registry: Driver, clock: Clock) -> None:

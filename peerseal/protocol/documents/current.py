@@ -48,7 +48,10 @@ class CurrentServices(Frame):
     @classmethod
     def read_members(cls, claims: Mapping[str, Any]) -> dict[str, Any]:
         """The fields that only this kind has."""
-        numbers, services = {name: number_claim(claims, name) for name in ("block", "seq")}, claim(claims, "services", dict)
+        numbers, services = (
+            {name: number_claim(claims, name) for name in ("block", "seq")},
+            claim(claims, "services", dict),
+        )
         for name, entry in services.items():
             split_service_id(name)
             if type(entry) is not int or block_of(entry) != numbers["block"] or not 0 < entry <= numbers["seq"]:

@@ -114,7 +114,7 @@ def test_after_a_change_the_registry_is_asked_for_what_came_after_its_list(
 
 
 def test_while_a_changed_document_cannot_be_had_lists_are_not_read_again(
-    registry: MemoryRegistry, old_kid: str
+    registry: MemoryRegistry, old_kid: str, clock: Clock
 ) -> None:
     trust = registry.trust_store(limits=QUIET)
     trust.key(old_kid)
@@ -128,6 +128,7 @@ def test_while_a_changed_document_cannot_be_had_lists_are_not_read_again(
     end = len(registry.ledger.entries)
     registry.log.clear()
     del registry.answers[JWK_SET]
+    clock.advance(QUIET.longest_pause)
     trust.refresh()
     assert asked(registry, "/v1/changes") == [f"/v1/changes?since={end}"]
     assert asked(registry, JWK_SET) == [f"{JWK_SET}?seq={entry}"]
@@ -244,9 +245,7 @@ def test_a_renewal_without_a_change_brings_a_newer_list_to_the_disk(
     assert registry.trust_store(limits=limits, cache_dir=tmp_path).key(old_kid).kid == old_kid
 
 
-def test_processes_of_one_host_fetch_one_list(
-    registry: MemoryRegistry, old_kid: str, tmp_path: Path
-) -> None:
+def test_processes_of_one_host_fetch_one_list(registry: MemoryRegistry, old_kid: str, tmp_path: Path) -> None:
     registry.trust_store(limits=QUIET, cache_dir=tmp_path).key(old_kid)
     registry.trust_store(limits=QUIET, cache_dir=tmp_path).key(old_kid)
     assert asked(registry, LIST) == [LIST]

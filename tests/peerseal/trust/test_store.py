@@ -34,6 +34,7 @@ ROOT = "GET /.well-known/peerseal-registry"
 CHANGES = "GET /v1/changes"
 JWK_SET = "GET /v1/services/client/jwks.jwt"
 JWK_SET_PATH = "/v1/services/client/jwks.jwt"
+CURRENT_PATH = "/v1/current/0.jwt"
 
 QUIET = TrustLimits(poll_interval=3600.0, refresh_interval=10 * 24 * 3600.0)
 """The background thread sleeps through the test, which calls ``refresh`` itself; time alone makes nothing due."""
@@ -343,7 +344,7 @@ class TestFreshness:
         registry.log.clear()
         clock.advance(limits.refresh_interval + 1)
         trust.refresh()
-        (call,) = [call for call in registry.log if call.path == f"{JWK_SET_PATH}?seq=2"]
+        (call,) = [call for call in registry.log if call.path == JWK_SET_PATH]
         assert call.headers["if-none-match"] == tag
         assert trust.key(kid).kid == kid
 
@@ -387,9 +388,9 @@ class TestFreshness:
     def test_an_old_document_from_a_mirror_says_nothing_about_any_kid_and_is_not_asked_for_at_every_question(
         self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str
     ) -> None:
-        old = registry.sign(registry.jwk_set("client"))
+        registry.answers |= {path: registry.call("GET", path) for path in (JWK_SET_PATH, CURRENT_PATH)}
+        registry.calls.clear()
         clock.advance(QUIET.offline_limit + 1)
-        registry.answers[JWK_SET_PATH] = Answer(200, old.encode())
         for asked in (unknown(), kid, unknown(), kid):
             with pytest.raises(TrustUnavailable):
                 trust.key(asked)
@@ -447,7 +448,7 @@ class TestFreshness:
             trust.key(kid)
 
     def test_nor_does_a_restart_start_the_clock_anew(self, registry: MemoryRegistry, clock: Clock, kid: str) -> None:
-        registry.answers[JWK_SET_PATH] = registry.call("GET", JWK_SET_PATH)
+        registry.answers |= {path: registry.call("GET", path) for path in (JWK_SET_PATH, CURRENT_PATH)}
         clock.advance(QUIET.offline_limit)
         with pytest.raises(TrustUnavailable):
             registry.trust_store(limits=QUIET).key(kid)
