@@ -77,6 +77,8 @@ class Endpoints:
             return _jwt(sign_document(registry.registry_keys(), registry.root))
         if path == "/v1/changes":
             return _jwt(registry.sign(registry.changes(_number(call, "since"))))
+        if path == "/v1/changes/recent.jwt":
+            return _jwt(registry.sign(registry.changes(0)))
         if found := _CURRENT.fullmatch(path):
             return _jwt(registry.sign(registry.current_services(int(found[1]))))
         if path == "/v1/domain.jwt":

@@ -18,6 +18,12 @@ from peerseal.trust.documents import DocumentReader, Question
 log = logging.getLogger("peerseal.trust")
 
 
+RECENT = "/v1/changes/recent.jwt"
+"""The path of the one list for all clients. A cache may keep it for a second."""
+NO_WAITS_FOR = 60.0
+"""Seconds for which a client does not ask the registry to wait, after it had no room for the client's question."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReceivedChanges:
     """A list of changes that passed all checks, and as it was signed."""
@@ -53,6 +59,7 @@ class ChangesFollower:
         self._limits = limits
         self._clock = clock
         self._working = working
+        self._recent_until = -math.inf
 
     def ask(self, since: int) -> ReceivedChanges:
         """The list of changes after that entry, as of now. Raises FetchError, DocumentRefused or TrustUnavailable."""
@@ -78,7 +85,8 @@ class ChangesFollower:
     def wait(self, since: int, seconds: float, stopping: threading.Event) -> Sequence[ReceivedChanges]:
         """The lists of changes after that entry, oldest first, waited for that long. Raises as `ask` does."""
         if self._shared is None or self._shared.lead():
-            return [self._ask(since, seconds, self._working)]
+            recent = self._ask_recent(since, self._working) if self._without_waits() else None
+            return [recent or self._ask(since, seconds, self._working)]
         written = self._shared.wait_for_new(seconds, self._limits, stopping)
         received = list[ReceivedChanges]()
         for signed in written or ():
@@ -93,6 +101,11 @@ class ChangesFollower:
         """Let another process of the host ask."""
         if self._shared is not None:
             self._shared.resign()
+
+    def _without_waits(self) -> bool:
+        """Whether the registry keeps no question now: this process was told not to wait, or the registry had no room for
+        its question a moment ago."""
+        return self._limits.wait < 1 or self._awake.uptime() < self._recent_until
 
     @property
     def leads(self) -> bool:
@@ -122,22 +135,43 @@ class ChangesFollower:
         return changes if changes.since <= since else None
 
     def _ask(self, since: int, wait: float, within: AbstractContextManager[object]) -> ReceivedChanges:
-        asked_at = self._awake.uptime()
+        asked_at, seen = self._awake.uptime(), self._reader.seen()
 
         def check(changes: Changes) -> None:
             if changes.since != since:
                 raise DocumentRefused("document_wrong_subject", f"changes after {changes.since} instead of {since}")
-            if changes.seq < since:
-                raise DocumentRefused("document_rolled_back", f"the ledger ends at {changes.seq}, seen was {since}")
+            if changes.seq < max(since, seen):
+                raise DocumentRefused("document_rolled_back", f"the ledger ends at {changes.seq}, seen was {seen}")
 
         path = f"/v1/changes?since={since}" + (f"&wait={int(wait)}" if wait >= 1 else "")
         question = Question(Changes, path, self._domain, check=check, wait=wait, within=within)
+        received = self._received(question, asked_at)
+        if wait >= 1 and received.changes.seq == since and self._awake.uptime() - asked_at < min(wait / 2, 1.0):
+            self._recent_until = self._awake.uptime() + NO_WAITS_FOR
+        return received
+
+    def _ask_recent(self, since: int, within: AbstractContextManager[object]) -> ReceivedChanges | None:
+        """The list of recent changes, which is the same for all clients and may come from a cache: it may be a second
+        old. None where it begins after that entry, or ends before it, or the registry has no such list."""
+        question = Question(Changes, RECENT, self._domain, within=within)
+        try:
+            received = self._received(question, self._awake.uptime(), publish=lambda found: found.since <= since <= found.seq)
+        except FetchError as error:
+            if error.http_status != 404:
+                raise
+            self._recent_until = -math.inf
+            return None
+        return received if received.changes.since <= since <= received.changes.seq else None
+
+    def _received(
+        self, question: Question[Changes], asked_at: float, publish: Callable[[Changes], bool] = lambda _: True
+    ) -> ReceivedChanges:
         try:
             fetched = self._reader.fetch_whole(question)
         except (DocumentRefused, FetchError) as error:  # no retry: `since` is an entry of the old history
             self._reader.adopt_new_ledger_after(error)
             raise
         signed = SignedChanges(fetched.jws, asked_at)
-        if self._shared is not None and self._shared.leads:
+        if self._shared is not None and self._shared.leads and publish(fetched.document):
             self._shared.write(signed, self._clock())
         return ReceivedChanges(fetched.document, signed)

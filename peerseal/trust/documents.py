@@ -64,8 +64,7 @@ _NAMES: Mapping[type, str] = {
 class Question(Generic[D]):
     """One question to the registry: for the document of that ``kind`` about ``subject``, at that ``path``.
 
-    It must cover ``covers`` entries of the ledger; a list of changes must cover all that were seen. ``etag`` is that of
-    the document that is held already. ``headers`` gives the headers of a call to a path. ``check`` is one more check, which raises
+    It must cover ``covers`` entries of the ledger. ``etag`` is that of the document that is held already. ``headers`` gives the headers of a call to a path. ``check`` is one more check, which raises
     DocumentRefused. The registry may keep the question for ``wait`` seconds; ``within`` is a context for the checks,
     which is entered when the registry has answered.
     """
@@ -292,7 +291,6 @@ class DocumentReader:
         """The document of the first mirror whose answer passes every check; None for a 304: the document that is held
         is the newest. Raises FetchError (with ``http_status`` 404 where there is no such document), DocumentRefused or
         TrustUnavailable."""
-        covers = max(question.covers, self.seen()) if question.kind is Changes else question.covers
         path = path_covering(question.path, question.covers)
         headers = {} if question.headers is None else dict(question.headers(path))
         if question.etag is not None:
@@ -304,13 +302,13 @@ class DocumentReader:
                 with offer as answer, question.within:
                     if answer.status == 304 and question.etag is not None:
                         return None
-                    return self._fetched(question, answer, covers)
+                    return self._fetched(question, answer)
         raise AssertionError("unreachable: where each answer is refused, `offers` raises")
 
-    def _fetched(self, question: Question[D], answer: Answer, covers: int) -> Fetched[D]:
+    def _fetched(self, question: Question[D], answer: Answer) -> Fetched[D]:
         """The document in an answer, after all checks. Raises DocumentRefused, FetchError or TrustUnavailable."""
         jws = text_of(answer, question.kind)
-        document, generation = self.checked(question.kind, jws, question.subject, at_least=covers)
+        document, generation = self.checked(question.kind, jws, question.subject, at_least=question.covers)
         if question.check is not None:
             question.check(document)
         return Fetched(document, jws, entity_tag(answer), generation)

@@ -1,7 +1,10 @@
 """Signed documents that all nodes sign alike: once for each change, and once in each signing period."""
 
+from dataclasses import replace
+
 import pytest
 
+from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.current import CurrentServices
 from tests.registry.driver import Clock, Driver
 from tests.support.keys import key
@@ -99,3 +102,45 @@ def test_there_is_no_list_of_a_block_after_the_newest_entry(registry: Driver, na
     registry.joined(key(), "billing")
     answer = registry.client.get(f"/v1/current/{name}.jwt")
     assert (answer.status_code, answer.get_json()["code"]) == (404, "block_not_found")
+
+
+def test_one_list_of_recent_changes_answers_all_callers_for_a_second(registry: Driver, clock: Clock) -> None:
+    registry.joined(key(), "billing")
+    first = registry.client.get("/v1/changes/recent.jwt")
+    assert first.headers["Cache-Control"] == "public, max-age=1, no-transform"
+    registry.joined(key(), "shipping")
+    assert registry.client.get("/v1/changes/recent.jwt").data == first.data
+    clock.forward(1)
+    changes = registry.read(Changes, registry.got("/v1/changes/recent.jwt"))
+    assert changes.since == 0
+    assert changes.last_changes[registry.key_set("shipping").subject] == registry.key_set("shipping").seq
+
+
+def test_a_list_of_recent_changes_is_the_same_while_nothing_changes(registry: Driver, clock: Clock) -> None:
+    registry.joined(key(), "billing")
+    etag = registry.client.get("/v1/changes/recent.jwt").headers["ETag"]
+    clock.forward(2)
+    again = registry.client.get("/v1/changes/recent.jwt", headers={"If-None-Match": etag})
+    assert again.status_code == 304
+    clock.forward(registry.settings.limits.changes_resign_after)
+    assert registry.client.get("/v1/changes/recent.jwt").headers["ETag"] != etag
+
+
+def test_a_list_of_recent_changes_names_revoked_keys(registry: Driver, clock: Clock) -> None:
+    revoked = registry.joined(key(), "billing")
+    registry.operator_ends(revoked, "billing")
+    changes = registry.read(Changes, registry.got("/v1/changes/recent.jwt"))
+    assert [kid.rpartition("/")[2] for kid in changes.revoked] == [revoked.public.thumbprint]
+
+
+def test_a_list_of_recent_changes_begins_where_more_services_changed_than_it_lists(registry: Driver) -> None:
+    most = 2
+    node = registry.node(limits=replace(registry.settings.limits, changes_listed=most))
+    try:
+        for service in ("billing", "shipping", "another"):
+            registry.joined(key(), service)
+        changes = node.read(Changes, node.got("/v1/changes/recent.jwt"))
+    finally:
+        node.close()
+    assert [name.partition("/")[2] for name in changes.services] == ["shipping", "another"]
+    assert changes.since == registry.key_set("billing").seq

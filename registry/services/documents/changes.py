@@ -43,6 +43,8 @@ LINGER = 30
 PAUSE, LONGEST_PAUSE = 0.002, 1.0
 """Seconds of pause for each woken call, and in all: 500 answers a second, or one round for the thousands of calls that
 a process holds."""
+RECENT_FOR = 1.0
+"""Seconds for which one list of recent changes answers all callers, whatever changes meanwhile. Caches keep it as long."""
 _KEPT = 256
 """Lists in memory. Clients that are up to date all ask for the same one."""
 _MOST_REVOKED = 1_000
@@ -60,9 +62,11 @@ class ChangesFeed(UseCase):
         self._ledger = node.ledger
         self._cache: BoundedCache[int, PublicAnswer] = BoundedCache(_KEPT)
         self._making: GroupCommit[int, PublicAnswer] = GroupCommit(self.lists)
+        self._making_recent: GroupCommit[None, PublicAnswer] = GroupCommit(self._recent_lists)
+        self._recent: tuple[float, PublicAnswer] | None = None
         engine = node.store.listen_engine
         self.waiting = WaitingCalls(node.revisions.head, self._making.do, lambda: commit_listener(engine), node.limits)
-        node.authority.when_changed(self._cache.clear)
+        node.authority.when_changed(self._forget)
         node.store.when_written(self.waiting.committed)
 
     def since(self, seq: int) -> PublicAnswer:
@@ -72,6 +76,41 @@ class ChangesFeed(UseCase):
         if kept is not None and kept.head == self._revisions.head():
             return kept
         return self._making.do(seq)
+
+    def recent(self) -> PublicAnswer:
+        """The services that were changed last: one list for all callers, made at most once in `RECENT_FOR` seconds.
+        Raises StorageUnavailable."""
+        return self._kept_recent() or self._making_recent.do(None)
+
+    def _kept_recent(self) -> PublicAnswer | None:
+        """The list in memory, unless it is too old: older than `RECENT_FOR` seconds, and not for long if nothing
+        changed."""
+        if self._recent is None:
+            return None
+        made_at, kept = self._recent
+        age = self._clock() - made_at
+        return kept if 0 <= age < RECENT_FOR or (self._is_young(kept) and kept.head == self._revisions.head()) else None
+
+    def _recent_lists(self, callers: Sequence[None]) -> Sequence[PublicAnswer]:
+        kept = self._kept_recent()
+        return [self._made_recent() if kept is None else kept] * len(callers)
+
+    def _made_recent(self) -> PublicAnswer:
+        authority, made_at, most = self._authority.current(), self._clock(), self._limits.changes_listed
+        with self._store.read() as connection:
+            edge, found = ledger.frontier(connection), services.last_changed(connection, most + 1)
+            since = found[most].seq if len(found) > most else 0
+            looked_back = max(since, edge.size - _LOOKED_BACK)
+            revoked = ledger.revoked_after(connection, looked_back, _MOST_REVOKED)
+        read = _Read(found[:most][::-1], revoked, None)
+        answer = self._signed(since, edge, read, authority, int(made_at))
+        self._recent = made_at, answer
+        return answer
+
+    def _forget(self) -> None:
+        """Drops all lists, which a client may refuse now."""
+        self._cache.clear()
+        self._recent = None
 
     def wait(self, seq: int, address: str) -> "WaitingCall | None":
         """A call that waits for the first change after an entry. None where it is answered at once: the ledger has
@@ -83,9 +122,10 @@ class ChangesFeed(UseCase):
     def _young(self, seq: int) -> PublicAnswer | None:
         """The list in memory, unless it is too old."""
         kept = self._cache.get(seq)
-        if kept is not None and 0 <= self._clock() - kept.issued_at < self._limits.changes_resign_after:
-            return kept
-        return None
+        return kept if kept is not None and self._is_young(kept) else None
+
+    def _is_young(self, kept: PublicAnswer) -> bool:
+        return 0 <= self._clock() - kept.issued_at < self._limits.changes_resign_after
 
     def unchanged(self, seq: int) -> PublicAnswer:
         """The list at the end of a wait without a change. Hundreds of waits may end at once, so a list in memory is
@@ -113,7 +153,8 @@ class ChangesFeed(UseCase):
             for seq in set(seqs):
                 kept = self._young(seq)
                 if kept is None or kept.head != edge.size:
-                    kept = self._signed(seq, edge, self._read(connection, seq, edge.size), authority, issued_at)
+                    read = self._read(connection, seq, edge.size)
+                    kept = self._cache.put(seq, self._signed(seq, edge, read, authority, issued_at))
                 made[seq] = kept
         return [made[seq] for seq in seqs]
 
@@ -154,7 +195,7 @@ class ChangesFeed(UseCase):
             proof=read.proof,
         )
         body = authority.sign(changes).encode("ascii")
-        return self._cache.put(seq, PublicAnswer.of(body, JWT, edge.size, edge.size, issued_at, expires_at))
+        return PublicAnswer.of(body, JWT, edge.size, edge.size, issued_at, expires_at)
 
 
 class WaitingCall:

@@ -57,6 +57,12 @@ def changed_since(connection: Connection, seq: int, limit: int) -> list[ServiceR
     return [ServiceRecord(*row) for row in connection.execute(found)]
 
 
+def last_changed(connection: Connection, limit: int) -> list[ServiceRecord]:
+    """The services that were changed last, the newest first."""
+    found = select(services.c.name, services.c.seq).order_by(services.c.seq.desc()).limit(limit)
+    return [ServiceRecord(*row) for row in connection.execute(found)]
+
+
 def last_changed_in(connection: Connection, first: int, last: int) -> list[ServiceRecord]:
     """The services whose last change is one of the entries from ``first`` to ``last``, in the order of the entries."""
     inside = select(services.c.name, services.c.seq).where(services.c.seq >= first, services.c.seq <= last)

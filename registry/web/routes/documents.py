@@ -107,6 +107,12 @@ def changes() -> Response:
     return published(feed.since(since), "no-cache") if call is None else DelayedAnswer(call, wait)
 
 
+@documents_blueprint.get("/changes/recent.jwt")
+def recent_changes() -> Response:
+    """The services that were changed last: one answer for all callers, which caches keep for a second."""
+    return published(registry().changes.recent(), "public, max-age=1")
+
+
 @documents_blueprint.get("/current/<block>.jwt")
 def current(block: str) -> Response:
     """Which services the entries of that block of the ledger changed last."""
