@@ -6,9 +6,9 @@ stays registered: ``PEERSEAL_KEY_DIR`` says where. Each call also replaces the k
 each key's life (a week) needs no second join token. ``peerseal sign`` does the same, and prints the header of one
 request; ``peerseal call`` makes the request, and prints the answer. ``peerseal inspect`` decodes a token or document,
 and verifies nothing; ``peerseal verify`` shows each step of verifying it. ``peerseal monitor SERVICE`` reports changes
-in the registry's ledger that the service's owner did not make. ``peerseal keep-ledger FOLDER`` keeps a verified mirror
-of the ledger, for the day on which the registry's database is lost. ``peerseal agent`` signs and verifies for programs
-without the SDK.
+in the registry's ledger that the service's owner did not make. ``peerseal mirror FOLDER`` keeps a verified copy of all
+that the registry publishes, for any web server; ``peerseal keep-ledger FOLDER`` one of the ledger alone, for the day on
+which the registry's database is lost. ``peerseal agent`` signs and verifies for programs without the SDK.
 
 ``peerseal join``, ``whoami``, ``rotate`` and ``retire`` are for the keys of this host; ``peerseal keygen`` makes a key
 pair in a file, and ``peerseal completion`` a script for a shell. ``peerseal doctor`` says what is wrong with the
@@ -17,27 +17,22 @@ settings, folders, clock and registry of this host.
 Each command is a function that adds its arguments to a parser, and one that does the work and returns the exit code.
 Exit codes: 0 done, nothing to report, or the mirror is as new as the registry; 1 alerts were raised, or another error;
 2 wrong usage; 3 the registry cannot be reached; 130 after Ctrl-C; 141 when the reader of the output is gone. They mean
-the same for every command. Other codes belong to single commands: 4 of ``monitor`` and ``keep-ledger``, the ledger
-contradicts what was seen before, or cannot be believed; 4 and 5 of ``call``, the answer has a status 4xx or 5xx, as for
-``http --check-status``; 5 of the commands that register a key, the key waits for an operator.
+the same for every command. Other codes belong to single commands: 4 of ``monitor``, ``mirror`` and ``keep-ledger``, the
+ledger contradicts what was seen before, or cannot be believed; 4 and 5 of ``call``, the answer has a status 4xx or 5xx,
+as for ``http --check-status``; 5 of the commands that register a key, the key waits for an operator.
 """
 
 import argparse
 import logging
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 
-from peerseal.audit.ledger_reader import LedgerReader
-from peerseal.audit.mirror import LedgerMirror
 from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Webhook
 from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
 from peerseal.commands.agent import add_agent
@@ -47,13 +42,14 @@ from peerseal.commands.completion import add_completion
 from peerseal.commands.doctor import add_doctor
 from peerseal.commands.identity import PENDING, add_join, add_retire, add_rotate
 from peerseal.commands.keygen import add_keygen
+from peerseal.commands.mirror import LEDGER_INCONSISTENT, add_keep_ledger, add_mirror
 from peerseal.commands.own_identity import own_identity
+from peerseal.commands.registry_options import add_registry_options, registry_of, until_interrupted
 from peerseal.commands.tokens import add_inspect, add_sign
 from peerseal.commands.verification import add_verify
 from peerseal.commands.whoami import add_whoami
 from peerseal.errors import (
     ConfigurationError,
-    DocumentRefused,
     EnrolmentPending,
     FetchError,
     InvalidName,
@@ -63,16 +59,12 @@ from peerseal.errors import (
 from peerseal.identity.environment import settings_of
 from peerseal.protocol.names import check_service, split_kid
 from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME
-from peerseal.runtime.options import check_pin, check_pinned
 from peerseal.runtime.settings import read_bytes
 from peerseal.runtime.terminal import ended_quietly, log_to_stderr, on_terminal, say, say_json
-from peerseal.transport.fetch import HttpFetcher, check_urls
 
 ALERTS_RAISED = 1
 USAGE = 2
 REGISTRY_UNREACHABLE = 3
-LEDGER_INCONSISTENT = 4
-"""The exit code where the ledger contradicts what was seen before."""
 _LARGEST_LIST = 1024 * 1024
 """Bytes of a file of kids: 1,500 of the longest have 500 KiB."""
 
@@ -209,14 +201,14 @@ def add_monitor(commands: Subcommands) -> None:
         "--grace", type=seconds, default=GRACE, metavar="SECONDS", help="time without an answer before an alert [60]"
     )
     parser.add_argument("--once", action="store_true", help="look once and exit")
-    _add_registry_options(parser)
+    add_registry_options(parser)
 
 
 def _monitor_ledger(arguments: argparse.Namespace) -> int:
     """Looks until it is interrupted, or once. Raises ConfigurationError or InvalidName."""
     monitor = _monitor(arguments)
     webhook = Webhook(arguments.webhook) if arguments.webhook else None
-    ended, exit_code = _until_interrupted(), 0
+    ended, exit_code = until_interrupted(), 0
     while not ended.is_set():
         alerts = monitor.look()
         for alert in alerts:
@@ -239,7 +231,7 @@ def _monitor(arguments: argparse.Namespace) -> Monitor:
     service = check_service(arguments.service)
     state = None if arguments.state is None else load_state(arguments.state, service)
     state = state or MonitorState(service)
-    fetcher, pin = _registry_of(arguments, state.pin)
+    fetcher, pin = registry_of(arguments, state.pin)
     for kid in arguments.known:
         split_kid(kid)
     grace = 0.0 if arguments.once else arguments.grace
@@ -287,88 +279,6 @@ def _show_alert(alert: Alert, *, as_json: bool) -> None:
     say(f"{at:%Y-%m-%dT%H:%M:%SZ} {alert.level.upper()} {alert.kind}{about}: {alert.detail}")
 
 
-# ---- peerseal keep-ledger
-
-
-def add_keep_ledger(commands: Subcommands) -> None:
-    """Adds the command."""
-    parser = add_command(
-        commands,
-        "keep-ledger",
-        _keep_ledger,
-        summary="keep a verified mirror of the registry's public ledger",
-        description="Keeps the registry's public ledger in FOLDER, from which a lost registry can be restored.",
-        examples=(
-            "peerseal keep-ledger /var/lib/ledger --registry https://registry:8443",
-            "peerseal keep-ledger /var/lib/ledger --once --json",
-        ),
-        exit_codes="0 up to date, 2 wrong usage or settings, 3 registry not reached, 4 the ledger contradicts the"
-        " mirror",
-        as_json="print a JSON object for each update",
-    )
-    parser.add_argument("folder", type=Path, metavar="FOLDER")
-    parser.add_argument(
-        "--interval", type=seconds, default=60.0, metavar="SECONDS", help="time between two updates [60]"
-    )
-    parser.add_argument("--once", action="store_true", help="update once and exit")
-    _add_registry_options(parser)
-
-
-def _keep_ledger(arguments: argparse.Namespace) -> int:
-    """Updates the mirror until it is interrupted, or once. Raises ConfigurationError, and with --once FetchError."""
-    mirror, reader = LedgerMirror(arguments.folder), LedgerReader(*_registry_of(arguments))
-    ended = threading.Event() if arguments.once else _until_interrupted()
-    while True:
-        try:
-            entries = mirror.update(reader)
-            if arguments.as_json:
-                say_json({"entries": entries, "folder": str(arguments.folder)})
-            else:
-                say(f"{entries} entries")
-        except (DocumentRefused, FetchError) as error:
-            if isinstance(error, DocumentRefused) and not error.by_mirror:
-                say(f"Error: {error}; {arguments.folder} is unchanged", error=True)
-                return LEDGER_INCONSISTENT
-            if arguments.once:
-                raise FetchError(f"the registry is not reached: {error}") from error
-            say(f"not reached: {error}", error=True)
-        if arguments.once or ended.wait(arguments.interval):
-            return 0
-
-
-# ---- shared by the commands that read the ledger
-
-
-def _add_registry_options(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--registry`` and ``--pin``."""
-    parser.add_argument("--registry", metavar="URL", help="[PEERSEAL_REGISTRY_URL]")
-    parser.add_argument("--pin", help="thumbprint of the registry's root key [PEERSEAL_REGISTRY_PIN]")
-
-
-def _registry_of(arguments: argparse.Namespace, known_pin: str | None = None) -> tuple[HttpFetcher, str | None]:
-    """The registry to read, and the pin of its root key; ``known_pin`` is used where neither an option nor a variable
-    names one. Raises ConfigurationError."""
-    settings = settings_of(os.environ)
-    urls = arguments.registry or settings.checked("PEERSEAL_REGISTRY_URL", check_urls) or ""
-    fetcher = HttpFetcher([url.strip() for url in urls.split(",") if url.strip()])
-    pin = arguments.pin or settings.checked("PEERSEAL_REGISTRY_PIN", check_pin) or known_pin
-    check_pinned(pin, loopback_only=fetcher.loopback_only)
-    return fetcher, pin
-
-
-def _until_interrupted() -> threading.Event:
-    """An event that SIGINT and SIGTERM set, so that the current look is finished first."""
-    ended = threading.Event()
-
-    def end(_signal: int, _frame: FrameType | None) -> None:
-        ended.set()
-
-    if threading.current_thread() is threading.main_thread():
-        for interrupt in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(interrupt, end)
-    return ended
-
-
 COMMANDS: tuple[Callable[[Subcommands], None], ...] = (
     add_agent,
     add_assertion,
@@ -379,6 +289,7 @@ COMMANDS: tuple[Callable[[Subcommands], None], ...] = (
     add_join,
     add_keep_ledger,
     add_keygen,
+    add_mirror,
     add_monitor,
     add_retire,
     add_rotate,

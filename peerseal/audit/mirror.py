@@ -7,29 +7,38 @@ declares the mirrored history lost, the mirror moves it to a folder of its own a
 
 import logging
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from peerseal.audit.ledger_reader import LedgerReader, LedgerUpdate, entry_bodies
+from peerseal.audit.public_files import PublicFiles
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError
 from peerseal.protocol.ledger.checkpoint import (
     CHECKPOINT_PATH,
+    TILE_HEIGHT,
     TILE_WIDTH,
     encode_bundle,
     parse_checkpoint,
     tile_path,
+    tile_root,
 )
-from peerseal.protocol.ledger.merkle import Frontier, leaf_hash
-from peerseal.runtime.files import Access, Folder
+from peerseal.protocol.ledger.entries import Entry
+from peerseal.protocol.ledger.merkle import HASH_SIZE, Frontier, leaf_hash
 
 log = logging.getLogger("peerseal.keep")
+
+_KEPT_FOR = 600.0
+"""Seconds for which the files of an older checkpoint stay: a reader has read it and asks for them now."""
 
 
 class LedgerMirror:
     """The mirror in a folder, which is made where it is missing. The checkpoint file's time says when it was seen."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, see: Callable[[Entry], None] = lambda _: None) -> None:
+        """``see`` is called with each entry, those on disk first, and again from the first after a loss."""
         self._path = folder
-        self._folder = Folder(folder, access=Access.READABLE, mode=0o755)
+        self._files = PublicFiles(folder)
+        self._see = see
         self._edge: Frontier | None = None
         self._not_before = 0.0
 
@@ -38,7 +47,7 @@ class LedgerMirror:
         changes; DocumentRefused also where the mirror itself is damaged. Raises ConfigurationError where it cannot
         be written."""
         try:
-            with self._folder.locked(".lock"):  # a first run may take longer than the interval to the next
+            with self._files.folder.locked(".lock"):  # a first run may take longer than the interval to the next
                 before = self._edge or self._read_edge()
                 try:
                     update = reader.read(before, lambda _: True)
@@ -46,6 +55,8 @@ class LedgerMirror:
                     before, update = Frontier(), self._after_loss(reader, before, error)
                 if update.note and update.edge.size > before.size:
                     self._write(before.size, update)
+                    for entry in update.entries:
+                        self._see(entry)
                 self._edge = update.edge
                 return update.edge.size
         except OSError as error:
@@ -67,54 +78,82 @@ class LedgerMirror:
         return update
 
     def _seen_at(self) -> float:
-        folder, name = self._at(CHECKPOINT_PATH)
+        folder, name = self._files.at(CHECKPOINT_PATH)
         return folder.stat(name).st_mtime
 
     def _read_edge(self) -> Frontier:
         """The right edge, computed from the first entry on."""
         try:
-            note = self._get(CHECKPOINT_PATH)
+            note = self._files.get(CHECKPOINT_PATH)
         except FetchError:
             return Frontier()
         kept, edge = parse_checkpoint(note.decode("utf-8", "replace")), Frontier()
-        for body in entry_bodies(self._get, 0, kept.size):
-            edge = edge.appended(leaf_hash(body))
+        leaves = list[bytes]()
+        for body in entry_bodies(self._files.get, 0, kept.size):
+            leaves.append(leaf_hash(body))
+            edge = edge.appended(leaves[-1])
+            self._see(Entry.decode(body))
         if edge.root != kept.root:
             raise DocumentRefused("document_malformed", f"{self._path}: its entries do not lead to its checkpoint")
+        if kept.size and not self._has_tiles(kept.size):
+            self._write_tiles(0, leaves)  # of a release before 0.4, which kept bundles only
         return edge
 
+    def _has_tiles(self, size: int) -> bool:
+        number, width = (size - 1) // TILE_WIDTH, (size - 1) % TILE_WIDTH + 1
+        try:
+            self._files.get(f"ledger/{tile_path(0, number, width)}")
+        except FetchError:
+            return False
+        return True
+
     def _write(self, size: int, update: LedgerUpdate) -> None:
-        """Bundles first: a reader finds every entry that the checkpoint covers."""
+        """Bundles and tiles first: a reader finds everything that the checkpoint covers."""
+        bodies = [entry.encode() for entry in update.entries]
         first = size // TILE_WIDTH
-        started = list(entry_bodies(self._get, first * TILE_WIDTH, size))
-        new = started + [entry.encode() for entry in update.entries]
+        new = [*entry_bodies(self._files.get, first * TILE_WIDTH, size), *bodies]
         for at in range(0, len(new), TILE_WIDTH):
             bundle = new[at : at + TILE_WIDTH]
             number = first + at // TILE_WIDTH
-            self._put(f"ledger/{tile_path('entries', number, len(bundle))}", encode_bundle(bundle))
-        self._put(CHECKPOINT_PATH.lstrip("/"), update.note.encode(), modified_at=max(time.time(), self._not_before))
-        if size % TILE_WIDTH:
-            last = self._at(f"ledger/{tile_path('entries', first, size % TILE_WIDTH)}")
-            last[0].remove(last[1])
+            self._files.put(f"ledger/{tile_path('entries', number, len(bundle))}", encode_bundle(bundle))
+        self._write_tiles(size, [leaf_hash(body) for body in bodies])
+        checkpoint = CHECKPOINT_PATH.lstrip("/")
+        self._files.put(checkpoint, update.note.encode(), modified_at=max(time.time(), self._not_before))
+        self._prune("entries", first)
+        for level in range(_levels(size)):
+            self._prune(level, (size >> TILE_HEIGHT * level) // TILE_WIDTH)
 
-    def _put(self, path: str, content: bytes, modified_at: float | None = None) -> None:
-        folder, name = self._at(path)
-        folder.write(name, content, mode=0o644, durable=False, modified_at=modified_at)  # any web server may show it
+    def _write_tiles(self, size: int, leaves: Sequence[bytes]) -> None:
+        """Write the tiles that change as the tree of that size grows by these leaves, level by level: the root of each
+        tile that is filled is a hash of the level above."""
+        level, before, hashes = 0, size, leaves
+        while hashes:
+            first, width = before // TILE_WIDTH, before % TILE_WIDTH
+            kept = self._files.get(f"ledger/{tile_path(level, first, width)}") if width else b""
+            row, filled = kept + b"".join(hashes), list[bytes]()
+            for at in range(0, len(row), TILE_WIDTH * HASH_SIZE):
+                tile = row[at : at + TILE_WIDTH * HASH_SIZE]
+                number = first + at // (TILE_WIDTH * HASH_SIZE)
+                self._files.put(f"ledger/{tile_path(level, number, len(tile) // HASH_SIZE)}", tile)
+                if len(tile) == TILE_WIDTH * HASH_SIZE:
+                    filled.append(tile_root(tile))
+            level, before, hashes = level + 1, before >> TILE_HEIGHT, filled
 
-    def _get(self, path: str) -> bytes:
-        folder, name = self._at(path)
-        try:
-            return folder.read(name)
-        except FileNotFoundError as error:
-            raise FetchError(f"{self._path}{path}: {error.strerror}", 404) from error
+    def _prune(self, level: int | str, newest: int) -> None:
+        """Remove the partial files of the newest tile and the one before it that no reader of an older checkpoint needs
+        any more: a wider file has all that they have."""
+        for number in range(max(0, newest - 1), newest + 1):
+            whole, whole_name = self._files.at(f"ledger/{tile_path(level, number)}")
+            partial, _ = self._files.at(f"ledger/{tile_path(level, number, 1)}")
+            widths = sorted((int(width) for width in partial.names() if width.isdigit()), reverse=True)
+            for width in widths if whole_name in whole.names() else widths[1:]:
+                if partial.stat(str(width)).st_mtime < time.time() - _KEPT_FOR:
+                    partial.remove(str(width))
 
-    def _at(self, path: str) -> tuple[Folder, str]:
-        """The folder for a path of the registry, and the file's name in it."""
-        *above, name = path.strip("/").split("/")
-        folder = self._folder
-        for part in above:
-            folder = folder.inner(part)
-        return folder, name
+
+def _levels(size: int) -> int:
+    """The number of levels of tiles of a tree of that size."""
+    return max(1, -(-size.bit_length() // TILE_HEIGHT))
 
 
 def read_mirrored(folder: Path, path: str) -> bytes:

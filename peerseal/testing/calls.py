@@ -1,13 +1,13 @@
 """The endpoints of the registry in memory: calls and their answers."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from peerseal.errors import CallerNotAllowed, CodedError, KeyRefused, MissingToken
-from peerseal.protocol.documents.frame import sign_document
+from peerseal.protocol.documents.frame import Document, sign_document
 from peerseal.protocol.documents.key_set import ACTIVE, KeySetDocument
 from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH
 from peerseal.protocol.encoding import canonical_json, digest_header, natural, strict_json_object
@@ -73,26 +73,32 @@ class Endpoints:
 
     def _read(self, call: Call, path: str) -> Answer | None:
         registry = self._registry
+        documents: Mapping[str, Callable[[], Document]] = {
+            "/v1/changes": lambda: registry.changes(_number(call, "since")),
+            "/v1/changes/recent.jwt": lambda: registry.changes(0),
+            "/v1/domain.jwt": registry.domain_document,
+        }
+        if path in documents:
+            return _jwt(registry.sign(documents[path]()))
         if path == REGISTRY_KEYS_PATH:
             return _jwt(sign_document(registry.registry_keys(), registry.root))
-        if path == "/v1/changes":
-            return _jwt(registry.sign(registry.changes(_number(call, "since"))))
-        if path == "/v1/changes/recent.jwt":
-            return _jwt(registry.sign(registry.changes(0)))
+        if path.startswith("/ledger/"):
+            return self._of_ledger(call, path)
         if found := _CURRENT.fullmatch(path):
             return _jwt(registry.sign(registry.current_services(int(found[1]))))
-        if path == "/v1/domain.jwt":
-            return _jwt(registry.sign(registry.domain_document()))
-        if path == CHECKPOINT_PATH:
-            text = registry.ledger.checkpoint().encode("utf-8")
-            return Answer(200, text, {"content-type": "text/plain; charset=utf-8"})
-        if path == "/ledger/proof":
-            old, new = _number(call, "from"), _number(call, "to")
-            return Answer(200, canonical_json({"from": old, "to": new, "proof": self._consistency(old, new)}))
         if found := _JWK_SET.fullmatch(path):
             return self._conditional(call, registry.jwk_set(found[1]))
         found = _POLICY.fullmatch(path)
         return None if found is None else self._policy(call, found[1])
+
+    def _of_ledger(self, call: Call, path: str) -> Answer | None:
+        if path == CHECKPOINT_PATH:
+            text = self._registry.ledger.checkpoint().encode("utf-8")
+            return Answer(200, text, {"content-type": "text/plain; charset=utf-8"})
+        if path != "/ledger/proof":
+            return None
+        old, new = _number(call, "from"), _number(call, "to")
+        return Answer(200, canonical_json({"from": old, "to": new, "proof": self._consistency(old, new)}))
 
     def _conditional(self, call: Call, document: KeySetDocument) -> Answer:
         """RFC 9110 section 13.1.2. The tag covers all members that a new signature does not change."""

@@ -94,10 +94,10 @@ class MemoryRegistry(Fetcher):
     """A registry of the trust domain ``domain``. It is the `Fetcher` of its identities and trust stores, and a
     `KeySource`.
 
-    ``down`` makes every call fail. With ``lasting`` its documents are, as the real registry's, as of the last change of
-    their service, with the time of that change; else they are as of now. ``answers`` maps a path (without its query) to the Answer that replaces the real
-    one. ``calls`` counts calls by method and path, such as ``"GET /v1/changes"``; ``log`` holds all of them.
-    Safe to use from threads.
+    ``down`` makes every call fail. With ``lasting`` its documents are, as the real registry's, as of the last
+    change of their service, with the time of that change; else they are as of now. ``answers`` maps a path (without
+    its query) to the Answer that replaces the real one. ``calls`` counts calls by method and path, such as ``"GET
+    /v1/changes"``; ``log`` holds all of them. Safe to use from threads.
     """
 
     def __init__(

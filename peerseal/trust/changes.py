@@ -103,8 +103,8 @@ class ChangesFollower:
             self._shared.resign()
 
     def _without_waits(self) -> bool:
-        """Whether the registry keeps no question now: this process was told not to wait, or the registry had no room for
-        its question a moment ago."""
+        """Whether the registry keeps no question now: this process was told not to wait, or the registry had no room
+        for its question a moment ago."""
         return self._limits.wait < 1 or self._awake.uptime() < self._recent_until
 
     @property
@@ -135,6 +135,17 @@ class ChangesFollower:
         return changes if changes.since <= since else None
 
     def _ask(self, since: int, wait: float, within: AbstractContextManager[object]) -> ReceivedChanges:
+        """The changes since that entry, or the recent changes, where a mirror has these alone."""
+        try:
+            return self._ask_since(since, wait, within)
+        except FetchError:
+            with suppress(FetchError, DocumentRefused):
+                recent = self._ask_recent(since, within)
+                if recent is not None:
+                    return recent
+            raise
+
+    def _ask_since(self, since: int, wait: float, within: AbstractContextManager[object]) -> ReceivedChanges:
         asked_at, seen = self._awake.uptime(), self._reader.seen()
 
         def check(changes: Changes) -> None:
@@ -153,15 +164,19 @@ class ChangesFollower:
     def _ask_recent(self, since: int, within: AbstractContextManager[object]) -> ReceivedChanges | None:
         """The list of recent changes, which is the same for all clients and may come from a cache: it may be a second
         old. None where it begins after that entry, or ends before it, or the registry has no such list."""
+
+        def reaches(found: Changes) -> bool:
+            return found.since <= since <= found.seq
+
         question = Question(Changes, RECENT, self._domain, within=within)
         try:
-            received = self._received(question, self._awake.uptime(), publish=lambda found: found.since <= since <= found.seq)
+            received = self._received(question, self._awake.uptime(), publish=reaches)
         except FetchError as error:
             if error.http_status != 404:
                 raise
             self._recent_until = -math.inf
             return None
-        return received if received.changes.since <= since <= received.changes.seq else None
+        return received if reaches(received.changes) else None
 
     def _received(
         self, question: Question[Changes], asked_at: float, publish: Callable[[Changes], bool] = lambda _: True

@@ -86,11 +86,11 @@ class Confirmation:
         return belief if changes is None else belief.confirmed(subject, changes)
 
     def caught_up(self, belief: B, subject: str) -> B | None:
-        """The belief from a document that was fetched just now, as `confirmed` where this process has seen later entries
-        than it covers: caches on the way may answer with an older document.
+        """The belief from a document that was fetched just now, as `confirmed` where this process has seen later
+        entries than it covers: caches on the way may answer with an older document.
 
-        Raises DocumentRefused where the registry does not say now whether the document is still true, and TrustUnavailable
-        as `confirmed` does.
+        Raises DocumentRefused where the registry does not say now whether the document is still true, and
+        TrustUnavailable as `confirmed` does.
         """
         seen = self._reader.seen()
         if belief.covered >= seen:

@@ -64,9 +64,10 @@ _NAMES: Mapping[type, str] = {
 class Question(Generic[D]):
     """One question to the registry: for the document of that ``kind`` about ``subject``, at that ``path``.
 
-    It must cover ``covers`` entries of the ledger. ``etag`` is that of the document that is held already. ``headers`` gives the headers of a call to a path. ``check`` is one more check, which raises
-    DocumentRefused. The registry may keep the question for ``wait`` seconds; ``within`` is a context for the checks,
-    which is entered when the registry has answered.
+    It must cover ``covers`` entries of the ledger. ``etag`` is that of the document that is held already.
+    ``headers`` gives the headers of a call to a path. ``check`` is one more check, which raises DocumentRefused.
+    The registry may keep the question for ``wait`` seconds; ``within`` is a context for the checks, which is
+    entered when the registry has answered.
     """
 
     kind: type[D]

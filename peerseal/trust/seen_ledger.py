@@ -33,6 +33,7 @@ from peerseal.runtime.bounded import BoundedDict
 from peerseal.runtime.files import Folder, cache_folder
 from peerseal.runtime.forks import in_each_child
 from peerseal.transport.fetch import Answer, Fetcher, content, no_larger_than
+from peerseal.trust.tile_proofs import proof_from_tiles
 
 log = logging.getLogger("peerseal.trust")
 
@@ -204,19 +205,13 @@ class SeenLedger:
     def _prove(self, old: Checkpoint, new: Checkpoint, offered: Proof | None) -> None:
         """Passes where ``new`` continues ``old``: by the proof that came along, or one that is fetched. Raises
         DocumentRefused or FetchError."""
-
-        def read(answer: Answer) -> bool:
-            check_consistency(old.size, old.root, new.size, new.root, read_proof(answer, old.size, new.size))
-            return True
-
         try:
             if old.size in (0, new.size):
                 check_consistency(old.size, old.root, new.size, new.root, ())
             elif offered is not None:
                 check_consistency(old.size, old.root, new.size, new.root, offered)
             else:
-                with no_larger_than(MAX_PROOF_BYTES):
-                    self._fetcher().ask(f"/ledger/proof?from={old.size}&to={new.size}", read)
+                self._prove_by_asking(old, new)
         except DocumentRefused as error:
             if error.code == "document_inconsistent":
                 seen = [f"{checkpoint.size} entries, root {checkpoint.root.hex()}" for checkpoint in (old, new)]
@@ -227,6 +222,22 @@ class SeenLedger:
                 raise
             shorter = f"the registry does not show that {new.size} entries begin with {old.size}"
             raise DocumentRefused("document_rolled_back", shorter) from error
+
+    def _prove_by_asking(self, old: Checkpoint, new: Checkpoint) -> None:
+        """By the registry's proof; by the tiles of a mirror, which has none. Raises DocumentRefused or FetchError."""
+
+        def read(answer: Answer) -> bool:
+            check_consistency(old.size, old.root, new.size, new.root, read_proof(answer, old.size, new.size))
+            return True
+
+        try:
+            with no_larger_than(MAX_PROOF_BYTES):
+                self._fetcher().ask(f"/ledger/proof?from={old.size}&to={new.size}", read)
+        except FetchError as error:
+            if error.http_status != 404:
+                raise
+            proof = proof_from_tiles(self._fetcher(), old.size, new.size)
+            check_consistency(old.size, old.root, new.size, new.root, proof)
 
     def _take_newer_signature(self, found: Checkpoint, note: str, root: RegistryKeys) -> None:
         """After a rollover of the ledger's key, keep the newest checkpoint with the new key's signature: the old key

@@ -230,10 +230,10 @@ class TrustStore:
         """The document of that kind about ``subject``, fetched now from the first mirror whose answer passes every
         check: signature, time, subject, its place in the ledger, and that this ledger continues the one seen before.
 
-        It covers all of the ledger that was seen. ``headers`` is a function from the final path, which says how much
-        that is (``?seq=``), to the request's headers. ``max_age`` is in seconds since the document was signed. Nothing is cached.
-        The fetch is repeated once if the root declared another ledger. Raises FetchError (with ``http_status`` 404
-        where there is no such document), DocumentRefused or TrustUnavailable.
+        It covers all of the ledger that was seen. ``headers`` is a function from the final path, which says how
+        much that is (``?seq=``), to the request's headers. ``max_age`` is in seconds since the document was signed.
+        Nothing is cached. The fetch is repeated once if the root declared another ledger. Raises FetchError (with
+        ``http_status`` 404 where there is no such document), DocumentRefused or TrustUnavailable.
         """
         notice_fork()
 

@@ -44,7 +44,7 @@ PAUSE, LONGEST_PAUSE = 0.002, 1.0
 """Seconds of pause for each woken call, and in all: 500 answers a second, or one round for the thousands of calls that
 a process holds."""
 RECENT_FOR = 1.0
-"""Seconds for which one list of recent changes answers all callers, whatever changes meanwhile. Caches keep it as long."""
+"""Seconds for which one list of recent changes answers all callers, whatever changes; caches keep it as long."""
 _KEPT = 256
 """Lists in memory. Clients that are up to date all ask for the same one."""
 _MOST_REVOKED = 1_000

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from peerseal import TrustLimits, TrustStore
+from peerseal import TrustLimits
 from peerseal.errors import InvalidName, MalformedToken, RevokedKey, TrustUnavailable, UnknownKey
 from peerseal.protocol.documents.current import BLOCK, CurrentServices, block_of
 from peerseal.protocol.documents.frame import read_document

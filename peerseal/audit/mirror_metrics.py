@@ -1,0 +1,48 @@
+"""The metrics of a mirror, in a file for Prometheus' node exporter (its textfile collector)."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from peerseal.audit.public_mirror import MirrorUpdate
+from peerseal.runtime.files import Access, Folder
+
+_METRICS: Final = (
+    ("peerseal_mirror_entries", "gauge", "Entries of the ledger in the mirror"),
+    ("peerseal_mirror_services", "gauge", "Services in the mirror"),
+    ("peerseal_mirror_documents_written_total", "counter", "Documents that were written"),
+    ("peerseal_mirror_documents_failed_total", "counter", "Documents that could not be had, once for each attempt"),
+    ("peerseal_mirror_updates_failed_total", "counter", "Updates that failed as a whole"),
+    ("peerseal_mirror_updated_seconds", "gauge", "When the last update succeeded, in seconds since the epoch"),
+)
+
+
+class MirrorMetrics:
+    """Counts, and writes the counts to ``file`` after each update; without a file it writes nothing."""
+
+    def __init__(self, file: Path | None, clock: Callable[[], float] = time.time) -> None:
+        self._file = file
+        self._clock = clock
+        self._values = [0.0] * len(_METRICS)
+
+    def updated(self, update: MirrorUpdate) -> None:
+        """Note an update. Raises ConfigurationError where the file cannot be written."""
+        _, _, written, failed, failures, _ = self._values
+        counts = written + update.written, failed + update.failed, failures
+        self._values = [update.entries, update.services, *counts, self._clock()]
+        self._write()
+
+    def failed(self) -> None:
+        """Note an update that failed. Raises ConfigurationError as `updated` does."""
+        self._values[4] += 1
+        self._write()
+
+    def _write(self) -> None:
+        if self._file is None:
+            return
+        lines = list[str]()
+        for (name, kind, meaning), value in zip(_METRICS, self._values, strict=True):
+            lines += [f"# HELP {name} {meaning}.", f"# TYPE {name} {kind}", f"{name} {value:.15g}"]
+        folder = Folder(self._file.absolute().parent, access=Access.COMMON, mode=None)
+        folder.write(self._file.name, "\n".join([*lines, ""]).encode("ascii"), mode=0o644, durable=False)

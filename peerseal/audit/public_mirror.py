@@ -1,0 +1,233 @@
+"""Mirrors everything that a registry publishes, as files under the registry's own paths.
+
+Each document is checked as a client checks it before it is written; clients check it again and need no trust in the
+mirror. One update writes in this order, so that a reader never finds a list without the documents that it speaks of::
+
+    the ledger (bundles, tiles, checkpoint) → the root's document → documents → lists of current services → changes
+
+Another mirror may be the source.
+"""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from peerseal.audit.ledger_reader import LedgerReader
+from peerseal.audit.mirror import LedgerMirror
+from peerseal.audit.public_files import PublicFiles
+from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, TrustUnavailable
+from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.current import CurrentServices, block_of
+from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.frame import UnverifiedDocument
+from peerseal.protocol.documents.key_set import KeySetDocument
+from peerseal.protocol.documents.policy import PolicyDocument
+from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH, RegistryKeys, read_registry_keys
+from peerseal.protocol.documents.statement import KeyStatement
+from peerseal.protocol.ledger.entries import KEY_ADMITTED, Entry
+from peerseal.protocol.names import registry_id, split_kid, split_service_id
+from peerseal.runtime.limits import TrustLimits
+from peerseal.transport.fetch import Fetcher, content, no_larger_than
+from peerseal.trust.changes import RECENT
+from peerseal.trust.disk.document_cache import NoCopies
+from peerseal.trust.documents import D, DocumentReader, Question
+
+log = logging.getLogger("peerseal.mirror")
+
+LISTS_EVERY: Final = 60.0
+"""Seconds after which the lists of current services are fetched again."""
+RENEW_AFTER: Final = 12 * 3600.0
+"""Seconds after which an unchanged document is fetched again: its registry has signed it again by then."""
+_AT_ONCE: Final = 4
+"""Documents that are fetched at once."""
+
+AboutService = KeySetDocument | PolicyDocument | KeyStatement | DomainDocument
+
+
+class _Wanted(NamedTuple):
+    """A document about a service that is to be at a path: its kind, its subject, and the entry that it must cover."""
+
+    kind: type[AboutService]
+    path: str
+    subject: str
+    covers: int
+    service_id: str
+
+
+class _Kept(NamedTuple):
+    """What is at a path: the entries that the document covers, and when it was signed. Where the registry shows no
+    document there, when it was asked."""
+
+    covers: int
+    signed_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorUpdate:
+    """What one update found and did: entries of the ledger, services, documents that were written, and documents that
+    could not be had."""
+
+    entries: int
+    services: int
+    written: int
+    failed: int
+
+
+class PublicMirror:
+    """The mirror of a registry in a folder. ``statements`` says whether the statement of each key, past ones too, is
+    among the documents: events are verified by them."""
+
+    def __init__(
+        self,
+        folder: Path,
+        fetcher: Fetcher,
+        pin: str | None,
+        *,
+        statements: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._files = PublicFiles(folder)
+        self._fetcher = fetcher
+        self._pin = pin
+        self._statements = statements
+        self._clock = clock
+        limits = TrustLimits()
+        self._reader = DocumentReader(fetcher, pin=pin, limits=limits, clock=clock, cache_dir=None, copies=NoCopies())
+        self._ledger, self._ledger_reader = LedgerMirror(folder, self._see), LedgerReader(fetcher, pin, clock)
+        self._kids: dict[str, set[str]] = defaultdict(set)  # by service id
+        self._changed: dict[str, int] = {}  # by service id: the entry that last changed it
+        self._blocks: set[int] = set()  # those with services
+        self._kept: dict[str, _Kept] = {}  # by path
+        self._root: RegistryKeys | None = None
+        self._failed = set[str]()  # the services of which documents could not be had
+        self._listed_at = -LISTS_EVERY
+
+    def update(self) -> MirrorUpdate:
+        """Fetch what is new. A document that cannot be had is left as it is, and fetched with the next update.
+
+        Raises FetchError or TrustUnavailable where the registry does not answer, DocumentRefused where its ledger
+        contradicts the mirror, ConfigurationError where the folder cannot be written.
+        """
+        try:
+            return self._update()
+        except OSError as error:
+            raise ConfigurationError(f"{self._files.path}: {error.strerror}") from error
+
+    def _update(self) -> MirrorUpdate:
+        entries = self._ledger.update(self._ledger_reader)
+        self._write_root()
+        domain = self._reader.registry_keys().subject
+        recent, recent_jws = self._fetched(Changes, RECENT, domain)
+        lists = self._lists(recent, entries, domain)
+        changed = self._note(recent.last_changes) | self._failed
+        wanted = [one for name in (self._changed if lists else changed) for one in self._documents(name)]
+        due = [one for one in wanted if self._is_due(one)]
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            done = list(threads.map(self._write, due))
+        self._failed = {one.service_id for one, written in zip(due, done, strict=True) if written is False}
+        for path, jws in lists:
+            self._put(path, jws)
+        self._put(RECENT, recent_jws)
+        return MirrorUpdate(entries, len(self._changed), done.count(True), done.count(False))
+
+    def _note(self, last_changes: Mapping[str, int]) -> set[str]:
+        """Note the entries that last changed services; returns the services of which there are newer entries."""
+        newer = {name: seq for name, seq in last_changes.items() if seq > self._changed.get(name, 0)}
+        self._changed |= newer
+        return set(newer)
+
+    def _see(self, entry: Entry) -> None:
+        """Note the keys of services, as the ledger admits them."""
+        if entry.type == KEY_ADMITTED and entry.kid is not None:
+            self._kids[split_kid(entry.kid)[0]].add(entry.kid)
+
+    def _write_root(self) -> None:
+        def read(body: bytes) -> RegistryKeys:
+            found = read_registry_keys(body.decode("ascii", "replace"), pin=self._pin, now=self._clock())
+            if self._root is not None and found.version < self._root.version:
+                raise DocumentRefused("document_rolled_back", f"version {found.version} after {self._root.version}")
+            return found
+
+        with no_larger_than(RegistryKeys.MAX_SIZE):
+            found = self._fetcher.ask(REGISTRY_KEYS_PATH, lambda answer: (content(answer), read(content(answer))))
+        if found is not None and found[1] != self._root:
+            self._files.put(REGISTRY_KEYS_PATH, found[0])
+            self._root, self._pin = found[1], found[1].root.thumbprint
+            self._reader.load_registry_keys(at_once=True)
+
+    def _lists(self, recent: Changes, entries: int, domain: str) -> Sequence[tuple[str, str]]:
+        """The lists of current services by path, where they are due: after a while, and where the recent changes do not
+        reach back to the last update."""
+        now = self._clock()
+        known = max(self._changed.values(), default=0)
+        if 0 <= now - self._listed_at < LISTS_EVERY and recent.since <= known:
+            return ()
+        newest, found = block_of(max(1, entries)), list[tuple[str, str]]()
+        first = block_of(known) if known else 0  # an earlier block without services never gets one
+        for block in sorted(self._blocks | set(range(first, newest + 1))):
+            path = f"/v1/current/{block}.jwt"
+            listed, jws = self._fetched(CurrentServices, path, domain)
+            found.append((path, jws))
+            if listed.services:
+                self._blocks.add(block)
+            self._note(listed.services)
+        self._listed_at = now
+        return found
+
+    def _documents(self, service_id: str) -> Iterator[_Wanted]:
+        """The documents about a service."""
+        (domain, name), seq = split_service_id(service_id), self._changed[service_id]
+        if service_id == registry_id(domain):
+            yield _Wanted(DomainDocument, "/v1/domain.jwt", domain, seq, service_id)
+            return
+        base = f"/v1/services/{name}"
+        yield _Wanted(KeySetDocument, f"{base}/jwks.jwt", service_id, seq, service_id)
+        yield _Wanted(PolicyDocument, f"{base}/policy.jwt", service_id, seq, service_id)
+        if self._statements:
+            for kid in sorted(self._kids[service_id]):
+                yield _Wanted(KeyStatement, f"{base}/keys/{split_kid(kid)[1]}.jwt", service_id, seq, service_id)
+
+    def _is_due(self, wanted: _Wanted) -> bool:
+        kept = self._kept.get(wanted.path) or self._read_kept(wanted)
+        return kept is None or kept.covers < wanted.covers or self._clock() - kept.signed_at >= RENEW_AFTER
+
+    def _read_kept(self, wanted: _Wanted) -> _Kept | None:
+        """What an earlier process wrote. It is not checked: a client checks it."""
+        try:
+            jws = self._files.get(wanted.path).decode("ascii", "replace")
+            claims = UnverifiedDocument.parse(wanted.kind, jws).payload()
+            self._kept[wanted.path] = _Kept(int(claims["head"]), float(claims["iat"]))
+        except (FetchError, DocumentRefused, KeyError, ValueError, TypeError):
+            return None
+        return self._kept[wanted.path]
+
+    def _write(self, wanted: _Wanted) -> bool | None:
+        """Fetch and write a document: True where it was written, None where the registry shows none, False where it
+        cannot be had now."""
+        try:
+            document, jws = self._fetched(wanted.kind, wanted.path, wanted.subject, wanted.covers)
+        except FetchError as error:
+            if error.http_status not in (401, 403, 404):
+                log.warning("%s cannot be had: %s", wanted.path, error)
+                return False
+            self._files.remove(wanted.path)  # a policy that was restricted meanwhile
+            self._kept[wanted.path] = _Kept(wanted.covers, self._clock())
+            return None
+        except (DocumentRefused, TrustUnavailable) as error:
+            log.warning("%s is refused (%s): %s", wanted.path, error.code, error)
+            return False
+        self._put(wanted.path, jws)
+        self._kept[wanted.path] = _Kept(document.head, document.issued_at)
+        return True
+
+    def _fetched(self, kind: type[D], path: str, subject: str, covers: int = 0) -> tuple[D, str]:
+        fetched = self._reader.fetch_whole(Question(kind, path, subject, covers))
+        return fetched.document, fetched.jws
+
+    def _put(self, path: str, jws: str) -> None:
+        self._files.put(path, jws.encode("ascii"))

@@ -1,0 +1,64 @@
+"""Serves a mirror's folder over HTTP, for a site that is too small for a web server."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+from peerseal.errors import ConfigurationError
+
+log = logging.getLogger("peerseal.mirror")
+
+_TYPES = {".jwt": "application/jwt", "": "application/octet-stream"}
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    """Files alone: no listing of a folder, and nothing whose name begins with a dot but ``.well-known``."""
+
+    extensions_map = _TYPES
+    timeout = 30
+
+    def send_head(self):  # type: ignore[no-untyped-def]
+        """See SimpleHTTPRequestHandler."""
+        parts = self.path.partition("?")[0].split("/")
+        hidden = any(part.startswith(".") and part != ".well-known" for part in parts)
+        if hidden or not Path(self.translate_path(self.path)).is_file():
+            self.send_error(404)
+            return None
+        return super().send_head()
+
+    def end_headers(self) -> None:
+        """See SimpleHTTPRequestHandler."""
+        self.send_header("Cache-Control", "public, max-age=1")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        super().end_headers()
+
+    def log_message(self, form: str, *values: object) -> None:
+        """See BaseHTTPRequestHandler."""
+        log.debug(form, *values)
+
+
+@contextmanager
+def served(folder: Path, address: str | None) -> Iterator[int | None]:
+    """Serves the folder at ``HOST:PORT`` in the block, and gives the port; None without an address. Raises
+    ConfigurationError."""
+    if address is None:
+        yield None
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        server = ThreadingHTTPServer((host.strip("[]") or "127.0.0.1", int(port)), partial(_Handler, directory=folder))
+    except (OSError, ValueError, OverflowError) as error:
+        raise ConfigurationError(f"--serve {address}: expected HOST:PORT that is free ({error})") from error
+    server.daemon_threads = True
+    thread = Thread(target=server.serve_forever, name="mirror", daemon=True)
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

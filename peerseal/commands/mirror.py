@@ -1,0 +1,123 @@
+"""``peerseal mirror``: all that the registry publishes, as files; ``peerseal keep-ledger``: its ledger alone."""
+
+import argparse
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from peerseal.audit.ledger_reader import LedgerReader
+from peerseal.audit.mirror import LedgerMirror
+from peerseal.audit.mirror_metrics import MirrorMetrics
+from peerseal.audit.public_mirror import PublicMirror
+from peerseal.audit.serving import served
+from peerseal.commands.arguments import Subcommands, add_command, seconds
+from peerseal.commands.registry_options import add_registry_options, registry_of, until_interrupted
+from peerseal.errors import DocumentRefused, FetchError, TrustUnavailable
+from peerseal.runtime.terminal import say, say_json
+
+LEDGER_INCONSISTENT: Final = 4
+"""The exit code where the ledger contradicts what was seen before."""
+
+
+def add_mirror(commands: Subcommands) -> None:
+    """Adds the command."""
+    parser = add_command(
+        commands,
+        "mirror",
+        _mirror,
+        summary="keep a verified copy of all that the registry publishes",
+        description="Keeps the public documents and the ledger in FOLDER under the registry's own paths, for any web"
+        " server. Peers name the server in PEERSEAL_REGISTRY_URL, after the registry, and need no trust in it.",
+        examples=(
+            "peerseal mirror /srv/mirror --registry https://registry:8443",
+            "peerseal mirror /srv/mirror --serve 127.0.0.1:8080 --json",
+        ),
+        exit_codes="0 up to date, 2 wrong usage or settings, 3 registry not reached, 4 the ledger contradicts the"
+        " mirror",
+        as_json="print a JSON object for each update",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("--interval", type=seconds, default=1.0, metavar="SECONDS", help="time between two updates [1]")
+    parser.add_argument("--once", action="store_true", help="update once and exit")
+    parser.add_argument(
+        "--no-statements", action="store_true", help="leave out the statements of single keys, which events need"
+    )
+    parser.add_argument("--metrics", type=Path, metavar="FILE", help="write metrics in Prometheus' text format")
+    parser.add_argument("--serve", metavar="HOST:PORT", help="serve FOLDER over HTTP, for a small site")
+    add_registry_options(parser)
+
+
+def _mirror(arguments: argparse.Namespace) -> int:
+    """Updates the mirror until it is interrupted, or once. Raises ConfigurationError, and with --once FetchError."""
+    fetcher, pin = registry_of(arguments)
+    mirror = PublicMirror(arguments.folder, fetcher, pin, statements=not arguments.no_statements)
+    metrics = MirrorMetrics(arguments.metrics)
+    ended = threading.Event() if arguments.once else until_interrupted()
+    with served(arguments.folder, arguments.serve):
+        while True:
+            try:
+                update = mirror.update()
+                metrics.updated(update)
+                if arguments.as_json:
+                    say_json({**asdict(update), "folder": str(arguments.folder)})
+                elif update.written or arguments.once:
+                    say(f"{update.entries} entries, {update.services} services, {update.written} documents written")
+                if update.failed:
+                    say(f"{update.failed} documents could not be had", error=True)
+            except (DocumentRefused, FetchError, TrustUnavailable) as error:
+                metrics.failed()
+                if isinstance(error, DocumentRefused) and error.code == "document_inconsistent":
+                    say(f"Error: {error}; {arguments.folder} is unchanged", error=True)
+                    return LEDGER_INCONSISTENT
+                if arguments.once:
+                    raise FetchError(f"the registry is not reached: {error}") from error
+                say(f"not updated: {error}", error=True)
+            if arguments.once or ended.wait(arguments.interval):
+                return 0
+
+
+def add_keep_ledger(commands: Subcommands) -> None:
+    """Adds the command."""
+    parser = add_command(
+        commands,
+        "keep-ledger",
+        _keep_ledger,
+        summary="keep a verified mirror of the registry's public ledger",
+        description="Keeps the registry's public ledger in FOLDER, from which a lost registry can be restored.",
+        examples=(
+            "peerseal keep-ledger /var/lib/ledger --registry https://registry:8443",
+            "peerseal keep-ledger /var/lib/ledger --once --json",
+        ),
+        exit_codes="0 up to date, 2 wrong usage or settings, 3 registry not reached, 4 the ledger contradicts the"
+        " mirror",
+        as_json="print a JSON object for each update",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument(
+        "--interval", type=seconds, default=60.0, metavar="SECONDS", help="time between two updates [60]"
+    )
+    parser.add_argument("--once", action="store_true", help="update once and exit")
+    add_registry_options(parser)
+
+
+def _keep_ledger(arguments: argparse.Namespace) -> int:
+    """Updates the mirror until it is interrupted, or once. Raises ConfigurationError, and with --once FetchError."""
+    mirror, reader = LedgerMirror(arguments.folder), LedgerReader(*registry_of(arguments))
+    ended = threading.Event() if arguments.once else until_interrupted()
+    while True:
+        try:
+            entries = mirror.update(reader)
+            if arguments.as_json:
+                say_json({"entries": entries, "folder": str(arguments.folder)})
+            else:
+                say(f"{entries} entries")
+        except (DocumentRefused, FetchError) as error:
+            if isinstance(error, DocumentRefused) and not error.by_mirror:
+                say(f"Error: {error}; {arguments.folder} is unchanged", error=True)
+                return LEDGER_INCONSISTENT
+            if arguments.once:
+                raise FetchError(f"the registry is not reached: {error}") from error
+            say(f"not reached: {error}", error=True)
+        if arguments.once or ended.wait(arguments.interval):
+            return 0

@@ -1,0 +1,41 @@
+"""What the commands share that read a registry from outside, again and again."""
+
+import argparse
+import os
+import signal
+import threading
+from types import FrameType
+
+from peerseal.identity.environment import settings_of
+from peerseal.runtime.options import check_pin, check_pinned
+from peerseal.transport.fetch import HttpFetcher, check_urls
+
+
+def add_registry_options(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--registry`` and ``--pin``."""
+    parser.add_argument("--registry", metavar="URL", help="[PEERSEAL_REGISTRY_URL]")
+    parser.add_argument("--pin", help="thumbprint of the registry's root key [PEERSEAL_REGISTRY_PIN]")
+
+
+def registry_of(arguments: argparse.Namespace, known_pin: str | None = None) -> tuple[HttpFetcher, str | None]:
+    """The registry to read, and the pin of its root key; ``known_pin`` is used where neither an option nor a variable
+    names one. Raises ConfigurationError."""
+    settings = settings_of(os.environ)
+    urls = arguments.registry or settings.checked("PEERSEAL_REGISTRY_URL", check_urls) or ""
+    fetcher = HttpFetcher([url.strip() for url in urls.split(",") if url.strip()])
+    pin = arguments.pin or settings.checked("PEERSEAL_REGISTRY_PIN", check_pin) or known_pin
+    check_pinned(pin, loopback_only=fetcher.loopback_only)
+    return fetcher, pin
+
+
+def until_interrupted() -> threading.Event:
+    """An event that SIGINT and SIGTERM set, so that the current look is finished first."""
+    ended = threading.Event()
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        ended.set()
+
+    if threading.current_thread() is threading.main_thread():
+        for interrupt in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(interrupt, end)
+    return ended
