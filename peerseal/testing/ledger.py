@@ -35,9 +35,9 @@ class MemoryLedger:
         size = len(self.entries) if size is None else size
         return sign_checkpoint(Checkpoint(self.origin, size, merkle.root_hash(size, self.node)), self.key)
 
-    def inclusion(self, index: int, size: int) -> merkle.Proof:
-        """The proof of an entry in the tree of that size."""
-        return merkle.inclusion_proof(index, size, self.node)
+    def inclusion(self, index: int, size: int | None = None) -> merkle.Proof:
+        """The proof of an entry in the whole tree, or in the tree of that size."""
+        return merkle.inclusion_proof(index, len(self.entries) if size is None else size, self.node)
 
     def consistency(self, old: int, new: int) -> merkle.Proof:
         """The proof that the tree of size ``new`` begins with that of size ``old``."""

@@ -135,10 +135,10 @@ class Confirmation:
             self._answers = _Answers(period)
         answers, changes = self._answers, self._answers.changes
         if answers.newest_entry is not None:
+            if changes is not None and changes.since <= covered <= changes.seq >= answers.newest_entry:
+                return changes
             if covered >= answers.newest_entry:
                 return None
-            if changes is not None and changes.since <= covered and changes.seq >= answers.newest_entry:
-                return changes
         if self._awake.uptime() - answers.failed_at < self._limits.poll_interval:
             if answers.refusal is not None:
                 raise _unavailable(answers.refusal)

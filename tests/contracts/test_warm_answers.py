@@ -158,6 +158,8 @@ def test_a_policy_that_becomes_restricted_is_told_to_nobody_from_the_next_answer
 def test_an_answer_that_is_due_to_be_signed_again_is(registry: Driver, billing: KeyPair, clock: Clock) -> None:
     before = registry.got(SET)
     clock.forward(registry.settings.limits.resign_after)
+    assert registry.got(SET) == before
+    clock.forward(registry.settings.limits.signing_period)
     assert registry.got(SET) != before
 
 

@@ -51,8 +51,9 @@ class Changes(Frame):
         """The claims that only changes have."""
         proof = {} if self.proof is None else {"proof": encode_proof(self.proof)}
         place = {"since": self.since, "seq": self.seq, "checkpoint": self.checkpoint}
-        lists = {"services": list(self.services), "seqs": list(self.seqs), "revoked": list(self.revoked)}
-        return {**place, **proof, **lists, "reset": self.reset}
+        lists = {"services": list(self.services), "revoked": list(self.revoked)}
+        seqs = {"seqs": list(self.seqs)} if self.seqs else {}
+        return {**place, **proof, **lists, **seqs, "reset": self.reset}
 
     @classmethod
     def read_members(cls, claims: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ for answers without a signature, it is made as of *now*: the newest entry, and t
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -33,7 +34,8 @@ BYTES = "application/octet-stream"
 @dataclass(frozen=True, slots=True)
 class PublicAnswer:
     """The bytes of an answer, their strong ETag, when it was made, and the ledger entries that it covers. Everyone may
-    read it; with ``readers`` only the services with these ids may."""
+    read it; with ``readers`` only the services with these ids may. It is true until ``true_until``, if nothing changes
+    in the ledger: then a key ends by itself."""
 
     body: bytes = field(repr=False)
     content_type: str
@@ -43,6 +45,7 @@ class PublicAnswer:
     issued_at: int
     expires_at: int
     readers: frozenset[str] | None = None
+    true_until: float = math.inf
 
     @classmethod
     def of(
@@ -54,10 +57,11 @@ class PublicAnswer:
         issued_at: int,
         expires_at: int,
         readers: frozenset[str] | None = None,
+        true_until: float = math.inf,
     ) -> "PublicAnswer":
         """With the ETag of the bytes: the same from each worker and node that makes the same bytes."""
         etag = f'"{b64url(hashlib.sha256(body).digest()[:16])}"'
-        return cls(body, content_type, etag, seq, head, issued_at, expires_at, readers)
+        return cls(body, content_type, etag, seq, head, issued_at, expires_at, readers, true_until)
 
 
 class _NotKept(PeersealError):
@@ -156,7 +160,7 @@ class AnswerCache(Generic[A]):
     def _is_young(self, service: str, kept: PublicAnswer, lasting: bool) -> bool:
         now, limits = self._clock(), self._limits
         if lasting:
-            return kept.issued_at >= period_start(service, now, limits.signing_period)
+            return kept.issued_at >= period_start(service, now, limits.signing_period) and now < kept.true_until
         return 0 <= now - kept.issued_at < limits.resign_after
 
 

@@ -1,7 +1,8 @@
 """Signed answers about services and keys, policies and the domain's settings. They are served from memory as long as
 `registry.services.documents.answer_cache` allows."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from sqlalchemy import Connection
@@ -104,7 +105,8 @@ class Publisher(_Documents):
 
     def _make_signed_set(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
         authority, frame, proven = self._read(name[1], as_of, self._listed)
-        return _answer(authority.sign(publication.key_set(frame, proven)), frame, frame.seq)
+        signed = authority.sign(publication.key_set(frame, proven))
+        return _answer(signed, frame, frame.seq, true_until=_next_end(frame, proven))
 
     def _make_plain_set(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
         _, frame, proven = self._read(name[1], as_of, self._listed)
@@ -113,7 +115,8 @@ class Publisher(_Documents):
 
     def _make_statement(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
         authority, frame, key = self._read_one(name, as_of)
-        return _answer(authority.sign(publication.statement(frame, key)), frame, frame.seq)
+        signed = authority.sign(publication.statement(frame, key))
+        return _answer(signed, frame, frame.seq, true_until=_next_end(frame, [key]))
 
     def _make_pem(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
         _, frame, key = self._read_one(name, as_of)
@@ -147,8 +150,13 @@ class Publisher(_Documents):
             if seq is None:
                 raise NotFound("service_not_found")
             issued_at, edge = self._place(connection, service, seq, as_of)
+            records = read(connection, service, issued_at)
+            ends = [record.active_until for record in records if issued_at < record.active_until <= as_of.now]
+            if ends:  # a key has ended by itself: as of then the answer is another
+                issued_at = max(ends)
+                records = read(connection, service, issued_at)
             frame = self._frame(authority, service, issued_at, seq, edge)
-            return authority, frame, self._proven(connection, service, read(connection, service, issued_at), frame.head)
+            return authority, frame, self._proven(connection, service, records, frame.head)
 
     def _proven(self, connection: Connection, service: str, records: list[KeyRecord], size: int) -> list[ProvenKey]:
         """The records with their inclusion proofs. Raises LedgerContradicted where a record differs from the entries:
@@ -212,9 +220,22 @@ class SettingDocuments(_Documents):
             raise LedgerContradicted(f"entry {entry.seq} is not the one in the tree") from error
 
 
-def _answer(jws: str, frame: AnswerFrame, changed: int, readers: frozenset[str] | None = None) -> PublicAnswer:
+def _answer(
+    jws: str,
+    frame: AnswerFrame,
+    changed: int,
+    readers: frozenset[str] | None = None,
+    true_until: float = math.inf,
+) -> PublicAnswer:
     """``changed`` is the entry that last changed the service of the cached answer."""
-    return PublicAnswer.of(jws.encode("ascii"), JWT, changed, frame.head, frame.issued_at, frame.expires_at, readers)
+    body, times = jws.encode("ascii"), (frame.issued_at, frame.expires_at)
+    return PublicAnswer.of(body, JWT, changed, frame.head, *times, readers, true_until)
+
+
+def _next_end(frame: AnswerFrame, keys: Iterable[ProvenKey]) -> float:
+    """When the first of the keys ends that are active in an answer; infinity for none."""
+    ends = (key.record.active_until for key in keys)
+    return min((end for end in ends if end > frame.issued_at), default=math.inf)
 
 
 def registry_jwks(authority: Authority) -> bytes:

@@ -23,7 +23,7 @@ ENDPOINTS = {
     "applicants": "approve waiting",
     "asap": "active_key",
     "described": "docs openapi",
-    "documents": "changes key_statement plain_key_set signed_key_set",
+    "documents": "changes current key_statement plain_key_set recent_changes signed_key_set",
     "exchange": "token",
     "health": "healthz readyz",
     "histories": "history",
