@@ -33,14 +33,17 @@ TOPIC: Final = "OrderCreated"
 PAYLOAD: Final = b'{"orderID": 1}'
 PURPOSE: Final = "trigger_invoicing"
 AUDIENCE: Final = "jobs.example.com"
+DERIVED: Final = [{"minter": MINTER, "from": SCOPE, "to": [PURPOSE]}]
+"""What the settings of the transactions derive."""
 
 
 def transactions() -> Vectors:
     """Requests that carry a transaction token, in the header ``txn-token``."""
     keys = [*believed(), listed(MINTER, ec_key("edge")), listed(MINTER, ec_key("lost"), "revoked")]
     keys.append(listed(MINTER, ec_key("past"), "retired", until=NOW - 120))
+    keys.append(listed(MINTER, ec_key("distant"), "unavailable"))
     made = Vectors("transaction", "Transaction tokens, with the requests that carry them.", keys)
-    made.defaults = callee() | {"minters": [MINTER]}
+    made.defaults = callee() | {"minters": [MINTER], "derived_scopes": DERIVED}
     made.good("honest", "a transaction of a user", transaction_claims(), **carried(transaction()))
     made.good("two-scopes", "scopes in any order", **carried(transaction(scope=f"profile {SCOPE}")))
     made.good("no-facts", "without facts", **carried(transaction(tctx={}, rctx={})))
@@ -55,6 +58,9 @@ def transactions() -> Vectors:
     made.bad("other-hash", "bad_transaction_token", "the request token binds another one", **other)
     comment = "the signer is no minter"
     made.bad("no-minter", "bad_transaction_token", comment, **carried(transaction()), minters=[])
+    comment = "the registry cannot be asked for the minter's key now: nothing is said about the token"
+    made.bad("unavailable-key", "trust_unavailable", comment, **carried(transaction(ec_key("distant"))))
+    _derived_transactions(made)
     return made
 
 
@@ -92,8 +98,28 @@ def _bad_transactions(made: Vectors) -> None:
         _bad_transaction(made, name, "the claims are wrong", transaction(**change))
 
 
-def _bad_transaction(made: Vectors, name: str, comment: str, text: str) -> None:
-    made.bad(name, "bad_transaction_token", comment, **carried(text))
+def _bad_transaction(made: Vectors, name: str, comment: str, text: str, **given: Any) -> None:
+    made.bad(name, "bad_transaction_token", comment, **carried(text), **given)
+
+
+def _derived_transactions(made: Vectors) -> None:
+    def derived(source: Any = SCOPE, scope: str = PURPOSE, **changes: Any) -> str:
+        return transaction(**{"scope": scope, "rctx": _derived_from(source), **changes})
+
+    route: dict[str, Any] = {"allow": {CALLER: [PURPOSE]}, "scope": PURPOSE}
+    made.good("derived", "the settings derive its scope from the user's", **carried(derived()), **route)
+    cases = {
+        "derived-for-another": ("another service asked for it", derived(req_wl=BILLING)),
+        "derived-from-another": ("another source than the settings name", derived("profile")),
+        "derived-and-more": ("a derived scope is the only one", derived(scope=f"{PURPOSE} {SCOPE}")),
+        "derived-to-another": ("the settings derive another scope", derived(scope="notify")),
+        "derived-from-number": ("no scope", derived(7)),
+        "derived-for-no-user": ("no user was authenticated", derived(rctx={"derived_from": SCOPE})),
+    }
+    for name, (comment, text) in cases.items():
+        _bad_transaction(made, name, comment, text, **route)
+    comment = "an operator took the derivation away"
+    _bad_transaction(made, "derived-no-more", comment, derived(), **route, derived_scopes=[])
 
 
 def transaction_claims(**changes: Any) -> dict[str, Any]:
@@ -133,7 +159,21 @@ def events() -> Vectors:
     keys = [listed(CALLER, ec_key("caller"), since=NOW - 9 * DAY), listed(CALLER, rsa_key("caller")), retired]
     keys += [listed(CALLER, ec_key("revoked"), "revoked"), listed(STRANGER, ec_key("stranger"))]
     made = Vectors("event", "Event tokens and the messages that carry them.", keys)
-    made.defaults = {
+    made.defaults = _consumer()
+    made.good("es256", "an honest event by an EC key", event_claims(), token=event())
+    made.good("rs256", "an honest event by an RSA key", token=event(rsa_key("caller")))
+    made.good("named", "the message names event and transaction", token=event(), event_id="e1", transaction_id="t1")
+    old = event(ec_key("retired"), iat=NOW - 3 * DAY, exp=NOW + 4 * DAY)
+    made.good("by-a-past-key", "signed while the key was active", token=old)
+    made.good("oldest", "as old as the consumer accepts", token=event(iat=NOW - 7 * DAY, exp=NOW + 60))
+    _bad_events(made)
+    _bad_event_claims(made)
+    return made
+
+
+def _consumer() -> dict[str, Any]:
+    """The consumer that verifies, and the message that it has received."""
+    return {
         "now": NOW,
         "domain": DOMAIN,
         "audience": AUDIENCE,
@@ -145,15 +185,6 @@ def events() -> Vectors:
         "transaction_id": None,
         "scope": None,
     }
-    made.good("es256", "an honest event by an EC key", event_claims(), token=event())
-    made.good("rs256", "an honest event by an RSA key", token=event(rsa_key("caller")))
-    made.good("named", "the message names event and transaction", token=event(), event_id="e1", transaction_id="t1")
-    old = event(ec_key("retired"), iat=NOW - 3 * DAY, exp=NOW + 4 * DAY)
-    made.good("by-a-past-key", "signed while the key was active", token=old)
-    made.good("oldest", "as old as the consumer accepts", token=event(iat=NOW - 7 * DAY, exp=NOW + 60))
-    _bad_events(made)
-    _bad_event_claims(made)
-    return made
 
 
 def _bad_events(made: Vectors) -> None:
@@ -231,6 +262,62 @@ def event(key: KeyPair | None = None, owner: str = CALLER, **changes: Any) -> st
     """An event token with changed claims, signed like an honest one."""
     key = key or ec_key("caller")
     return jws(header_of(key, owner, EVENT_TYP), event_claims(**{"iss": owner, **changes}), key.sign)
+
+
+# ---- events of the exchange
+
+
+def exchanged_events() -> Vectors:
+    """Event tokens that the registry's token endpoint issues in exchange for a user's token."""
+    keys = [listed(REGISTRY, ec_key("signing")), listed(CALLER, ec_key("caller"))]
+    made = Vectors("exchanged-event", "Event tokens that the registry issues in exchange for a user's token.", keys)
+    allow = {CALLER: [PURPOSE, "notify"], REGISTRY: [PURPOSE]}
+    derived = [{"minter": CALLER, "from": SCOPE, "to": [PURPOSE]}]
+    made.defaults = {**_consumer(), "allow": allow, "derived_scopes": derived, "unbound_payload": False}
+    honest = changed(event_claims(), {"iss": REGISTRY, "act": {"sub": CALLER}})
+    made.good("honest", "for this topic and payload", honest, token=exchanged())
+    made.good("any-topic", "it may leave the topic open", token=exchanged(topic=ABSENT))
+    unbound = exchanged(event_payload_hash=ABSENT)
+    made.good("any-payload", "the consumer takes any payload", token=unbound, unbound_payload=True)
+    made.good("derived", "the settings derive its scope", token=exchanged(rctx=_derived_from(SCOPE)))
+    made.bad("unbound-payload", "wrong_payload", "it binds no payload", token=unbound)
+    other = b64url(b"{}")
+    comment = "a payload that is bound is compared"
+    made.bad("other-payload", "wrong_payload", comment, token=exchanged(), payload=other, unbound_payload=True)
+    made.bad("other-topic", "wrong_topic", "of another topic", token=exchanged(topic="OrderCancelled"))
+    _bad_exchanged(made)
+    return made
+
+
+def _bad_exchanged(made: Vectors) -> None:
+    code = "caller_not_allowed"
+    made.bad("no-exchange-here", code, "registry is not named", token=exchanged(), allow={CALLER: [PURPOSE]})
+    made.bad("star", code, "the star does not name registry", token=exchanged(), allow={"*": [PURPOSE]})
+    made.bad("stranger", code, "its client may not publish here", token=exchanged(act={"sub": STRANGER}))
+    comment = "registry may not send this purpose"
+    made.bad("scope", "insufficient_scope", comment, token=exchanged(scope="notify"))
+    comment = "the settings derive it from another scope"
+    made.bad("derived-from-another", "insufficient_scope", comment, token=exchanged(rctx=_derived_from("profile")))
+    token, comment = exchanged(rctx=_derived_from(SCOPE)), "an operator took the derivation away"
+    made.bad("derived-no-more", "insufficient_scope", comment, token=token, derived_scopes=[])
+    self_made = event(act={"sub": CALLER})
+    made.bad("self-made", "malformed_token", "only the registry names an actor", token=self_made)
+    made.bad("no-actor", "malformed_token", "the registry publishes nothing itself", token=exchanged(act=ABSENT))
+    claims = event_claims(iss=REGISTRY, act={"sub": CALLER})
+    forged = jws(header_of(ec_key("signing"), REGISTRY, EVENT_TYP), claims, ec_key("caller").sign)
+    made.bad("forged", "bad_signature", "signed with another key", token=forged)
+    actors = {"text": CALLER, "short": {"sub": "client-service"}, "more": {"sub": CALLER, "act": {}}, "empty": {}}
+    for name, actor in actors.items():
+        made.bad(f"actor-{name}", "malformed_token", "no actor", token=exchanged(act=actor))
+
+
+def _derived_from(source: Any) -> dict[str, Any]:
+    return {"iss": "https://login.example.com", "derived_from": source}
+
+
+def exchanged(**changes: Any) -> str:
+    """An event token of the exchange with changed claims, signed like an honest one."""
+    return event(ec_key("signing"), REGISTRY, **{"act": {"sub": CALLER}, **changes})
 
 
 # ---- proofs and assertions
