@@ -3,7 +3,7 @@
 import hashlib
 from typing import Any, Final
 
-from peerseal.protocol.encoding import b64url
+from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.tokens.assertion import ASSERTION_TYP
 from peerseal.protocol.tokens.event import EVENT_TYP
@@ -49,10 +49,19 @@ def transactions() -> Vectors:
     made.good("no-facts", "without facts", **carried(transaction(tctx={}, rctx={})))
     made.good("longest-life", "900 s", **carried(transaction(exp=NOW + 900)))
     made.good("by-a-past-key", "minted while the key was active", **carried(transaction(ec_key("past"), iat=NOW - 200)))
+    made.good("longest-user", "512 characters", **carried(transaction(sub="u" * 512)))
+    made.good("user-beyond-ascii", "letters of any language", **carried(transaction(sub="Zoë 李 𠮷")))
+    made.good("longest-id", "200 characters", **carried(transaction(txn="t" * 200)))
+    made.good("longest-scope", "100 characters", **carried(transaction(scope=f"{SCOPE} {'s' * 100}")))
+    made.good("longest-facts", "1,024 bytes of canonical JSON", **carried(transaction(tctx={"a": "b" * 1016})))
+    honest = carried(transaction())
+    padded = {**HEADERS, "txn-token": f" {honest['headers']['txn-token']}\t"}
+    made.good("blanks", "blanks around the header's value", token=honest["token"], headers=padded)
     comment = "both the caller's scopes and the transaction's are needed"
     made.bad("empty-scope", "insufficient_scope", comment, **carried(transaction(scope="")))
     made.bad("other-scope", "insufficient_scope", comment, **carried(transaction(scope="orders:read")))
     _bad_transactions(made)
+    _bad_transaction_headers(made)
     other = carried(transaction())
     other["token"] = token(tth=transaction_hash(transaction(sub="mallory")))
     made.bad("other-hash", "bad_transaction_token", "the request token binds another one", **other)
@@ -92,10 +101,45 @@ def _bad_transactions(made: Vectors) -> None:
         "line-feed-in-user": {"sub": "a\nb"},
         "blank-in-txn": {"txn": "a b"},
         "long-txn": {"txn": "t" * 201},
+        "empty-txn": {"txn": ""},
+        "txn-beyond-ascii": {"txn": "tränsaction"},
+        "no-break-space-in-user": {"sub": "ada\u00a0lovelace"},
+        "invisible-sign-in-user": {"sub": "ada\u200b"},
+        "turned-writing-in-user": {"sub": "\u202eada"},
+        "user-number": {"sub": 7},
+        "tab-in-scope": {"scope": f"{SCOPE}\tprofile"},
+        "quote-in-scope": {"scope": f'{SCOPE} "'},
+        "blank-before-scope": {"scope": f" {SCOPE}"},
+        "long-scope": {"scope": f"{SCOPE} {'s' * 101}"},
         "long-facts": {"tctx": {"a": "b" * 1017}},
+        "long-authentication": {"rctx": {"a": "b" * 1017}},
+        "facts-text": {"tctx": "a"},
+        "iat-text": {"iat": str(NOW)},
+        "no-end": {"exp": NOW},
     }
     for name, change in changes.items():
         _bad_transaction(made, name, "the claims are wrong", transaction(**change))
+
+
+def _bad_transaction_headers(made: Vectors) -> None:
+    edge, good = ec_key("edge"), transaction()
+    heads: dict[str, dict[str, Any]] = {"alg-crossed": {"alg": "RS256"}, "alg-none": {"alg": "none"}}
+    heads |= {"crit": {"crit": ["exp"]}, "short-kid": {"kid": edge.public.thumbprint}}
+    for name, change in heads.items():
+        head = header_of(edge, MINTER, TRANSACTION_TYP, **change)
+        _bad_transaction(made, name, "the header is wrong", jws(head, transaction_claims(), edge.sign))
+    _bad_transaction(made, "request-token", "a request token of the minter", token(edge, MINTER))
+    _bad_transaction(made, "two-values", "the header came twice", f"{good}, {good}")
+    _bad_transaction(made, "padding", "base64url with padding", f"{good}==")
+    _bad_transaction(made, "empty-header", "no text", "")
+    fraction = canonical_json(transaction_claims()).replace(b'"iat":%d' % NOW, b'"iat":%d.0' % NOW)
+    text = jws(header_of(edge, MINTER, TRANSACTION_TYP), fraction, edge.sign)
+    _bad_transaction(made, "iat-with-fraction", "1800000000.0 is no JSON integer", text)
+    _bad_transaction(made, "too-long-token", "more than 6 KiB", f"{good}{'A' * 6144}")
+    code, comment = "bad_transaction_token", "the request token binds none"
+    made.bad("not-bound", code, comment, token=token(), headers={**HEADERS, "txn-token": good})
+    comment = "the request token binds one, and none was sent"
+    made.bad("not-sent", code, comment, token=token(tth=transaction_hash(good)), headers=HEADERS)
 
 
 def _bad_transaction(made: Vectors, name: str, comment: str, text: str, **given: Any) -> None:
