@@ -46,6 +46,12 @@ def test_there_is_no_other_file() -> None:
     assert {path.name for path in FOLDER.iterdir()} == {f"{name}.json" for name in FILES}
 
 
+def test_the_page_has_a_row_for_each_file() -> None:
+    page = (FOLDER.parent / "reference" / "vectors.md").read_text()
+    kinds = re.findall(r"`([\w-]+)`", "".join(re.findall(r"^\| (`[^|]+) \|", page, re.M)))
+    assert sorted(FILES.keys() - set(kinds)) == []
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_our_verifiers_agree_with_each_case(name: str) -> None:
     file = content_of(name)
