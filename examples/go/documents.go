@@ -112,7 +112,11 @@ var (
 		"since": isNatural, "services": listOf(isServiceID), "reset": isBool, "revoked": optional(listOf(isKid)),
 		"proof": optional(isProof),
 	})}
-	policy = &Kind{"peerseal-policy+jwt", 256 << 10, with(headed, checks{"policy": orNull(isPolicy)})}
+	policy   = &Kind{"peerseal-policy+jwt", 256 << 10, with(headed, checks{"policy": orNull(isPolicy)})}
+	settings = &Kind{"peerseal-domain+jwt", 256 << 10, with(headed, checks{
+		"minters": listOf(isServiceID), "issuers": listOf(isObject),
+		"derived_scopes": optional(listOf(objectOf(checks{"minter": isServiceID, "from": isText, "to": listOf(isText)}))),
+	})}
 )
 
 // Claims is the payload of a document whose signature and members were checked.
@@ -121,6 +125,14 @@ type Claims map[string]any
 func (claims Claims) number(member string) int64 { found, _ := natural(claims[member]); return found }
 func (claims Claims) list(member string) []any   { found, _ := claims[member].([]any); return found }
 func (claims Claims) text(member string) string  { return text(claims[member]) }
+
+func texts(list []any) []string {
+	found := []string{}
+	for _, each := range list {
+		found = append(found, text(each))
+	}
+	return found
+}
 
 // asDocument turns a fault of a token, key or name into one of the document.
 func asDocument(err error) error {

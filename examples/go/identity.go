@@ -57,7 +57,7 @@ func join(registry *Registry, service, folder, joinToken string) (*Identity, err
 		body["join"] = map[string]any{"id": token.ID, "mac": token.mac(body["proof"].(string))}
 	}
 	registry.Headers = func(method, target string) (map[string]string, error) {
-		return map[string]string{"Authorization": "Bearer " + us.Sign("registry", method, target, nil, nil)}, nil
+		return map[string]string{"Authorization": "Bearer " + us.Sign("registry", method, target, nil, nil, "")}, nil
 	}
 	return us, us.register(canonical(body), "")
 }
@@ -74,7 +74,7 @@ func (us *Identity) Rotate() (*Identity, error) {
 		return nil, err
 	}
 	body := canonical(map[string]any{"proof": next.proof()})
-	if err := us.register(body, us.Sign("registry", "POST", us.keysPath(), body, asJSON)); err != nil {
+	if err := us.register(body, us.Sign("registry", "POST", us.keysPath(), body, asJSON, "")); err != nil {
 		return nil, err
 	}
 	if err := save(us.path+".new", private); err != nil {
@@ -131,8 +131,9 @@ func (us *Identity) proof() string {
 	})
 }
 
-// Sign makes the token for one attempt of one request: sign again for each retry. The token binds the headers.
-func (us *Identity) Sign(audience, method, target string, body []byte, headers map[string]string) string {
+// Sign makes the token for one attempt of one request: sign again for each retry. The token binds the headers, and the
+// transaction token that goes along, if there is one.
+func (us *Identity) Sign(audience, method, target string, body []byte, headers map[string]string, transaction string) string {
 	if !strings.Contains(audience, "/") {
 		audience = strings.TrimSuffix(us.ID, us.Service) + audience
 	}
@@ -140,14 +141,18 @@ func (us *Identity) Sign(audience, method, target string, body []byte, headers m
 		headers = map[string]string{}
 	}
 	now := us.registry.Now()
-	return us.jws("peerseal-request+jwt", map[string]any{
+	claims := map[string]any{
 		"iss": us.ID, "sub": us.ID, "aud": audience, "iat": now, "nbf": now, "exp": now + 60, "jti": newJTI(),
 		"method": method, "target_digest": digest([]byte(target)), "content_digest": digest(body), "headers": headers,
-	})
+	}
+	if transaction != "" {
+		claims["tth"] = transactionHash(transaction)
+	}
+	return us.jws(requestType, claims)
 }
 
-// Call makes one signed call. No redirect is followed.
-func (us *Identity) Call(audience, method, address string, body []byte) (*http.Response, error) {
+// Call makes one signed call, in a transaction unless its token is empty. No redirect is followed.
+func (us *Identity) Call(audience, method, address string, body []byte, transaction string) (*http.Response, error) {
 	request, err := http.NewRequest(method, strings.ReplaceAll(address, " ", "%20"), bytes.NewReader(body))
 	if err != nil {
 		return nil, err
@@ -160,7 +165,10 @@ func (us *Identity) Call(audience, method, address string, body []byte) (*http.R
 		request.Header.Set(name, value)
 	}
 	target := (&url.URL{Path: request.URL.Path, RawPath: request.URL.RawPath, RawQuery: request.URL.RawQuery}).RequestURI()
-	request.Header.Set("Authorization", "Bearer "+us.Sign(audience, method, target, body, headers))
+	request.Header.Set("Authorization", "Bearer "+us.Sign(audience, method, target, body, headers, transaction))
+	if transaction != "" {
+		request.Header.Set("Txn-Token", transaction)
+	}
 	return client.Do(request)
 }
 

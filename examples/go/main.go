@@ -1,6 +1,6 @@
 // A complete small peer: a service and a client, as examples/minimal has them in Python.
 //
-//	peer serve PORT
+//	peer serve PORT [AUDIENCE URL]               asks that service, too, in the caller's transaction
 //	peer call AUDIENCE METHOD URL [BODY]
 //	peer sign AUDIENCE METHOD TARGET [BODY]      prints the token
 //	peer rotate                                  the next key, from the next start on
@@ -28,16 +28,13 @@ func main() {
 	case "vectors":
 		os.Exit(runVectors(arguments[1]))
 	case "serve":
-		err = withIdentity(func(us *Identity) error { return serve(us, arguments[1]) })
+		err = withIdentity(func(us *Identity) error { return serve(us, arguments[1], arguments[2], arguments[3]) })
 	case "call":
 		err = withIdentity(func(us *Identity) error {
-			answer, err := us.Call(arguments[1], arguments[2], arguments[3], []byte(arguments[4]))
-			if err != nil {
-				return err
+			told, err := call(us, arguments[1], arguments[2], arguments[3], []byte(arguments[4]), "")
+			if err == nil {
+				fmt.Println(told)
 			}
-			defer answer.Body.Close()
-			body, err := io.ReadAll(answer.Body)
-			fmt.Println(answer.StatusCode, string(body))
 			return err
 		})
 	case "sign":
@@ -46,7 +43,7 @@ func main() {
 			if arguments[4] != "" {
 				headers = asJSON
 			}
-			fmt.Println(us.Sign(arguments[1], arguments[2], arguments[3], []byte(arguments[4]), headers))
+			fmt.Println(us.Sign(arguments[1], arguments[2], arguments[3], []byte(arguments[4]), headers, ""))
 			return nil
 		})
 	case "rotate":
@@ -58,7 +55,7 @@ func main() {
 			return err
 		})
 	default:
-		fmt.Fprintln(os.Stderr, "usage: peer serve PORT | call AUDIENCE METHOD URL [BODY] | sign AUDIENCE METHOD TARGET [BODY] | rotate | vectors FOLDER")
+		fmt.Fprintln(os.Stderr, "usage: peer serve PORT [AUDIENCE URL] | call AUDIENCE METHOD URL [BODY] | sign AUDIENCE METHOD TARGET [BODY] | rotate | vectors FOLDER")
 		os.Exit(2)
 	}
 	if err != nil {
@@ -84,27 +81,45 @@ func withIdentity(do func(us *Identity) error) error {
 	return do(us)
 }
 
-func serve(us *Identity, port string) error {
+// call gives the status and the text of an answer.
+func call(us *Identity, audience, method, address string, body []byte, transaction string) (string, error) {
+	answer, err := us.Call(audience, method, address, body, transaction)
+	if err != nil {
+		return "", err
+	}
+	defer answer.Body.Close()
+	told, err := io.ReadAll(answer.Body)
+	return fmt.Sprint(answer.StatusCode, " ", string(told)), err
+}
+
+// serve answers at that port. With an audience, it also asks that service at that address, in the caller's transaction.
+func serve(us *Identity, port, audience, address string) error {
 	domain := strings.TrimSuffix(us.ID, us.Service)
 	verifier := &Verifier{
 		Trust: us.registry, Audience: us.ID, Replay: &ReplayGuard{}, Now: us.registry.Now,
 		Allow: map[string][]string{domain + "caller": {"greetings:read"}},
 	}
 	fmt.Println("Listening at http://127.0.0.1:" + port)
-	return http.ListenAndServe("127.0.0.1:"+port, protected(verifier, greet))
+	return http.ListenAndServe("127.0.0.1:"+port, protected(verifier, greet(us, audience, address)))
 }
 
-// greet is the one route: a greeting, and which service asked for it.
-func greet(answer http.ResponseWriter, request *http.Request, caller *Peer, body []byte) {
-	hello := string(body)
-	if hello == "" {
-		hello = path.Base(request.URL.Path)
+// greet is the one route: a greeting, which service asked for it, for which user, and what the next service says.
+func greet(us *Identity, audience, address string) handler {
+	return func(request *http.Request, caller *Peer, body []byte) (map[string]any, error) {
+		hello := cmp.Or(string(body), path.Base(request.URL.Path))
+		told, transaction := map[string]any{"hello": hello, "caller": path.Base(caller.ID)}, ""
+		if caller.Transaction != nil {
+			told["user"], transaction = caller.Transaction.User, caller.Transaction.Token
+		}
+		var err error
+		if audience != "" {
+			told["next"], err = call(us, audience, "GET", address, nil, transaction)
+		}
+		return told, err
 	}
-	answer.Header().Set("Content-Type", "application/json")
-	answer.Write(canonical(map[string]any{"hello": hello, "caller": path.Base(caller.ID)}))
 }
 
-type handler func(http.ResponseWriter, *http.Request, *Peer, []byte)
+type handler func(*http.Request, *Peer, []byte) (map[string]any, error)
 
 // protected lets only verified requests through. A bare handler sees the request line as it came; a ServeMux would
 // clean the path first.
@@ -123,6 +138,10 @@ func protected(verifier *Verifier, next handler) http.HandlerFunc {
 				},
 			})
 		}
+		var told map[string]any
+		if err == nil {
+			told, err = next(request, caller, content)
+		}
 		if err != nil {
 			log.Printf("refused %s %q: %v", request.Method, request.RequestURI, err)
 			problem := problemOf(codeOf(err))
@@ -133,7 +152,8 @@ func protected(verifier *Verifier, next handler) http.HandlerFunc {
 			answer.Write(problem.Body)
 			return
 		}
-		next(answer, request, caller, content)
+		answer.Header().Set("Content-Type", "application/json")
+		answer.Write(canonical(told))
 	}
 }
 

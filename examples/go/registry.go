@@ -121,6 +121,21 @@ func (r *Registry) Policy(id string) (map[string]any, error) {
 	return allowed, nil
 }
 
+// Settings are the domain's: which services may mint transaction tokens, and which scopes are derived.
+func (r *Registry) Settings() (Claims, error) {
+	domain, err := r.Domain()
+	if err != nil {
+		return nil, err
+	}
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	found, err := r.believed(settings, "/v1/domain.jwt", domain)
+	if err != nil {
+		return nil, err
+	}
+	return found.claims, nil
+}
+
 // read gives a document that passes every check, and its keys. It must cover so many entries.
 func (r *Registry) read(kind *Kind, compact, subject string, covered int64) (Claims, map[string]*ListedKey, error) {
 	claims, root, err := r.readSigned(kind, compact)
@@ -407,8 +422,11 @@ func (r *Registry) takeChanges() error {
 	if err != nil {
 		return err
 	}
-	seq, reset, services := claims.number("seq"), claims["reset"] == true, claims.list("services")
-	if reset || slices.Contains(services, any(root.Domain+"/registry")) {
+	seq, reset, services := claims.number("seq"), claims["reset"] == true, texts(claims.list("services"))
+	if slices.Contains(services, root.Domain+"/registry") { // for the registry's keys, and the domain's settings
+		services = append(services, root.Domain)
+	}
+	if reset || slices.Contains(services, root.Domain) {
 		if _, err := r.rootDocument(true); err != nil {
 			log.Printf("registry keys: %v", err)
 		}
@@ -418,7 +436,7 @@ func (r *Registry) takeChanges() error {
 	for _, each := range r.held {
 		switch {
 		case each.covered > seq: // the list is older than this document
-		case reset || claims.number("since") > each.covered, each.covered < seq && slices.Contains(services, any(each.subject)):
+		case reset || claims.number("since") > each.covered, each.covered < seq && slices.Contains(services, each.subject):
 			each.changedAt = seq
 		default:
 			each.covered, each.confirmedAt = seq, max(each.confirmedAt, claims.number("iat"))

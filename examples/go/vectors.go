@@ -50,7 +50,20 @@ var judges = map[string]func(given Claims) (facts, error){
 		answer := problemOf(given.text("code"))
 		return facts{"status": answer.Status, "headers": answer.Headers}, nil
 	},
-	"request": judgeRequest,
+	"request": func(given Claims) (facts, error) {
+		peer, err := judgeRequest(given)
+		if err != nil {
+			return nil, err
+		}
+		return facts(peer.Claims), nil
+	},
+	"transaction": func(given Claims) (facts, error) {
+		peer, err := judgeRequest(given)
+		if err != nil {
+			return nil, err
+		}
+		return facts(peer.Transaction.Claims), nil
+	},
 	"registry-keys": func(given Claims) (facts, error) {
 		root, err := readRegistryKeys(given.text("document"), given.text("pin"), given.number("now"))
 		if err != nil {
@@ -62,6 +75,7 @@ var judges = map[string]func(given Claims) (facts, error){
 	"key-set": judgeDocument(keySet),
 	"changes": judgeDocument(changes),
 	"policy":  judgeDocument(policy),
+	"domain":  judgeDocument(settings),
 	"inclusion": func(given Claims) (facts, error) {
 		proof, err := decodeProof(given["proof"])
 		if err != nil {
@@ -129,6 +143,8 @@ type listedTrust struct{ given Claims }
 
 func (trust listedTrust) Domain() (string, error) { return trust.given.text("domain"), nil }
 
+func (trust listedTrust) Settings() (Claims, error) { return trust.given, nil }
+
 func (trust listedTrust) Policy(string) (map[string]any, error) {
 	found, _ := trust.given["policy"].(map[string]any)
 	return found, nil
@@ -142,6 +158,8 @@ func (trust listedTrust) Key(kid string) (*ListedKey, error) {
 			continue
 		case members.text("state") == "revoked":
 			return nil, refuse("revoked_key", "%s", kid)
+		case members.text("state") == "unavailable":
+			return nil, refuse("trust_unavailable", "%s", kid)
 		}
 		key, err := readKey(members["jwk"].(map[string]any))
 		window := ListedKey{Key: key, Kid: kid, ActiveFrom: members.number("active_from"), ActiveUntil: members.number("active_until")}
@@ -150,7 +168,7 @@ func (trust listedTrust) Key(kid string) (*ListedKey, error) {
 	return nil, refuse("unknown_key", "%s", kid)
 }
 
-func judgeRequest(given Claims) (facts, error) {
+func judgeRequest(given Claims) (*Peer, error) {
 	now := given.number("now")
 	verifier := &Verifier{
 		Trust: listedTrust{given}, Audience: given.text("audience"), Allow: map[string][]string{}, Replay: &ReplayGuard{},
@@ -160,28 +178,16 @@ func judgeRequest(given Claims) (facts, error) {
 		verifier.Replay.Claim(text(pair.([]any)[0]), text(pair.([]any)[1]), now+600, now)
 	}
 	for caller, scopes := range given["allow"].(map[string]any) {
-		verifier.Allow[caller] = texts(scopes)
+		verifier.Allow[caller] = texts(scopes.([]any))
 	}
 	headers := map[string]string{}
 	for name, value := range given["headers"].(map[string]any) {
 		headers[name] = text(value)
 	}
-	peer, err := verifier.Verify(given.text("token"), &Request{
+	return verifier.Verify(given.text("token"), &Request{
 		Method: given.text("method"), Target: given.text("target"), Headers: headers, Scope: given.text("scope"),
 		Body: func() ([]byte, error) { return octets(given, "body"), nil },
 	})
-	if err != nil {
-		return nil, err
-	}
-	return facts(peer.Claims), nil
-}
-
-func texts(value any) []string {
-	found := []string{}
-	for _, each := range value.([]any) {
-		found = append(found, text(each))
-	}
-	return found
 }
 
 func judgeDocument(kind *Kind) func(given Claims) (facts, error) {
@@ -197,7 +203,7 @@ func judgeDocument(kind *Kind) func(given Claims) (facts, error) {
 		for _, before := range given.list("seen") {
 			parsed, _ := parseJWS(text(before), 8<<20)
 			payload, _ := strictObject(parsed.Payload)
-			for _, kind := range []*Kind{keySet, changes, policy} {
+			for _, kind := range []*Kind{keySet, changes, policy, settings} {
 				if kind.typ == parsed.Typ {
 					if _, _, err := registry.read(kind, text(before), text(payload["sub"]), 0); err != nil {
 						return nil, err

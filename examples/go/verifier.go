@@ -9,9 +9,10 @@ import (
 )
 
 const (
-	leeway   = 30
-	lifetime = 300
-	maxToken = 6144
+	requestType     = "peerseal-request+jwt"
+	leeway          = 30
+	requestLifetime = 300
+	maxToken        = 6144
 )
 
 var (
@@ -41,6 +42,7 @@ type Trust interface {
 	Domain() (string, error)
 	Key(kid string) (*ListedKey, error)
 	Policy(id string) (map[string]any, error)
+	Settings() (Claims, error)
 }
 
 // ReplayGuard knows the tokens that were accepted. It is for one process: several need a store that they share, with
@@ -85,15 +87,16 @@ type Verifier struct {
 type Request struct {
 	Method, Target string
 	Headers        map[string]string
-	Body           func() ([]byte, error) // called last
+	Body           func() ([]byte, error) // called after the checks of what is sent before it
 	Scope          string                 // empty where the route needs none
 }
 
-// Peer is the proven caller.
+// Peer is the proven caller, and what it may do here in its transaction, which is nil where it has none.
 type Peer struct {
-	ID, Kid string
-	Scopes  []string
-	Claims  Claims
+	ID, Kid     string
+	Scopes      []string
+	Claims      Claims
+	Transaction *Transaction
 }
 
 // Verify gives the proven caller, or the refusal of the first step that fails.
@@ -107,7 +110,7 @@ func (v *Verifier) Verify(token string, request *Request) (*Peer, error) {
 		return nil, err
 	}
 	claims := Claims(payload)
-	caller, err := ownerIn(parsed) // 2
+	caller, err := ownerIn(parsed, requestType) // 2
 	if err == nil {
 		err = checkShape(payload)
 	}
@@ -131,23 +134,26 @@ func (v *Verifier) Verify(token string, request *Request) (*Peer, error) {
 	case bound("aud") != v.Audience: // 6
 		return nil, refuse("wrong_audience", "%q", bound("aud"))
 	}
-	if err := checkTimes(claims, key, v.Now()); err != nil { // 7
+	if err := checkTimes(claims, key, v.Now(), requestLifetime); err != nil { // 7
 		return nil, err
 	}
 	if err := checkBinding(claims, request); err != nil { // 8
 		return nil, err
 	}
-	_, binds := claims["tth"]
-	_, sent := request.Headers["txn-token"]
+	transaction, err := v.boundTransaction(claims, request.Headers) // 9
+	if err != nil {
+		return nil, err
+	}
+	if transaction != nil {
+		scopes = common(scopes, transaction.Scopes)
+	}
 	switch {
-	case binds || sent: // 9
-		return nil, refuse("bad_transaction_token", "this service takes part in no transactions")
 	case request.Scope != "" && !slices.Contains(scopes, request.Scope): // 10
 		return nil, refuse("insufficient_scope", "%s", request.Scope)
 	case !v.Replay.Claim(caller, bound("jti"), claims.number("exp")+leeway, v.Now()): // 11
 		return nil, refuse("replayed", "%s", bound("jti"))
 	}
-	return &Peer{caller, parsed.Kid, scopes, claims}, nil
+	return &Peer{caller, parsed.Kid, scopes, claims, transaction}, nil
 }
 
 // scopesOf gives the scopes that the code and the registry's policy both allow.
@@ -176,17 +182,23 @@ func (v *Verifier) scopesOf(caller string) ([]string, error) {
 	if !allowed {
 		return nil, refuse("caller_not_allowed", "%s", caller)
 	}
+	return common(ours, texts(theirs)), nil
+}
+
+// common gives the scopes that are in both lists.
+func common(ours, theirs []string) []string {
 	both := []string{}
 	for _, scope := range ours {
-		if slices.Contains(theirs, any(scope)) {
+		if slices.Contains(theirs, scope) {
 			both = append(both, scope)
 		}
 	}
-	return both, nil
+	return both
 }
 
-func ownerIn(parsed *JWS) (string, error) {
-	if parsed.Typ != "peerseal-request+jwt" {
+// ownerIn gives the service that owns the key which a token of that typ names.
+func ownerIn(parsed *JWS, typ string) (string, error) {
+	if parsed.Typ != typ {
 		return "", refuse("wrong_type", "%q", parsed.Typ)
 	}
 	owner, _, err := splitKid(parsed.Kid)
@@ -213,12 +225,13 @@ func checkShape(claims map[string]any) error {
 	return nil
 }
 
-func checkTimes(claims Claims, key *ListedKey, now int64) error {
+// checkTimes takes the longest lifetime in seconds. A token without nbf is good from its iat on.
+func checkTimes(claims Claims, key *ListedKey, now, longest int64) error {
 	issued, begin, end := claims.number("iat"), claims.number("nbf"), claims.number("exp")
 	switch {
 	case end <= issued:
 		return refuse("expired", "exp is not after iat")
-	case end-issued > lifetime:
+	case end-issued > longest:
 		return refuse("lifetime_too_long", "%d s", end-issued)
 	case max(issued, begin) > now+leeway:
 		return refuse("not_yet_valid", "is a clock wrong?")

@@ -1,9 +1,8 @@
 // The registry's signed documents: their members, and the checks that need no history (docs/protocol.md: Signed documents).
 import { compactVerify } from 'jose'
-import { Refused, isNatural, isObject, isTime, parseJws, readKey, splitKid, splitServiceId, strictObject } from './strict.mjs'
+import { Refused, isNatural, isObject, isText, isTime, parseJws, readKey, splitKid, splitServiceId, strictObject } from './strict.mjs'
 import { decodeProof } from './ledger.mjs'
 
-const isText = (value) => typeof value === 'string'
 const isBoolean = (value) => typeof value === 'boolean'
 const listOf = (each) => (value) => Array.isArray(value) && value.every(each)
 const optional = (check) => (value) => value === undefined || check(value)
@@ -18,6 +17,7 @@ const LISTED = {
   expires_at: isTime, index: isNatural, by: isObject, evidence: (value) => value === null || isText(value), proof: isProof,
 }
 const REVOKED = { kid: isKid, revoked_at: isTime, index: isNatural }
+const DERIVED = { minter: isServiceId, from: isText, to: listOf(isText) }
 const isLedgerKey = (value) => isObject(value) && value.kty === 'OKP' && value.crv === 'Ed25519' && isText(value.x)
 
 /** Each kind: its typ, its greatest size in characters, and its members. Unknown members are ignored. */
@@ -44,6 +44,13 @@ export const KINDS = {
     typ: 'peerseal-policy+jwt', size: 256 << 10,
     members: { ...LEDGER, head: isNatural, policy: (value) => value === null || isPolicy(value) },
   },
+  domain: {
+    typ: 'peerseal-domain+jwt', size: 256 << 10,
+    members: {
+      ...LEDGER, head: isNatural, minters: listOf(isServiceId), issuers: listOf(isObject),
+      derived_scopes: optional(listOf((value) => isObject(value) && fits(value, DERIVED))),
+    },
+  },
 }
 
 function isPolicy(value) {
@@ -53,7 +60,8 @@ function isPolicy(value) {
     callers.every(([caller, scopes]) => (caller === '*' || isServiceId(caller)) && listOf(isText)(scopes))
 }
 
-function fits(value, members) {
+/** Whether each of these members passes its check. */
+export function fits(value, members) {
   return Object.entries(members).every(([name, check]) => check(value[name]))
 }
 

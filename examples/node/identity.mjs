@@ -4,6 +4,7 @@ import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { CompactSign } from 'jose'
 import { digest, encode, parseJoinToken, readKey } from './strict.mjs'
+import { transactionHash } from './transaction.mjs'
 
 const JSON_TYPE = { 'content-type': 'application/json' }
 
@@ -40,25 +41,28 @@ export class Identity {
     Object.assign(this, next)
   }
 
-  /** The headers of one request, with a token for it alone. `headers` are those that the token binds. */
-  async headersFor(audience, method, target, body = '', headers = {}) {
-    return { ...headers, authorization: `Bearer ${await this.sign(audience, method, target, body, headers)}` }
+  /** The headers of one request, with a token for it alone. `headers` are those that the token binds; `transaction` is the
+   * transaction token in which the request is made, if any: it goes along unchanged. */
+  async headersFor(audience, method, target, body = '', headers = {}, transaction = undefined) {
+    const authorization = `Bearer ${await this.sign(audience, method, target, body, headers, transaction)}`
+    return { ...headers, ...(transaction && { 'txn-token': transaction }), authorization }
   }
 
   /** A request token for one attempt: sign again for each retry. */
-  async sign(audience, method, target, body = '', headers = {}) {
+  async sign(audience, method, target, body = '', headers = {}, transaction = undefined) {
     const iat = Math.floor(this.clock())
     const aud = audience.includes('/') ? audience : `${this.id.split('/')[0]}/${audience}`
     const digests = { target_digest: digest(target), content_digest: digest(body) }
     const claims = { iss: this.id, sub: this.id, aud, iat, nbf: iat, exp: iat + 60, jti: newJti(), method, ...digests, headers }
-    return this.#jws(this, 'peerseal-request+jwt', claims)
+    const tth = transaction && { tth: transactionHash(transaction) }
+    return this.#jws(this, 'peerseal-request+jwt', { ...claims, ...tth })
   }
 
   /** One signed call: the answer as `fetch` gives it. No redirect is followed. */
-  async call(audience, method, url, body = '', headers = {}) {
+  async call(audience, method, url, body = '', headers = {}, transaction = undefined) {
     const { pathname, search, href } = new URL(url) // escaped as fetch sends it
     const bound = body && !headers['content-type'] ? { ...headers, ...JSON_TYPE } : headers
-    const signed = await this.headersFor(audience, method, pathname + search, body, bound)
+    const signed = await this.headersFor(audience, method, pathname + search, body, bound, transaction)
     return fetch(href, { method, body: body || undefined, headers: signed, redirect: 'manual' })
   }
 

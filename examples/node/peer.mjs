@@ -1,6 +1,6 @@
 // A service and a client, as examples/minimal has them in Python.
 //
-//   node peer.mjs serve PORT
+//   node peer.mjs serve PORT [AUDIENCE URL]               asks that service, too, in the caller's transaction
 //   node peer.mjs call AUDIENCE METHOD URL [BODY]
 //   node peer.mjs sign AUDIENCE METHOD TARGET [BODY]      prints the token
 //   node peer.mjs rotate                                  the next key, from the next start on
@@ -17,15 +17,17 @@ const pin = PEERSEAL_REGISTRY_PIN ?? parseJoinToken(PEERSEAL_JOIN_TOKEN ?? '').p
 const registry = new Registry({ url: PEERSEAL_REGISTRY_URL.replace(/\/$/, ''), pin })
 const identity = new Identity({ service: PEERSEAL_SERVICE, registry, keyDir: PEERSEAL_KEY_DIR ?? './keys', joinToken: PEERSEAL_JOIN_TOKEN })
 
-/** One route: a greeting, and which service asked for it. */
-async function answer(request, verifier) {
+/** One route: a greeting, which service asked for it, for which user, and what the next service says. */
+async function answer(request, verifier, next) {
   const headers = Object.fromEntries(Object.entries(request.headersDistinct).map(([name, values]) => [name, values.join(', ')]))
   let content
   const caller = await verifier.verify(bearerToken(request.headersDistinct.authorization), {
     method: request.method, target: request.url, headers, scope: 'greetings:read',
     body: async () => (content = await bodyOf(request)),
   })
-  return { hello: content.toString() || request.url.split('/').at(-1), caller: caller.id.split('/')[1] }
+  const { user, token } = caller.transaction ?? {}
+  const hello = content.toString() || request.url.split('/').at(-1)
+  return { hello, caller: caller.id.split('/')[1], user, next: await next?.(token) }
 }
 
 async function bodyOf(request) {
@@ -39,12 +41,13 @@ async function bodyOf(request) {
   return Buffer.concat(pieces)
 }
 
-async function serve(port) {
+async function serve(port, audience, url) {
   const allow = { [`${identity.id.split('/')[0]}/caller`]: ['greetings:read'] }
   const verifier = new Verifier({ trust: registry, audience: identity.id, allow })
+  const next = audience && ((transaction) => call(audience, 'GET', url, '', transaction))
   const server = createServer(async (request, response) => {
     try {
-      const body = JSON.stringify(await answer(request, verifier))
+      const body = JSON.stringify(await answer(request, verifier, next))
       response.writeHead(200, { 'content-type': 'application/json' }).end(body)
     } catch (error) {
       if (!(error instanceof Refused)) console.error(error)
@@ -56,11 +59,15 @@ async function serve(port) {
   server.listen(Number(port), '127.0.0.1', () => console.log(`Listening at http://127.0.0.1:${port}`))
 }
 
+async function call(audience, method, url, body, transaction) {
+  const response = await identity.call(audience, method, url, body, {}, transaction)
+  return `${response.status} ${await response.text()}`
+}
+
 const commands = {
   serve,
   async call(audience, method, url, body) {
-    const response = await identity.call(audience, method, url, body)
-    console.log(response.status, await response.text())
+    console.log(await call(audience, method, url, body))
   },
   async sign(audience, method, target, body) {
     console.log(await identity.sign(audience, method, target, body, body ? { 'content-type': 'application/json' } : {}))
@@ -73,7 +80,7 @@ const commands = {
 
 const [command, ...rest] = process.argv.slice(2)
 if (!Object.hasOwn(commands, command ?? '')) {
-  console.error('usage: node peer.mjs serve PORT | call AUDIENCE METHOD URL [BODY] | sign AUDIENCE METHOD TARGET [BODY] | rotate')
+  console.error('usage: node peer.mjs serve PORT [AUDIENCE URL] | call AUDIENCE METHOD URL [BODY] | sign AUDIENCE METHOD TARGET [BODY] | rotate')
   process.exit(2)
 }
 await identity.start()

@@ -54,6 +54,11 @@ export class Registry {
     return (await this.#believed(KINDS.policy, `/v1/services/${service}/policy.jwt`, id)).claims.policy
   }
 
+  /** The domain's settings: who may mint transaction tokens, and which scopes are derived. Throws trust_unavailable. */
+  async settings() {
+    return (await this.#believed(KINDS.domain, '/v1/domain.jwt', await this.domain())).claims
+  }
+
   /** A document that passes every check, and its keys. `covered` is the number of entries that it must cover. */
   async read(kind, jws, subject, covered = 0) {
     const root = await this.#rootDocument()
@@ -172,9 +177,11 @@ export class Registry {
     const since = Math.min(...[...this.#held.values()].map((held) => held.covered))
     const domain = await this.domain()
     const { claims } = await this.read(KINDS.changes, await this.get(`${this.url}/v1/changes?since=${since}`), domain)
-    if (claims.reset || claims.services.includes(`${domain}/registry`)) await this.#rootDocument(true)
+    const registry = `${domain}/registry` // stands for the registry's keys and the domain's settings
+    if (claims.reset || claims.services.includes(registry)) await this.#rootDocument(true)
     for (const held of this.#held.values()) {
-      const named = claims.services.includes(held.subject) && held.covered < claims.seq
+      const name = held.subject === domain ? registry : held.subject
+      const named = claims.services.includes(name) && held.covered < claims.seq
       if (held.covered > claims.seq) continue
       if (claims.reset || named || claims.since > held.covered) held.changedAt = claims.seq
       else Object.assign(held, { covered: claims.seq, confirmedAt: Math.max(held.confirmedAt, claims.iat), asOf: Math.max(held.asOf, asOf) })

@@ -61,6 +61,7 @@ function checkParts(text, integers) {
   }
 }
 
+export const isText = (value) => typeof value === 'string'
 export const isObject = (value) => typeof value === 'object' && value !== null && !Array.isArray(value)
 export const isNatural = (value) => Number.isSafeInteger(value) && value >= 0
 export const isTime = (value) => isNatural(value) && value <= 253402300799

@@ -17,17 +17,19 @@ function request(given) {
   const trust = {
     domain: async () => given.domain,
     policy: async () => given.policy,
+    settings: async () => given,
     async key(kid) {
       const listed = keys.get(kid)
       check(listed, 'unknown_key')
       check(listed.state !== 'revoked', 'revoked_key')
+      check(listed.state !== 'unavailable', 'trust_unavailable')
       return { ...listed, ...readKey(listed.jwk) }
     },
   }
   const replay = new ReplayGuard(clock)
   for (const [issuer, jti] of given.seen) replay.claim(issuer, jti, given.now + 600)
   const verifier = new Verifier({ trust, audience: given.audience, allow: given.allow, replay, clock })
-  return verifier.verify(given.token, { ...given, body: async () => decode(given.body) }).then((peer) => peer.claims)
+  return verifier.verify(given.token, { ...given, body: async () => decode(given.body) })
 }
 
 const document = (kind) => async (given) => {
@@ -56,7 +58,8 @@ const judges = {
     return token
   },
   refusal: ({ code }) => problemOf(code),
-  request,
+  request: async (given) => (await request(given)).claims,
+  transaction: async (given) => (await request(given)).transaction.claims,
   'registry-keys': async ({ document, pin, now }) => {
     const read = await readRegistryKeys(document, pin, now)
     return { ...read, signing_keys: [...read.signers.keys()] }
@@ -64,6 +67,7 @@ const judges = {
   'key-set': document(KINDS.keySet),
   changes: document(KINDS.changes),
   policy: document(KINDS.policy),
+  domain: document(KINDS.domain),
   inclusion(given) {
     const proof = asDocument(() => decodeProof(given.proof))
     checkInclusion(leafHash(decode(given.entry)), given.index, given.size, proof, decode(given.root))

@@ -1,8 +1,8 @@
 // Who calls this service: the eleven steps (docs/protocol.md: Verification).
-import { Refused, decode, digest, isObject, isTime, parseJws, splitKid, strictObject, canonical } from './strict.mjs'
-import { checkSignature } from './documents.mjs'
+import { LEEWAY, checkSigned, checkTimes, ownerIn } from './claims.mjs'
+import { Refused, decode, digest, isObject, isTime, parseJws, strictObject, canonical } from './strict.mjs'
+import { boundTransaction } from './transaction.mjs'
 
-const LEEWAY = 30
 const LONGEST = 300
 const CLAIMS = ['iss', 'sub', 'aud', 'iat', 'nbf', 'exp', 'jti', 'method', 'target_digest', 'content_digest', 'headers']
 const TIMES = ['iat', 'nbf', 'exp']
@@ -29,31 +29,30 @@ export class ReplayGuard {
 }
 
 export class Verifier {
-  /** `trust` answers `domain()`, `key(kid)` and `policy(id)`; `allow` maps callers, by id or "*", to their scopes. */
+  /** `trust` answers `domain()`, `key(kid)`, `policy(id)` and `settings()`; `allow` maps callers, by id or "*", to their scopes. */
   constructor({ trust, audience, allow, replay = new ReplayGuard(), clock = () => Date.now() / 1000 }) {
     Object.assign(this, { trust, audience, allow, replay, clock })
   }
 
-  /** The proven caller. `headers` have lower-case names; `body()` gives the bytes, and is called last. Throws Refused. */
+  /** The proven caller, and its transaction, if any: `scopes` are what it may do here in that. `headers` have lower-case
+   * names; `body()` gives the bytes, and is called after the checks of what is sent before it. Throws Refused. */
   async verify(token, { method, target, headers, body, scope }) {
     const { header, payload } = parseJws(token) // 1
     const claims = strictObject(payload, { integers: true })
-    const caller = ownerIn(header) // 2
+    const caller = ownerIn(header, 'peerseal-request+jwt') // 2
     checkShape(claims)
-    const scopes = await this.#scopesOf(caller) // 3
+    const allowed = await this.#scopesOf(caller) // 3
     const key = await this.trust.key(header.kid)
-    if (header.alg !== key.alg) throw new Refused('bad_signature', "alg is not the key's") // 4
-    await checkSignature(token, key, 'bad_signature')
+    await checkSigned(token, header, key) // 4
     if (claims.iss !== caller || claims.sub !== caller) throw new Refused('wrong_issuer', claims.iss) // 5
     if (claims.aud !== this.audience) throw new Refused('wrong_audience', claims.aud) // 6
-    checkTimes(claims, key, this.clock()) // 7
+    checkTimes(claims, key, this.clock(), LONGEST) // 7
     await checkBinding(claims, { method, target, headers, body }) // 8
-    if ('tth' in claims || 'txn-token' in headers) { // 9
-      throw new Refused('bad_transaction_token', 'this service takes part in no transactions')
-    }
+    const transaction = await boundTransaction(this.trust, claims.tth, valueOf(headers, 'txn-token'), this.clock()) // 9
+    const scopes = transaction ? allowed.filter((one) => transaction.scopes.includes(one)) : allowed
     if (scope != null && !scopes.includes(scope)) throw new Refused('insufficient_scope', scope) // 10
     if (!(await this.replay.claim(caller, claims.jti, claims.exp + LEEWAY))) throw new Refused('replayed', claims.jti) // 11
-    return { id: caller, kid: header.kid, scopes, claims }
+    return { id: caller, kid: header.kid, scopes, claims, transaction }
   }
 
   /** What the code and the registry's policy both allow. */
@@ -66,16 +65,6 @@ export class Verifier {
     const theirs = policy.allow[caller] ?? (local ? policy.allow['*'] : undefined)
     if (!theirs) throw new Refused('caller_not_allowed', caller)
     return ours.filter((scope) => theirs.includes(scope))
-  }
-}
-
-function ownerIn({ typ, alg, kid }) {
-  if (typ !== 'peerseal-request+jwt') throw new Refused('wrong_type', typ)
-  if (alg !== 'RS256' && alg !== 'ES256') throw new Refused('malformed_token', `alg ${alg}`)
-  try {
-    return splitKid(kid).owner
-  } catch (error) {
-    throw new Refused('malformed_token', error.message)
   }
 }
 
@@ -93,15 +82,6 @@ function checkShape(claims) {
   if ('ctx' in claims && !(isObject(claims.ctx) && Buffer.byteLength(canonical(claims.ctx)) <= 1024)) {
     throw new Refused('malformed_token', 'ctx')
   }
-}
-
-function checkTimes({ iat, nbf, exp }, key, now) {
-  if (exp <= iat) throw new Refused('expired', 'exp is not after iat')
-  if (exp - iat > LONGEST) throw new Refused('lifetime_too_long', `${exp - iat} s`)
-  if (Math.max(iat, nbf) > now + LEEWAY) throw new Refused('not_yet_valid', 'is a clock wrong?')
-  if (now >= exp + LEEWAY) throw new Refused('expired', 'is a clock wrong?')
-  if (iat < key.active_from - LEEWAY) throw new Refused('not_yet_valid', 'before its key was active')
-  if (iat > key.active_until + LEEWAY) throw new Refused('expired', 'after its key ended')
 }
 
 async function checkBinding(claims, { method, target, headers, body }) {

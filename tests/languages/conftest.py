@@ -139,11 +139,11 @@ def service(peer: Peer, domain: Stack) -> Server:
     return started(peer, domain, name, settings_of(domain, name, "host"))
 
 
-def started(peer: Peer, domain: Stack, name: str, settings: Mapping[str, str]) -> Server:
-    """The peer as the service of that name, until the domain stops."""
+def started(peer: Peer, domain: Stack, name: str, settings: Mapping[str, str], *asks: str) -> Server:
+    """The peer as the service of that name, until the domain stops. ``asks`` is the next service and a URL of it."""
     port = free_port()
-    command = peer.command("serve", str(port))
-    url, log = f"http://{LOOPBACK}:{port}", domain.log(name)
+    command = peer.command("serve", str(port), *asks)
+    url, log = f"http://{LOOPBACK}:{port}", domain.log(f"{peer.language}-{name}")
     server: Server = domain.keep(Server(name, command, url=url, log=log, settings=settings))
     server.wait_until_prints("Listening at")
     return server

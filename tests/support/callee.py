@@ -1,4 +1,4 @@
-"""A callee for tests: allows two callers, shows who called. ``gunicorn tests.support.callee:create_app()``."""
+"""A callee for tests: allows two callers, shows who called for whom. ``gunicorn tests.support.callee:create_app()``."""
 
 from flask import Flask
 
@@ -21,6 +21,8 @@ def create_app() -> Flask:
     @app.route("/<path:anything>", methods=["GET", "POST"])
     @auth.require(scope="read")
     def show(anything: str) -> dict[str, str]:
-        return {"caller": peerseal.flask.current_peer.service, "path": anything}
+        peer = peerseal.flask.current_peer
+        user = {} if peer.transaction is None else {"user": peer.transaction.user}
+        return {"caller": peer.service, "path": anything, **user}
 
     return app

@@ -348,5 +348,18 @@ def domains() -> Vectors:
     made.bad("minter-short", "document_malformed", "a short name", document=world.signed(document, minters=["edge"]))
     made.bad("minters-text", "document_malformed", "a text", document=world.signed(document, minters=MINTER))
     made.bad("subject", "document_wrong_subject", "of another", document=world.registry.sign(document), subject=CALLER)
+    derived = {"minter": MINTER, "from": "orders:write", "to": ["trigger_invoicing"]}
+    world.registry.set_domain(minters=["edge"], derived_scopes=[derived])
+    document = world.registry.domain_document()
+    made.good("derived", "with a derived scope", {"derived_scopes": [derived]}, document=world.registry.sign(document))
+    comment = "no list of minter, from and to"
+    for name, value in {
+        "object": derived,
+        "short": [{**derived, "minter": "edge"}],
+        "to-text": [{**derived, "to": "notify"}],
+        "no-from": [{"minter": MINTER, "to": ["notify"]}],
+    }.items():
+        wrong = world.signed(document, derived_scopes=value)
+        made.bad(f"derived-{name}", "document_malformed", comment, document=wrong)
     world.registry.close()
     return made

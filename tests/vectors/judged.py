@@ -5,10 +5,20 @@ from datetime import timedelta
 from typing import Any, Final
 
 from peerseal import errors
-from peerseal.errors import PeersealError, RevokedKey, UnknownKey
+from peerseal.errors import (
+    DocumentRefused,
+    PeersealError,
+    RevokedKey,
+    TrustUnavailable,
+    UnknownKey,
+    WrongIssuer,
+    WrongType,
+)
+from peerseal.protocol import jose
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.frame import Frame
+from peerseal.protocol.documents.history_statement import Head, excused_by, read_history, signed_histories
 from peerseal.protocol.documents.key_set import KeySetDocument
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH, read_registry_keys
@@ -26,11 +36,12 @@ from peerseal.protocol.keys import PublicCredentials, PublicKey
 from peerseal.protocol.ledger.checkpoint import verify_checkpoint
 from peerseal.protocol.ledger.merkle import check_consistency, check_inclusion, leaf_hash
 from peerseal.protocol.names import make_kid, split_kid, split_service_id
-from peerseal.protocol.policies import CallPolicy, DomainSettings
+from peerseal.protocol.policies import ACCESS_LIFETIMES, CallPolicy, Derivation, DomainSettings, UserIssuer
 from peerseal.protocol.problem_document import problem_of
-from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME_CAP, ClientAssertion
+from peerseal.protocol.tokens.assertion import ACCESS_TYP, ASSERTION_LIFETIME_CAP, ClientAssertion
 from peerseal.protocol.tokens.bearer import bearer_token
-from peerseal.protocol.tokens.claims import LEEWAY, check_parties, check_times
+from peerseal.protocol.tokens.claims import LEEWAY, check_parties, check_times, claim, time_claim
+from peerseal.protocol.tokens.introspection import ActiveToken, parse_signed, signed_answer
 from peerseal.protocol.tokens.proof import Proof
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.fetch import Answer, Fetcher
@@ -40,7 +51,8 @@ from peerseal.trust.documents import DocumentReader
 from peerseal.verify.event import EventVerifier
 from peerseal.verify.replay.guards import MemoryReplayGuard
 from peerseal.verify.request import Verifier, check_content
-from tests.vectors.world import CALLER
+from peerseal.verify.users import UserVerifier
+from tests.vectors.world import CALLER, DOMAIN
 
 Input = Mapping[str, Any]
 Facts = Mapping[str, Any]
@@ -71,7 +83,11 @@ class _Believed:
         self._listed = {key["kid"]: key for key in given["keys"]}
         policy = given.get("policy")
         self._policy = None if policy is None else CallPolicy.from_json(policy)
-        self._settings = DomainSettings(frozenset(given.get("minters", ())))
+        self._settings = DomainSettings(
+            frozenset(given.get("minters", ())),
+            tuple(map(UserIssuer.from_json, given.get("issuers", ()))),
+            derived_scopes=tuple(map(Derivation.from_json, given.get("derived_scopes", ()))),
+        )
 
     def key(self, kid: str) -> TrustedKey:
         """See KeySource."""
@@ -80,6 +96,8 @@ class _Believed:
             raise UnknownKey("not listed")
         if key["state"] == "revoked":
             raise RevokedKey("revoked")
+        if key["state"] == "unavailable":
+            raise TrustUnavailable("the registry cannot be asked")
         public = PublicKey.from_jwk(key["jwk"], key["alg"])
         return TrustedKey(kid, split_kid(kid)[0], public, key["active_from"], key["active_until"])
 
@@ -128,6 +146,7 @@ def _event(given: Input) -> Facts:
         audience=given["audience"],
         allow=given["allow"],
         max_age=timedelta(seconds=given["max_age"]),
+        unsafe_unbound_payload=given.get("unbound_payload", False),
         audit=False,
         clock=lambda: float(given["now"]),
     )
@@ -151,6 +170,60 @@ def _assertion(given: Input) -> Facts:
     check_times(*times, now=given["now"], leeway=LEEWAY, cap=ASSERTION_LIFETIME_CAP)
     check_window(asserted.issued_at, key, LEEWAY)
     return strict_json_object(b64url_decode(given["assertion"].split(".")[1]))
+
+
+def _access_token(given: Input) -> Facts:
+    """As a resource server does, which has no part of Peerseal."""
+    token = jose.parse(given["token"])
+    if token.header.typ != ACCESS_TYP:
+        raise WrongType("no access token")
+    key = _Believed(given).key(token.header.kid)
+    key.public.check_signature(token.header.alg, token.signing_input, token.signature)
+    if key.service_id != given["issuer"]:
+        raise WrongIssuer("no key of the registry")
+    claims = strict_json_object(token.payload)
+    issuer, audience, *_ = (claim(claims, name, str) for name in ("iss", "aud", "sub", "client_id", "scope", "jti"))
+    issued_at, expires_at = time_claim(claims, "iat"), time_claim(claims, "exp")
+    check_parties(issuer, given["issuer"], audience, given["audience"])
+    check_times(issued_at, issued_at, expires_at, now=given["now"], leeway=LEEWAY, cap=ACCESS_LIFETIMES[-1])
+    return claims
+
+
+def _user_token(given: Input) -> Facts:
+    trust = _Believed({"keys": [], "domain": DOMAIN, **given})
+    user = UserVerifier(trust, clock=lambda: float(given["now"])).verify(given["token"])
+    return {"iss": user.issuer, "sub": user.name, "jti": user.token_id, "scopes": sorted(user.scopes)}
+
+
+def _introspection(given: Input) -> Facts:
+    answer = given["answer"]
+    if given["signed"]:
+        answer = _signed_answer(given)
+    active = ActiveToken.read(answer, issuer=given["issuer"], audience=given["audience"], now=given["now"])
+    return {"iss": active.issuer, "sub": active.subject, "exp": active.expires_at}
+
+
+def _signed_answer(given: Input) -> dict[str, Any]:
+    unverified = parse_signed(given["answer"].encode())
+    keys = {key["kid"]: PublicKey.from_jwk(key["jwk"], key["alg"]) for key in given["keys"]}
+    if unverified.kid not in keys:
+        raise DocumentRefused("document_unknown_signer", "no key of the issuer")
+    readers = {given["client_id"], given["audience"]}
+    return signed_answer(unverified, keys[unverified.kid], issuer=given["issuer"], readers=readers, now=given["now"])
+
+
+def _history(given: Input) -> Facts:
+    root = read_registry_keys(given["registry_keys"], pin=given["pin"], now=given["now"])
+    return read_history(given["document"], root.root, domain=root.subject, now=given["now"]).claims()
+
+
+def _continuation(given: Input) -> Facts:
+    root = read_registry_keys(given["registry_keys"], pin=given["pin"], now=given["now"])
+    signed = signed_histories(given["statements"], root.root, domain=root.subject, now=given["now"])
+    found = excused_by(signed.values(), Head.from_json(given["head"]), given["seen_at"])
+    if found is None:
+        raise DocumentRefused("document_inconsistent", "the root does not say that this head is lost")
+    return {"common": found.common.to_json(), "new": found.new.to_json(), "seen_at": found.seen_at}
 
 
 def _registry_keys(given: Input) -> Facts:
@@ -286,8 +359,14 @@ _JUDGES: Final[Mapping[str, Callable[[Input], Facts]]] = {
     "request": _request,
     "transaction": _transaction,
     "event": _event,
+    "exchanged-event": _event,
     "proof": _proof,
     "assertion": _assertion,
+    "access-token": _access_token,
+    "user-token": _user_token,
+    "introspection": _introspection,
+    "history": _history,
+    "continuation": _continuation,
     "registry-keys": _registry_keys,
     "inclusion": _inclusion,
     "consistency": _consistency,

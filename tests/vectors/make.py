@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from tests.vectors import basics, documents, ledger, requests, tokens
+from tests.vectors import basics, documents, foreign, history, ledger, requests, tokens
 from tests.vectors.world import Vectors
 
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "vectors"
@@ -26,14 +26,20 @@ FILES: Final[Mapping[str, Callable[[], Vectors]]] = {
     "request": requests.requests,
     "transaction": tokens.transactions,
     "event": tokens.events,
+    "exchanged-event": tokens.exchanged_events,
     "proof": tokens.proofs,
     "assertion": tokens.assertions,
+    "access-token": foreign.access_tokens,
+    "user-token": foreign.user_tokens,
+    "introspection": foreign.introspections,
     "registry-keys": documents.registry_keys,
     "key-set": documents.key_sets,
     "key-statement": documents.key_statements,
     "changes": documents.changes,
     "policy": documents.policies,
     "domain": documents.domains,
+    "history": history.histories,
+    "continuation": history.continuations,
     "inclusion": ledger.inclusions,
     "consistency": ledger.consistencies,
     "checkpoint": ledger.checkpoints,

@@ -88,6 +88,7 @@ def callee() -> dict[str, Any]:
         "allow": {CALLER: [SCOPE, "orders:read"], BILLING: ["orders:read"]},
         "policy": None,
         "minters": [],
+        "derived_scopes": [],
         "seen": [],
         "method": METHOD,
         "target": TARGET,
@@ -105,6 +106,7 @@ def believed() -> list[Any]:
         listed(CALLER, ec_key("retired"), "retired", until=NOW - 120),
         listed(CALLER, ec_key("young"), since=NOW - 10),
         listed(CALLER, ec_key("revoked"), "revoked"),
+        listed(CALLER, ec_key("distant"), "unavailable"),
         listed(BILLING, ec_key("billing")),
         listed(STRANGER, ec_key("stranger")),
     ]
@@ -270,6 +272,8 @@ def _caller(made: Vectors) -> None:
     made.bad("caller-not-allowed", "caller_not_allowed", "a registered service that may not call", token=stranger)
     made.bad("key-unknown", "unknown_key", "a key that the registry does not know", token=ghost)
     made.bad("key-revoked", "revoked_key", "a revoked key", token=token(ec_key("revoked")))
+    comment = "the registry cannot be asked for the key now: it may exist"
+    made.bad("key-unavailable", "trust_unavailable", comment, token=token(ec_key("distant")))
     other = token(ec_key("billing"), CALLER)
     made.bad("key-of-another-service", "unknown_key", "a known key under another service's name", token=other)
     made.good("allow-any", "any service of the domain may call", token=stranger, allow={"*": [SCOPE]})

@@ -3,7 +3,7 @@
 import hashlib
 from typing import Any, Final
 
-from peerseal.protocol.encoding import b64url
+from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.tokens.assertion import ASSERTION_TYP
 from peerseal.protocol.tokens.event import EVENT_TYP
@@ -33,28 +33,43 @@ TOPIC: Final = "OrderCreated"
 PAYLOAD: Final = b'{"orderID": 1}'
 PURPOSE: Final = "trigger_invoicing"
 AUDIENCE: Final = "jobs.example.com"
+DERIVED: Final = [{"minter": MINTER, "from": SCOPE, "to": [PURPOSE]}]
+"""What the settings of the transactions derive."""
 
 
 def transactions() -> Vectors:
     """Requests that carry a transaction token, in the header ``txn-token``."""
     keys = [*believed(), listed(MINTER, ec_key("edge")), listed(MINTER, ec_key("lost"), "revoked")]
     keys.append(listed(MINTER, ec_key("past"), "retired", until=NOW - 120))
+    keys.append(listed(MINTER, ec_key("distant"), "unavailable"))
     made = Vectors("transaction", "Transaction tokens, with the requests that carry them.", keys)
-    made.defaults = callee() | {"minters": [MINTER]}
+    made.defaults = callee() | {"minters": [MINTER], "derived_scopes": DERIVED}
     made.good("honest", "a transaction of a user", transaction_claims(), **carried(transaction()))
     made.good("two-scopes", "scopes in any order", **carried(transaction(scope=f"profile {SCOPE}")))
     made.good("no-facts", "without facts", **carried(transaction(tctx={}, rctx={})))
     made.good("longest-life", "900 s", **carried(transaction(exp=NOW + 900)))
     made.good("by-a-past-key", "minted while the key was active", **carried(transaction(ec_key("past"), iat=NOW - 200)))
+    made.good("longest-user", "512 characters", **carried(transaction(sub="u" * 512)))
+    made.good("user-beyond-ascii", "letters of any language", **carried(transaction(sub="Zoë 李 𠮷")))
+    made.good("longest-id", "200 characters", **carried(transaction(txn="t" * 200)))
+    made.good("longest-scope", "100 characters", **carried(transaction(scope=f"{SCOPE} {'s' * 100}")))
+    made.good("longest-facts", "1,024 bytes of canonical JSON", **carried(transaction(tctx={"a": "b" * 1016})))
+    honest = carried(transaction())
+    padded = {**HEADERS, "txn-token": f" {honest['headers']['txn-token']}\t"}
+    made.good("blanks", "blanks around the header's value", token=honest["token"], headers=padded)
     comment = "both the caller's scopes and the transaction's are needed"
     made.bad("empty-scope", "insufficient_scope", comment, **carried(transaction(scope="")))
     made.bad("other-scope", "insufficient_scope", comment, **carried(transaction(scope="orders:read")))
     _bad_transactions(made)
+    _bad_transaction_headers(made)
     other = carried(transaction())
     other["token"] = token(tth=transaction_hash(transaction(sub="mallory")))
     made.bad("other-hash", "bad_transaction_token", "the request token binds another one", **other)
     comment = "the signer is no minter"
     made.bad("no-minter", "bad_transaction_token", comment, **carried(transaction()), minters=[])
+    comment = "the registry cannot be asked for the minter's key now: nothing is said about the token"
+    made.bad("unavailable-key", "trust_unavailable", comment, **carried(transaction(ec_key("distant"))))
+    _derived_transactions(made)
     return made
 
 
@@ -86,14 +101,69 @@ def _bad_transactions(made: Vectors) -> None:
         "line-feed-in-user": {"sub": "a\nb"},
         "blank-in-txn": {"txn": "a b"},
         "long-txn": {"txn": "t" * 201},
+        "empty-txn": {"txn": ""},
+        "txn-beyond-ascii": {"txn": "tränsaction"},
+        "no-break-space-in-user": {"sub": "ada\u00a0lovelace"},
+        "invisible-sign-in-user": {"sub": "ada\u200b"},
+        "turned-writing-in-user": {"sub": "\u202eada"},
+        "user-number": {"sub": 7},
+        "tab-in-scope": {"scope": f"{SCOPE}\tprofile"},
+        "quote-in-scope": {"scope": f'{SCOPE} "'},
+        "blank-before-scope": {"scope": f" {SCOPE}"},
+        "long-scope": {"scope": f"{SCOPE} {'s' * 101}"},
         "long-facts": {"tctx": {"a": "b" * 1017}},
+        "long-authentication": {"rctx": {"a": "b" * 1017}},
+        "facts-text": {"tctx": "a"},
+        "iat-text": {"iat": str(NOW)},
+        "no-end": {"exp": NOW},
     }
     for name, change in changes.items():
         _bad_transaction(made, name, "the claims are wrong", transaction(**change))
 
 
-def _bad_transaction(made: Vectors, name: str, comment: str, text: str) -> None:
-    made.bad(name, "bad_transaction_token", comment, **carried(text))
+def _bad_transaction_headers(made: Vectors) -> None:
+    edge, good = ec_key("edge"), transaction()
+    heads: dict[str, dict[str, Any]] = {"alg-crossed": {"alg": "RS256"}, "alg-none": {"alg": "none"}}
+    heads |= {"crit": {"crit": ["exp"]}, "short-kid": {"kid": edge.public.thumbprint}}
+    for name, change in heads.items():
+        head = header_of(edge, MINTER, TRANSACTION_TYP, **change)
+        _bad_transaction(made, name, "the header is wrong", jws(head, transaction_claims(), edge.sign))
+    _bad_transaction(made, "request-token", "a request token of the minter", token(edge, MINTER))
+    _bad_transaction(made, "two-values", "the header came twice", f"{good}, {good}")
+    _bad_transaction(made, "padding", "base64url with padding", f"{good}==")
+    _bad_transaction(made, "empty-header", "no text", "")
+    fraction = canonical_json(transaction_claims()).replace(b'"iat":%d' % NOW, b'"iat":%d.0' % NOW)
+    text = jws(header_of(edge, MINTER, TRANSACTION_TYP), fraction, edge.sign)
+    _bad_transaction(made, "iat-with-fraction", "1800000000.0 is no JSON integer", text)
+    _bad_transaction(made, "too-long-token", "more than 6 KiB", f"{good}{'A' * 6144}")
+    code, comment = "bad_transaction_token", "the request token binds none"
+    made.bad("not-bound", code, comment, token=token(), headers={**HEADERS, "txn-token": good})
+    comment = "the request token binds one, and none was sent"
+    made.bad("not-sent", code, comment, token=token(tth=transaction_hash(good)), headers=HEADERS)
+
+
+def _bad_transaction(made: Vectors, name: str, comment: str, text: str, **given: Any) -> None:
+    made.bad(name, "bad_transaction_token", comment, **carried(text), **given)
+
+
+def _derived_transactions(made: Vectors) -> None:
+    def derived(source: Any = SCOPE, scope: str = PURPOSE, **changes: Any) -> str:
+        return transaction(**{"scope": scope, "rctx": _derived_from(source), **changes})
+
+    route: dict[str, Any] = {"allow": {CALLER: [PURPOSE]}, "scope": PURPOSE}
+    made.good("derived", "the settings derive its scope from the user's", **carried(derived()), **route)
+    cases = {
+        "derived-for-another": ("another service asked for it", derived(req_wl=BILLING)),
+        "derived-from-another": ("another source than the settings name", derived("profile")),
+        "derived-and-more": ("a derived scope is the only one", derived(scope=f"{PURPOSE} {SCOPE}")),
+        "derived-to-another": ("the settings derive another scope", derived(scope="notify")),
+        "derived-from-number": ("no scope", derived(7)),
+        "derived-for-no-user": ("no user was authenticated", derived(rctx={"derived_from": SCOPE})),
+    }
+    for name, (comment, text) in cases.items():
+        _bad_transaction(made, name, comment, text, **route)
+    comment = "an operator took the derivation away"
+    _bad_transaction(made, "derived-no-more", comment, derived(), **route, derived_scopes=[])
 
 
 def transaction_claims(**changes: Any) -> dict[str, Any]:
@@ -133,7 +203,21 @@ def events() -> Vectors:
     keys = [listed(CALLER, ec_key("caller"), since=NOW - 9 * DAY), listed(CALLER, rsa_key("caller")), retired]
     keys += [listed(CALLER, ec_key("revoked"), "revoked"), listed(STRANGER, ec_key("stranger"))]
     made = Vectors("event", "Event tokens and the messages that carry them.", keys)
-    made.defaults = {
+    made.defaults = _consumer()
+    made.good("es256", "an honest event by an EC key", event_claims(), token=event())
+    made.good("rs256", "an honest event by an RSA key", token=event(rsa_key("caller")))
+    made.good("named", "the message names event and transaction", token=event(), event_id="e1", transaction_id="t1")
+    old = event(ec_key("retired"), iat=NOW - 3 * DAY, exp=NOW + 4 * DAY)
+    made.good("by-a-past-key", "signed while the key was active", token=old)
+    made.good("oldest", "as old as the consumer accepts", token=event(iat=NOW - 7 * DAY, exp=NOW + 60))
+    _bad_events(made)
+    _bad_event_claims(made)
+    return made
+
+
+def _consumer() -> dict[str, Any]:
+    """The consumer that verifies, and the message that it has received."""
+    return {
         "now": NOW,
         "domain": DOMAIN,
         "audience": AUDIENCE,
@@ -145,15 +229,6 @@ def events() -> Vectors:
         "transaction_id": None,
         "scope": None,
     }
-    made.good("es256", "an honest event by an EC key", event_claims(), token=event())
-    made.good("rs256", "an honest event by an RSA key", token=event(rsa_key("caller")))
-    made.good("named", "the message names event and transaction", token=event(), event_id="e1", transaction_id="t1")
-    old = event(ec_key("retired"), iat=NOW - 3 * DAY, exp=NOW + 4 * DAY)
-    made.good("by-a-past-key", "signed while the key was active", token=old)
-    made.good("oldest", "as old as the consumer accepts", token=event(iat=NOW - 7 * DAY, exp=NOW + 60))
-    _bad_events(made)
-    _bad_event_claims(made)
-    return made
 
 
 def _bad_events(made: Vectors) -> None:
@@ -231,6 +306,62 @@ def event(key: KeyPair | None = None, owner: str = CALLER, **changes: Any) -> st
     """An event token with changed claims, signed like an honest one."""
     key = key or ec_key("caller")
     return jws(header_of(key, owner, EVENT_TYP), event_claims(**{"iss": owner, **changes}), key.sign)
+
+
+# ---- events of the exchange
+
+
+def exchanged_events() -> Vectors:
+    """Event tokens that the registry's token endpoint issues in exchange for a user's token."""
+    keys = [listed(REGISTRY, ec_key("signing")), listed(CALLER, ec_key("caller"))]
+    made = Vectors("exchanged-event", "Event tokens that the registry issues in exchange for a user's token.", keys)
+    allow = {CALLER: [PURPOSE, "notify"], REGISTRY: [PURPOSE]}
+    derived = [{"minter": CALLER, "from": SCOPE, "to": [PURPOSE]}]
+    made.defaults = {**_consumer(), "allow": allow, "derived_scopes": derived, "unbound_payload": False}
+    honest = changed(event_claims(), {"iss": REGISTRY, "act": {"sub": CALLER}})
+    made.good("honest", "for this topic and payload", honest, token=exchanged())
+    made.good("any-topic", "it may leave the topic open", token=exchanged(topic=ABSENT))
+    unbound = exchanged(event_payload_hash=ABSENT)
+    made.good("any-payload", "the consumer takes any payload", token=unbound, unbound_payload=True)
+    made.good("derived", "the settings derive its scope", token=exchanged(rctx=_derived_from(SCOPE)))
+    made.bad("unbound-payload", "wrong_payload", "it binds no payload", token=unbound)
+    other = b64url(b"{}")
+    comment = "a payload that is bound is compared"
+    made.bad("other-payload", "wrong_payload", comment, token=exchanged(), payload=other, unbound_payload=True)
+    made.bad("other-topic", "wrong_topic", "of another topic", token=exchanged(topic="OrderCancelled"))
+    _bad_exchanged(made)
+    return made
+
+
+def _bad_exchanged(made: Vectors) -> None:
+    code = "caller_not_allowed"
+    made.bad("no-exchange-here", code, "registry is not named", token=exchanged(), allow={CALLER: [PURPOSE]})
+    made.bad("star", code, "the star does not name registry", token=exchanged(), allow={"*": [PURPOSE]})
+    made.bad("stranger", code, "its client may not publish here", token=exchanged(act={"sub": STRANGER}))
+    comment = "registry may not send this purpose"
+    made.bad("scope", "insufficient_scope", comment, token=exchanged(scope="notify"))
+    comment = "the settings derive it from another scope"
+    made.bad("derived-from-another", "insufficient_scope", comment, token=exchanged(rctx=_derived_from("profile")))
+    token, comment = exchanged(rctx=_derived_from(SCOPE)), "an operator took the derivation away"
+    made.bad("derived-no-more", "insufficient_scope", comment, token=token, derived_scopes=[])
+    self_made = event(act={"sub": CALLER})
+    made.bad("self-made", "malformed_token", "only the registry names an actor", token=self_made)
+    made.bad("no-actor", "malformed_token", "the registry publishes nothing itself", token=exchanged(act=ABSENT))
+    claims = event_claims(iss=REGISTRY, act={"sub": CALLER})
+    forged = jws(header_of(ec_key("signing"), REGISTRY, EVENT_TYP), claims, ec_key("caller").sign)
+    made.bad("forged", "bad_signature", "signed with another key", token=forged)
+    actors = {"text": CALLER, "short": {"sub": "client-service"}, "more": {"sub": CALLER, "act": {}}, "empty": {}}
+    for name, actor in actors.items():
+        made.bad(f"actor-{name}", "malformed_token", "no actor", token=exchanged(act=actor))
+
+
+def _derived_from(source: Any) -> dict[str, Any]:
+    return {"iss": "https://login.example.com", "derived_from": source}
+
+
+def exchanged(**changes: Any) -> str:
+    """An event token of the exchange with changed claims, signed like an honest one."""
+    return event(ec_key("signing"), REGISTRY, **{"act": {"sub": CALLER}, **changes})
 
 
 # ---- proofs and assertions

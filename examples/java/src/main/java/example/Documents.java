@@ -30,6 +30,8 @@ final class Documents {
     private static final Map<String, Predicate<JsonNode>> PLACE = Map.of("seq", NATURAL, "checkpoint", TEXT);
     private static final Map<String, Predicate<JsonNode>> REVOKED =
             Map.of("kid", KID, "revoked_at", TIME, "index", NATURAL);
+    private static final Map<String, Predicate<JsonNode>> DERIVED =
+            Map.of("minter", SERVICE, "from", TEXT, "to", listOf(TEXT));
     private static final Map<String, Predicate<JsonNode>> LISTED = Map.of(
             "kid", TEXT, "active_from", TIME, "active_until", TIME, "expires_at", TIME, "index", NATURAL,
             "by", OBJECT, "evidence", TEXT.or(JsonNode::isNull), "proof", PROOF,
@@ -50,6 +52,9 @@ final class Documents {
             "proof", optional(PROOF))));
     static final Kind POLICY = new Kind("peerseal-policy+jwt", 256 << 10, all(FRAME, PLACE, Map.of(
             "head", NATURAL, "policy", value -> value.isNull() || isPolicy(value))));
+    static final Kind DOMAIN = new Kind("peerseal-domain+jwt", 256 << 10, all(FRAME, PLACE, Map.of(
+            "head", NATURAL, "minters", listOf(SERVICE), "issuers", listOf(OBJECT),
+            "derived_scopes", optional(listOf(OBJECT.and(value -> fits(value, DERIVED)))))));
 
     @SafeVarargs
     private static Map<String, Predicate<JsonNode>> all(Map<String, Predicate<JsonNode>>... parts) {

@@ -68,7 +68,7 @@ final class Identity {
             body.putObject("join").put("id", token.id()).put("mac", token.mac(proof));
         }
         us.register(Strict.canonical(body), Map.of());
-        registry.signWith((method, target) -> "Bearer " + us.sign("registry", method, target, new byte[0], Map.of()));
+        registry.signWith((method, target) -> "Bearer " + us.sign("registry", method, target, new byte[0], Map.of(), null));
         return us;
     }
 
@@ -77,7 +77,7 @@ final class Identity {
     Identity rotate() throws IOException {
         Identity next = new Identity(registry, service, path, newKey());
         byte[] body = Strict.canonical(Strict.object().put("proof", next.proof()));
-        register(body, Map.of("authorization", "Bearer " + sign("registry", "POST", keysPath(), body, JSON_TYPE)));
+        register(body, Map.of("authorization", "Bearer " + sign("registry", "POST", keysPath(), body, JSON_TYPE, null)));
         Path fresh = path.resolveSibling(path.getFileName() + ".new");
         Files.deleteIfExists(fresh); // of a rotation that was cut short
         save(fresh, next.key);
@@ -100,8 +100,9 @@ final class Identity {
         }
     }
 
-    /** The token for one attempt of one request: sign again for each retry. The token binds the headers. */
-    String sign(String audience, String method, String target, byte[] body, Map<String, String> headers) {
+    /** The token for one attempt of one request: sign again for each retry. The token binds the headers, and the transaction
+     * token that goes along, if that is not null. */
+    String sign(String audience, String method, String target, byte[] body, Map<String, String> headers, String transaction) {
         long now = registry.now();
         ObjectNode claims = Strict.object().put("iss", id).put("sub", id).put("iat", now).put("nbf", now).put("exp", now + 60);
         claims.put("aud", audience.contains("/") ? audience : domain + "/" + audience).put("jti", newJti());
@@ -109,19 +110,26 @@ final class Identity {
         claims.put("content_digest", Strict.digest(body));
         ObjectNode bound = claims.putObject("headers");
         headers.forEach(bound::put);
+        if (transaction != null) {
+            claims.put("tth", Transaction.hash(transaction));
+        }
         return jws("peerseal-request+jwt", claims);
     }
 
-    /** One signed call. */
-    HttpResponse<String> call(String audience, String method, String url, byte[] body) throws IOException {
+    /** One signed call, in a transaction unless its token is null. */
+    HttpResponse<String> call(String audience, String method, String url, byte[] body, String transaction)
+            throws IOException {
         URI address = URI.create(url.replace(" ", "%20"));
         String path = address.getRawPath().isEmpty() ? "/" : address.getRawPath();
         String target = address.getRawQuery() == null ? path : path + "?" + address.getRawQuery();
         Map<String, String> headers = body.length == 0 ? Map.of() : JSON_TYPE;
         HttpRequest.Builder request = HttpRequest.newBuilder(address).timeout(TIMEOUT.multipliedBy(4))
                 .method(method, body.length == 0 ? BodyPublishers.noBody() : BodyPublishers.ofByteArray(body))
-                .header("authorization", "Bearer " + sign(audience, method, target, body, headers));
+                .header("authorization", "Bearer " + sign(audience, method, target, body, headers, transaction));
         headers.forEach(request::header);
+        if (transaction != null) {
+            request.header(Transaction.HEADER, transaction);
+        }
         return send(request.build());
     }
 

@@ -1,5 +1,6 @@
 package example;
 
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import com.sun.net.httpserver.HttpExchange;
 import com.sun.net.httpserver.HttpServer;
 import java.io.IOException;
@@ -18,7 +19,7 @@ import java.util.concurrent.Executors;
 /** A service and a client, as examples/minimal has them in Python. */
 public final class Main {
     private static final int MAX_BODY = 1 << 20;
-    private static final String USAGE = "usage: serve PORT | call AUDIENCE METHOD URL [BODY]"
+    private static final String USAGE = "usage: serve PORT [AUDIENCE URL] | call AUDIENCE METHOD URL [BODY]"
             + " | sign AUDIENCE METHOD TARGET [BODY] | rotate | vectors FOLDER";
 
     private Main() {}
@@ -28,14 +29,15 @@ public final class Main {
         byte[] body = Strict.utf8(arguments.length > 4 ? arguments[4] : "");
         switch (command) {
             case "vectors" -> System.exit(Vectors.run(Path.of(arguments[1])));
-            case "serve" -> serve(joined(), Integer.parseInt(arguments[1]));
-            case "call" -> {
-                HttpResponse<String> answer = joined().call(arguments[1], arguments[2], arguments[3], body);
-                System.out.println(answer.statusCode() + " " + answer.body());
+            case "serve" -> {
+                Identity us = joined();
+                Next next = transaction -> call(us, arguments[2], "GET", arguments[3], new byte[0], transaction);
+                serve(us, Integer.parseInt(arguments[1]), arguments.length < 4 ? null : next);
             }
+            case "call" -> System.out.println(call(joined(), arguments[1], arguments[2], arguments[3], body, null));
             case "sign" -> {
                 Map<String, String> headers = body.length == 0 ? Map.of() : Map.of("content-type", "application/json");
-                System.out.println(joined().sign(arguments[1], arguments[2], arguments[3], body, headers));
+                System.out.println(joined().sign(arguments[1], arguments[2], arguments[3], body, headers, null));
             }
             case "rotate" -> System.out.println(joined().rotate().kid);
             default -> {
@@ -56,18 +58,31 @@ public final class Main {
         return Identity.join(registry, settings.get("PEERSEAL_SERVICE"), folder, joining);
     }
 
-    private static void serve(Identity us, int port) throws IOException {
+    /** The status and the text of an answer. */
+    private static String call(Identity us, String audience, String method, String url, byte[] body, String transaction)
+            throws IOException {
+        HttpResponse<String> answer = us.call(audience, method, url, body, transaction);
+        return answer.statusCode() + " " + answer.body();
+    }
+
+    /** What the next service says in the transaction with that token, which may be null. */
+    private interface Next {
+        String ask(String transaction) throws IOException;
+    }
+
+    /** Serves at that port; {@code next} is null where no other service is asked. */
+    private static void serve(Identity us, int port, Next next) throws IOException {
         Map<String, Set<String>> allow = Map.of(us.domain + "/caller", Set.of("greetings:read"));
         Verifier verifier = new Verifier(us.registry, us.id, allow, new Verifier.ReplayGuard(), us.registry::now);
         HttpServer server = HttpServer.create(new InetSocketAddress("127.0.0.1", port), 0);
         server.setExecutor(Executors.newFixedThreadPool(16));
-        server.createContext("/", exchange -> answer(exchange, verifier));
+        server.createContext("/", exchange -> answer(exchange, verifier, next));
         server.start();
         System.out.println("Listening at http://127.0.0.1:" + port);
     }
 
     /** Lets only verified requests through. */
-    private static void answer(HttpExchange exchange, Verifier verifier) throws IOException {
+    private static void answer(HttpExchange exchange, Verifier verifier, Next next) throws IOException {
         try (exchange) {
             try {
                 byte[][] content = new byte[1][];
@@ -77,7 +92,11 @@ public final class Main {
                         exchange.getRequestMethod(), target, headersOf(exchange), body, "greetings:read");
                 List<String> values = exchange.getRequestHeaders().getOrDefault("Authorization", List.of());
                 Verifier.Peer caller = verifier.verify(Strict.bearerToken(values), request);
-                respond(exchange, 200, Map.of("content-type", "application/json"), greeting(caller, exchange, content[0]));
+                ObjectNode told = greeting(caller, exchange, content[0]);
+                if (next != null) {
+                    told.put("next", next.ask(caller.transaction() == null ? null : caller.transaction().token()));
+                }
+                respond(exchange, 200, Map.of("content-type", "application/json"), Strict.canonical(told));
             } catch (Refused | IOException error) {
                 System.err.println("refused " + exchange.getRequestMethod() + ": " + error.getMessage());
                 String code = error instanceof Refused refused ? refused.code : "trust_unavailable";
@@ -87,13 +106,14 @@ public final class Main {
         }
     }
 
-    /** The one route: a greeting, and which service asked for it. */
-    private static byte[] greeting(Verifier.Peer caller, HttpExchange exchange, byte[] content) {
+    /** The one route: a greeting, which service asked for it, and for which user. */
+    private static ObjectNode greeting(Verifier.Peer caller, HttpExchange exchange, byte[] content) {
         String path = exchange.getRequestURI().getPath();
         String hello = content.length > 0
                 ? new String(content, StandardCharsets.UTF_8)
                 : path.substring(path.lastIndexOf('/') + 1);
-        return Strict.canonical(Strict.object().put("hello", hello).put("caller", caller.service()));
+        ObjectNode told = Strict.object().put("hello", hello).put("caller", caller.service());
+        return caller.transaction() == null ? told : told.put("user", caller.transaction().user());
     }
 
     private static byte[] readBody(HttpExchange exchange) throws IOException {

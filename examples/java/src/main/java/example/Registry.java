@@ -141,6 +141,12 @@ final class Registry implements Verifier.Trust {
         return believed(Documents.POLICY, "/v1/services/" + service + "/policy.jwt", id).claims().get("policy");
     }
 
+    /** The domain's settings: which services may mint transaction tokens, and which scopes are derived. */
+    @Override
+    public JsonNode settings() throws IOException {
+        return believed(Documents.DOMAIN, "/v1/domain.jwt", domain()).claims();
+    }
+
     /** The size of the newest checkpoint that was seen. */
     synchronized long seen() {
         return newest.size();
@@ -355,6 +361,10 @@ final class Registry implements Verifier.Trust {
         boolean reset = claims.get("reset").booleanValue();
         Set<String> services = new HashSet<>();
         claims.get("services").forEach(service -> services.add(service.textValue()));
+        boolean ofRegistry = services.contains(domain + "/registry"); // its keys, or the domain's settings
+        if (ofRegistry) {
+            services.add(domain);
+        }
         synchronized (this) {
             held.replaceAll((path, each) -> {
                 if (each.covered() > seq) {
@@ -365,7 +375,7 @@ final class Registry implements Verifier.Trust {
                 return changed ? each.changed(seq) : each.confirmed(seq, claims.get("iat").longValue(), asOf);
             });
         }
-        if (reset || services.contains(domain + "/registry")) {
+        if (reset || ofRegistry) {
             rootDocument(true);
         }
     }

@@ -33,11 +33,13 @@ final class Vectors {
             Map.entry("authorization", Vectors::authorization),
             Map.entry("join", Vectors::join),
             Map.entry("refusal", Vectors::refusal),
-            Map.entry("request", Vectors::request),
+            Map.entry("request", given -> request(given).claims()),
+            Map.entry("transaction", given -> request(given).transaction().claims()),
             Map.entry("registry-keys", Vectors::registryKeys),
             Map.entry("key-set", given -> document(Documents.KEY_SET, given)),
             Map.entry("changes", given -> document(Documents.CHANGES, given)),
             Map.entry("policy", given -> document(Documents.POLICY, given)),
+            Map.entry("domain", given -> document(Documents.DOMAIN, given)),
             Map.entry("inclusion", Vectors::inclusion),
             Map.entry("consistency", Vectors::consistency),
             Map.entry("checkpoint", Vectors::checkpoint)));
@@ -154,7 +156,7 @@ final class Vectors {
         return found;
     }
 
-    private static ObjectNode request(JsonNode given) throws IOException {
+    private static Verifier.Peer request(JsonNode given) throws IOException {
         long now = given.get("now").longValue();
         Verifier.ReplayGuard replay = new Verifier.ReplayGuard();
         given.get("seen").forEach(pair -> replay.claim(pair.get(0).asText(), pair.get(1).asText(), now + 600, now));
@@ -170,7 +172,7 @@ final class Vectors {
         String scope = given.get("scope").textValue();
         var request = new Verifier.Request(
                 text(given, "method"), text(given, "target"), headers, () -> octets(given, "body"), scope);
-        return verifier.verify(text(given, "token"), request).claims();
+        return verifier.verify(text(given, "token"), request);
     }
 
     /** Believes the keys that a file lists. */
@@ -186,10 +188,16 @@ final class Vectors {
         }
 
         @Override
+        public JsonNode settings() {
+            return given;
+        }
+
+        @Override
         public ListedKey key(String kid) {
             for (JsonNode members : given.get("keys")) {
                 if (text(members, "kid").equals(kid)) {
                     unless(!text(members, "state").equals("revoked"), "revoked_key");
+                    unless(!text(members, "state").equals("unavailable"), "trust_unavailable");
                     return ListedKey.of(Key.read(members.get("jwk")), members);
                 }
             }
@@ -213,7 +221,7 @@ final class Vectors {
         for (JsonNode before : given.get("seen")) {
             Strict.Jws parsed = Strict.Jws.parse(before.textValue(), 8 << 20);
             String subject = text(Strict.strictObject(parsed.payload()), "sub");
-            for (Kind known : List.of(Documents.KEY_SET, Documents.CHANGES, Documents.POLICY)) {
+            for (Kind known : List.of(Documents.KEY_SET, Documents.CHANGES, Documents.POLICY, Documents.DOMAIN)) {
                 if (known.typ().equals(parsed.typ())) {
                     registry.read(known, before.textValue(), subject, 0);
                 }

@@ -23,7 +23,7 @@ import java.util.regex.Pattern;
 final class Verifier {
     private static final long LEEWAY = 30;
     private static final long LONGEST = 300;
-    private static final int MAX_TOKEN = 6144;
+    static final int MAX_TOKEN = 6144;
     private static final Pattern JTI = Pattern.compile("[A-Za-z0-9_-]{21}[AQgw]");
     private static final Pattern ORIGIN_FORM = Pattern.compile("/[!-~]*");
 
@@ -44,9 +44,11 @@ final class Verifier {
         ListedKey key(String kid) throws IOException;
 
         JsonNode policy(String id) throws IOException;
+
+        JsonNode settings() throws IOException;
     }
 
-    /** A body that is read after all other checks. */
+    /** A body that is read after the checks of what is sent before it. */
     interface Body {
         byte[] read() throws IOException;
     }
@@ -54,8 +56,8 @@ final class Verifier {
     /** A request as it was received: the target from the request line, headers by lower-case names, a scope or null. */
     record Request(String method, String target, Map<String, String> headers, Body body, String scope) {}
 
-    /** The proven caller. */
-    record Peer(String id, String kid, Set<String> scopes, ObjectNode claims) {
+    /** The proven caller, and what it may do here in its transaction, which is null where it has none. */
+    record Peer(String id, String kid, Set<String> scopes, ObjectNode claims, Transaction transaction) {
         String service() {
             return id.substring(id.indexOf('/') + 1);
         }
@@ -92,24 +94,27 @@ final class Verifier {
     Peer verify(String token, Request request) throws IOException {
         Strict.Jws parsed = Strict.Jws.parse(token, MAX_TOKEN); // 1
         ObjectNode claims = Strict.strictObject(parsed.payload());
-        String caller = ownerIn(parsed); // 2
+        String caller = ownerIn(parsed, "peerseal-request+jwt"); // 2
         checkShape(claims);
         Set<String> scopes = scopesOf(caller); // 3
         ListedKey key = trust.key(parsed.kid());
         check(key.key().signed(parsed), "bad_signature", "alg, or the signature"); // 4
         check(text(claims, "iss").equals(caller) && text(claims, "sub").equals(caller), "wrong_issuer", text(claims, "iss")); // 5
         check(text(claims, "aud").equals(audience), "wrong_audience", text(claims, "aud")); // 6
-        checkTimes(claims, key, clock.getAsLong()); // 7
+        checkTimes(claims, key, clock.getAsLong(), LONGEST); // 7
         checkBinding(claims, request); // 8
-        boolean carries = claims.has("tth") || request.headers().containsKey("txn-token");
-        check(!carries, "bad_transaction_token", "this service takes part in no transactions"); // 9
+        String carried = valueOf(Transaction.HEADER, request.headers().get(Transaction.HEADER));
+        Transaction transaction = Transaction.bound(trust, claims.path("tth").textValue(), carried, clock.getAsLong()); // 9
+        if (transaction != null) {
+            scopes = common(scopes, transaction.scopes());
+        }
         check(request.scope() == null || scopes.contains(request.scope()), "insufficient_scope", request.scope()); // 10
         long until = claims.get("exp").longValue() + LEEWAY;
         check(replay.claim(caller, text(claims, "jti"), until, clock.getAsLong()), "replayed", text(claims, "jti")); // 11
-        return new Peer(caller, parsed.kid(), scopes, claims);
+        return new Peer(caller, parsed.kid(), scopes, claims, transaction);
     }
 
-    private static void check(boolean right, String code, String detail) {
+    static void check(boolean right, String code, String detail) {
         if (!right) {
             throw new Refused(code, detail);
         }
@@ -133,12 +138,18 @@ final class Verifier {
         check(!theirs.isMissingNode(), "caller_not_allowed", caller);
         Set<String> both = new HashSet<>();
         theirs.forEach(scope -> both.add(scope.textValue()));
-        both.retainAll(ours);
+        return common(both, ours);
+    }
+
+    private static Set<String> common(Set<String> ours, Set<String> theirs) {
+        Set<String> both = new HashSet<>(ours);
+        both.retainAll(theirs);
         return both;
     }
 
-    private static String ownerIn(Strict.Jws parsed) {
-        check(parsed.typ().equals("peerseal-request+jwt"), "wrong_type", parsed.typ());
+    /** The service that owns the key which a token of that typ names. */
+    static String ownerIn(Strict.Jws parsed, String typ) {
+        check(parsed.typ().equals(typ), "wrong_type", parsed.typ());
         check(List.of("RS256", "ES256").contains(parsed.alg()), "malformed_token", "alg");
         try {
             return Strict.Kid.split(parsed.kid()).owner();
@@ -168,12 +179,13 @@ final class Verifier {
         return right;
     }
 
-    private static void checkTimes(ObjectNode claims, ListedKey key, long now) {
+    /** {@code longest} is in seconds; a token without nbf is good from its iat on. */
+    static void checkTimes(ObjectNode claims, ListedKey key, long now, long longest) {
         long issued = claims.get("iat").longValue();
-        long begin = Math.max(issued, claims.get("nbf").longValue());
+        long begin = Math.max(issued, claims.path("nbf").longValue());
         long end = claims.get("exp").longValue();
         check(end > issued, "expired", "exp is not after iat");
-        check(end - issued <= LONGEST, "lifetime_too_long", (end - issued) + " s");
+        check(end - issued <= longest, "lifetime_too_long", (end - issued) + " s");
         check(begin <= now + LEEWAY, "not_yet_valid", "is a clock wrong?");
         check(now < end + LEEWAY, "expired", "is a clock wrong?");
         check(issued >= key.activeFrom() - LEEWAY, "not_yet_valid", "before its key was active");
