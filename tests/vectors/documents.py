@@ -288,8 +288,40 @@ def changes() -> Vectors:
     made.bad("reset-text", "document_malformed", "reset is a text", document=world.signed(document, reset="true"))
     made.bad("service-short", "document_malformed", "a short name", document=world.signed(document, services=["a"]))
     made.bad("revoked-short", "document_malformed", "no kid", document=world.signed(document, revoked=["a"]))
+    made.good("no-seqs", "a release before 0.4", document=world.signed(document, seqs=ABSENT))
+    for name, seqs in {"few": [], "before": [size], "after": [document.seq + 1], "text": ["6"]}.items():
+        comment = "not an entry after since, up to seq, for each service"
+        made.bad(f"seqs-{name}", "document_malformed", comment, document=world.signed(document, seqs=seqs))
     made.bad("subject", "document_wrong_subject", "of another domain", document=honest, subject="other.internal")
     made.bad("hour-old", "document_expired", "a list of an hour ago", document=before)
+    world.registry.close()
+    return made
+
+
+def current_services() -> Vectors:
+    """Lists of current services."""
+    world = World()
+    document = world.registry.current_services(0)
+    made = world.file("current", "The services that the first 1,024 entries changed last.", DOMAIN)
+    facts = {"block": 0, "seq": document.seq, "services": dict(document.services)}
+    made.good("honest", "each service with its last entry", facts, document=world.registry.sign(document))
+    later = world.registry.current_services(1)
+    made.good("none", "a block without services", {"services": {}}, document=world.registry.sign(later))
+    _bad_ledger_frame(made, world, document)
+    made.bad("no-block", "document_malformed", "block is missing", document=world.signed(document, block=ABSENT))
+    bad: dict[str, Any] = {
+        "list": [CALLER],
+        "short": {"client-service": 2},
+        "zero": {CALLER: 0},
+        "another-block": {CALLER: 1025},
+        "after-seq": {CALLER: document.seq + 1},
+        "text": {CALLER: "2"},
+    }
+    for name, services in bad.items():
+        comment = "not an entry of the block, up to seq, for each service id"
+        made.bad(f"services-{name}", "document_malformed", comment, document=world.signed(document, services=services))
+    honest = world.registry.sign(document)
+    made.bad("subject", "document_wrong_subject", "of another domain", document=honest, subject="other.internal")
     world.registry.close()
     return made
 

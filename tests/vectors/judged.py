@@ -16,6 +16,7 @@ from peerseal.errors import (
 )
 from peerseal.protocol import jose
 from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.current import CurrentServices
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.frame import Frame
 from peerseal.protocol.documents.history_statement import Head, excused_by, read_history, signed_histories
@@ -342,6 +343,7 @@ _DOCUMENTS: Final[Mapping[str, type[Any]]] = {
     "key-set": KeySetDocument,
     "key-statement": KeyStatement,
     "changes": Changes,
+    "current": CurrentServices,
     "policy": PolicyDocument,
     "domain": DomainDocument,
 }

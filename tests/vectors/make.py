@@ -36,6 +36,7 @@ FILES: Final[Mapping[str, Callable[[], Vectors]]] = {
     "key-set": documents.key_sets,
     "key-statement": documents.key_statements,
     "changes": documents.changes,
+    "current": documents.current_services,
     "policy": documents.policies,
     "domain": documents.domains,
     "history": history.histories,
