@@ -14,6 +14,30 @@ type Kind struct {
 	members map[string]func(any) bool
 }
 
+// lastChanges gives for each service that changed the entry that a document must cover to have the change.
+func (c Claims) lastChanges() map[string]int64 {
+	found, seqs := map[string]int64{}, c.list("seqs")
+	for at, service := range c.list("services") {
+		found[text(service)] = c.number("seq")
+		if at < len(seqs) {
+			found[text(service)], _ = natural(seqs[at])
+		}
+	}
+	return found
+}
+
+func hasEntryForEachService(c Claims) bool {
+	if _, given := c["seqs"]; !given {
+		return true
+	}
+	for _, each := range c.list("seqs") {
+		if entry, _ := natural(each); entry <= c.number("since") || entry > c.number("seq") {
+			return false
+		}
+	}
+	return len(c.list("seqs")) == len(c.list("services"))
+}
+
 func isNatural(value any) bool { _, ok := natural(value); return ok }
 func isBool(value any) bool    { _, ok := value.(bool); return ok }
 func isProof(value any) bool   { _, err := decodeProof(value); return err == nil }
@@ -110,7 +134,7 @@ var (
 	keySet  = &Kind{"jwk-set+jwt", 8 << 20, with(headed, checks{"keys": listOf(isObject), "revoked": listOf(ended)})}
 	changes = &Kind{"peerseal-changes+jwt", 1 << 20, with(placed, checks{
 		"since": isNatural, "services": listOf(isServiceID), "reset": isBool, "revoked": optional(listOf(isKid)),
-		"proof": optional(isProof),
+		"proof": optional(isProof), "seqs": optional(listOf(isNatural)),
 	})}
 	policy   = &Kind{"peerseal-policy+jwt", 256 << 10, with(headed, checks{"policy": orNull(isPolicy)})}
 	settings = &Kind{"peerseal-domain+jwt", 256 << 10, with(headed, checks{
@@ -171,7 +195,7 @@ func readDocument(kind *Kind, compact string, signers map[string]*Key, domain st
 	if err != nil {
 		return nil, asDocument(err)
 	}
-	if !fits(payload, kind.members) {
+	if !fits(payload, kind.members) || (kind == changes && !hasEntryForEachService(payload)) {
 		return nil, refuse("document_malformed", "a member is missing, or of another type")
 	}
 	claims := Claims(payload)

@@ -10,7 +10,6 @@ import (
 	"io"
 	"log"
 	"net/http"
-	"slices"
 	"sync"
 	"time"
 )
@@ -309,11 +308,26 @@ func (r *Registry) believed(kind *Kind, path, subject string) (*held, error) {
 			return nil, refuse("unknown_key", "the registry knows no such service")
 		}
 	}
+	if found == nil && r.held[path] != nil {
+		r.confirm(kind, path, subject)
+	}
 	found = r.held[path]
 	if found == nil || r.Now() > found.confirmedAt+offlineLimit || r.Now() >= found.claims.number("exp") {
 		return nil, refuse("trust_unavailable", "%s: no signed time confirms it", path)
 	}
 	return found, nil
+}
+
+// confirm asks about a document that was fetched just now. It is signed seldom: where that is long ago, did it change
+// since? The caller holds the lock, which is open while the registry is asked.
+func (r *Registry) confirm(kind *Kind, path, subject string) {
+	if r.Now() <= r.held[path].confirmedAt+offlineLimit/2 {
+		return
+	}
+	wait(r, r.share("changes", true, r.takeChanges).ended)
+	if r.held[path].changedAt > 0 {
+		wait(r, r.share(path, true, func() error { return r.fetch(kind, path, subject) }).ended)
+	}
 }
 
 // share gives the question of that name, which is asked now if it is due: once for all callers. The caller holds the lock.
@@ -422,11 +436,9 @@ func (r *Registry) takeChanges() error {
 	if err != nil {
 		return err
 	}
-	seq, reset, services := claims.number("seq"), claims["reset"] == true, texts(claims.list("services"))
-	if slices.Contains(services, root.Domain+"/registry") { // for the registry's keys, and the domain's settings
-		services = append(services, root.Domain)
-	}
-	if reset || slices.Contains(services, root.Domain) {
+	seq, reset, changed := claims.number("seq"), claims["reset"] == true, claims.lastChanges()
+	changed[root.Domain] = changed[root.Domain+"/registry"] // for the registry's keys, and the domain's settings
+	if reset || changed[root.Domain] > 0 {
 		if _, err := r.rootDocument(true); err != nil {
 			log.Printf("registry keys: %v", err)
 		}
@@ -436,8 +448,10 @@ func (r *Registry) takeChanges() error {
 	for _, each := range r.held {
 		switch {
 		case each.covered > seq: // the list is older than this document
-		case reset || claims.number("since") > each.covered, each.covered < seq && slices.Contains(services, each.subject):
+		case reset || claims.number("since") > each.covered:
 			each.changedAt = seq
+		case changed[each.subject] > each.covered:
+			each.changedAt = changed[each.subject] // all clients ask for this entry
 		default:
 			each.covered, each.confirmedAt = seq, max(each.confirmedAt, claims.number("iat"))
 			if asOf.After(each.asOf) {

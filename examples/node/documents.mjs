@@ -37,8 +37,10 @@ export const KINDS = {
     typ: 'peerseal-changes+jwt', size: 1 << 20,
     members: {
       ...LEDGER, since: isNatural, services: listOf(isServiceId), reset: isBoolean, revoked: optional(listOf(isKid)),
-      proof: optional(isProof),
+      proof: optional(isProof), seqs: optional(listOf(isNatural)),
     },
+    whole: ({ since, seq, services, seqs }) => seqs === undefined ||
+      (seqs.length === services.length && seqs.every((entry) => since < entry && entry <= seq)),
   },
   policy: {
     typ: 'peerseal-policy+jwt', size: 256 << 10,
@@ -126,7 +128,7 @@ function parse(kind, jws) {
 
 function membersOf(kind, payload) {
   const claims = strictObject(payload, { integers: true })
-  if (!fits(claims, kind.members)) throw new Refused('malformed_token', 'a member is missing, or of another type')
+  if (!fits(claims, kind.members) || !(kind.whole?.(claims) ?? true)) throw new Refused('malformed_token', 'a member is missing, or of another type')
   return claims
 }
 

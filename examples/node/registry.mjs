@@ -129,9 +129,14 @@ export class Registry {
     const due = stale && ticks() >= (this.#failed.get(path) ?? -Infinity) + COOLDOWN
     const asked = this.#share(path, due, () => this.#fetch(kind, path, subject))
     await (before ? asked?.soon : asked?.ended)
-    const held = this.#held.get(path)
+    let held = this.#held.get(path)
     if (!held) throw new Refused('trust_unavailable', `${path} could not be had a moment ago`)
     const now = this.clock()
+    if (!before && now > held.confirmedAt + OFFLINE_LIMIT / 2) { // a document is signed seldom: did it change since?
+      await this.#share('changes', true, () => this.#pollChanges()).ended
+      if (held.changedAt !== undefined) await this.#share(path, true, () => this.#fetch(kind, path, subject)).ended
+      held = this.#held.get(path)
+    }
     if (now > held.confirmedAt + OFFLINE_LIMIT || now >= held.claims.exp) {
       throw new Refused('trust_unavailable', `${path}: no signed time confirms it`)
     }
@@ -180,10 +185,11 @@ export class Registry {
     const registry = `${domain}/registry` // stands for the registry's keys and the domain's settings
     if (claims.reset || claims.services.includes(registry)) await this.#rootDocument(true)
     for (const held of this.#held.values()) {
-      const name = held.subject === domain ? registry : held.subject
-      const named = claims.services.includes(name) && held.covered < claims.seq
+      const at = claims.services.indexOf(held.subject === domain ? registry : held.subject)
+      const changedAt = at < 0 ? 0 : claims.seqs?.[at] ?? claims.seq // all clients ask for this entry
       if (held.covered > claims.seq) continue
-      if (claims.reset || named || claims.since > held.covered) held.changedAt = claims.seq
+      if (claims.reset || claims.since > held.covered) held.changedAt = claims.seq
+      else if (changedAt > held.covered) held.changedAt = changedAt
       else Object.assign(held, { covered: claims.seq, confirmedAt: Math.max(held.confirmedAt, claims.iat), asOf: Math.max(held.asOf, asOf) })
     }
   }

@@ -1,7 +1,7 @@
 """A mirror of all that a registry publishes: files that peers believe, and which no one can alter unseen."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest

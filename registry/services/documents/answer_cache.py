@@ -56,6 +56,7 @@ class PublicAnswer:
         head: int,
         issued_at: int,
         expires_at: int,
+        *,
         readers: frozenset[str] | None = None,
         true_until: float = math.inf,
     ) -> "PublicAnswer":

@@ -229,7 +229,7 @@ def _answer(
 ) -> PublicAnswer:
     """``changed`` is the entry that last changed the service of the cached answer."""
     body, times = jws.encode("ascii"), (frame.issued_at, frame.expires_at)
-    return PublicAnswer.of(body, JWT, changed, frame.head, *times, readers, true_until)
+    return PublicAnswer.of(body, JWT, changed, frame.head, *times, readers=readers, true_until=true_until)
 
 
 def _next_end(frame: AnswerFrame, keys: Iterable[ProvenKey]) -> float:

@@ -49,7 +49,7 @@ final class Documents {
             "head", NATURAL, "keys", listOf(OBJECT), "revoked", listOf(OBJECT.and(value -> fits(value, REVOKED))))));
     static final Kind CHANGES = new Kind("peerseal-changes+jwt", 1 << 20, all(FRAME, PLACE, Map.of(
             "since", NATURAL, "services", listOf(SERVICE), "reset", FLAG, "revoked", optional(listOf(KID)),
-            "proof", optional(PROOF))));
+            "seqs", optional(listOf(NATURAL)), "proof", optional(PROOF))));
     static final Kind POLICY = new Kind("peerseal-policy+jwt", 256 << 10, all(FRAME, PLACE, Map.of(
             "head", NATURAL, "policy", value -> value.isNull() || isPolicy(value))));
     static final Kind DOMAIN = new Kind("peerseal-domain+jwt", 256 << 10, all(FRAME, PLACE, Map.of(
@@ -97,6 +97,28 @@ final class Documents {
         return members.entrySet().stream().allMatch(member -> member.getValue().test(object.path(member.getKey())));
     }
 
+    private static boolean hasEntryForEachService(JsonNode changes) {
+        long since = changes.get("since").longValue();
+        long seq = changes.get("seq").longValue();
+        for (JsonNode entry : changes.path("seqs")) {
+            if (entry.longValue() <= since || entry.longValue() > seq) {
+                return false;
+            }
+        }
+        return !changes.has("seqs") || changes.get("seqs").size() == changes.get("services").size();
+    }
+
+    /** For each service that changed, the entry that a document must cover to have the change. */
+    static Map<String, Long> lastChanges(JsonNode changes) {
+        Map<String, Long> found = new HashMap<>();
+        for (int at = 0; at < changes.get("services").size(); at++) {
+            JsonNode entry = changes.path("seqs").path(at);
+            long seq = changes.get("seq").longValue();
+            found.put(changes.get("services").get(at).textValue(), entry.isMissingNode() ? seq : entry.longValue());
+        }
+        return found;
+    }
+
     /** A document of that kind, signed by one of the keys (by kid) for the domain's registry, and in force now. */
     static ObjectNode read(Kind kind, String compact, Map<String, Key> signers, String domain, long now) {
         Strict.Jws parsed = parse(kind, compact);
@@ -108,7 +130,7 @@ final class Documents {
             throw new Refused("document_bad_signature", "the signature does not verify");
         }
         ObjectNode claims = ofDocument(() -> Strict.strictObject(parsed.payload()));
-        if (!fits(claims, kind.members())) {
+        if (!fits(claims, kind.members()) || (kind == CHANGES && !hasEntryForEachService(claims))) {
             throw new Refused("document_malformed", "a member is missing, or of another type");
         }
         long issued = claims.get("iat").longValue();

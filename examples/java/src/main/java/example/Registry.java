@@ -267,12 +267,25 @@ final class Registry implements Verifier.Trust {
         if (found == null && error instanceof NotFound) {
             throw new Refused("unknown_key", "the registry knows no such service");
         }
-        found = held(path);
+        found = found == null ? confirmed(held(path), kind, path, subject) : held(path);
         boolean late = found == null || now() > found.confirmedAt() + OFFLINE_LIMIT;
         if (late || now() >= found.claims().get("exp").longValue()) {
             throw new Refused("trust_unavailable", path + ": no signed time confirms it");
         }
         return found;
+    }
+
+    /** A document that was fetched just now. It is signed seldom: where that is long ago, did it change since? */
+    private Held confirmed(Held fetched, Kind kind, String path, String subject) {
+        if (fetched == null || now() <= fetched.confirmedAt() + OFFLINE_LIMIT / 2) {
+            return fetched;
+        }
+        share("changes", true, this::takeChanges).ended().join();
+        Held listed = held(path);
+        if (listed.changedAt() > 0) {
+            share(path, true, () -> fetch(kind, path, subject, listed)).ended().join();
+        }
+        return held(path);
     }
 
     private synchronized Held held(String path) {
@@ -359,20 +372,20 @@ final class Registry implements Verifier.Trust {
         long seq = claims.get("seq").longValue();
         long since = claims.get("since").longValue();
         boolean reset = claims.get("reset").booleanValue();
-        Set<String> services = new HashSet<>();
-        claims.get("services").forEach(service -> services.add(service.textValue()));
-        boolean ofRegistry = services.contains(domain + "/registry"); // its keys, or the domain's settings
-        if (ofRegistry) {
-            services.add(domain);
-        }
+        Map<String, Long> changed = Documents.lastChanges(claims);
+        boolean ofRegistry = changed.containsKey(domain + "/registry"); // for its keys, and the domain's settings
+        changed.put(domain, changed.getOrDefault(domain + "/registry", 0L));
         synchronized (this) {
             held.replaceAll((path, each) -> {
                 if (each.covered() > seq) {
                     return each; // the list is older than this document
                 }
-                boolean named = each.covered() < seq && services.contains(each.subject());
-                boolean changed = reset || named || since > each.covered();
-                return changed ? each.changed(seq) : each.confirmed(seq, claims.get("iat").longValue(), asOf);
+                if (reset || since > each.covered()) {
+                    return each.changed(seq);
+                }
+                long changedAt = changed.getOrDefault(each.subject(), 0L); // all clients ask for this entry
+                boolean named = changedAt > each.covered();
+                return named ? each.changed(changedAt) : each.confirmed(seq, claims.get("iat").longValue(), asOf);
             });
         }
         if (reset || ofRegistry) {
