@@ -1,6 +1,7 @@
 """Serves a mirror's folder over HTTP, for a site that is too small for a web server."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,14 +13,15 @@ from peerseal.errors import ConfigurationError
 
 log = logging.getLogger("peerseal.mirror")
 
-_TYPES = {".jwt": "application/jwt", "": "application/octet-stream"}
-
 
 class _Handler(SimpleHTTPRequestHandler):
     """Files alone: no listing of a folder, and nothing whose name begins with a dot but ``.well-known``."""
 
-    extensions_map = _TYPES
     timeout = 30
+
+    def guess_type(self, path: str | os.PathLike[str]) -> str:
+        """See SimpleHTTPRequestHandler."""
+        return "application/jwt" if os.fspath(path).endswith(".jwt") else "application/octet-stream"
 
     def send_head(self):  # type: ignore[no-untyped-def]
         """See SimpleHTTPRequestHandler."""

@@ -1,8 +1,8 @@
 """Lists of what has not changed (`peerseal.protocol.documents.current`): the evidence that an older document is true.
 
 A registry signs a document once for each change and once in half a day. A client that fetches one after a start takes
-the list of the document's block along, which is signed anew each half minute and is the same for all clients. On disk
-the list is the evidence for the copies: with it they are believed after a restart while the registry is down.
+the list of the document's block along, which is signed each half minute and is the same for all clients. On disk the
+list is the evidence for the copies: with it they are believed after a restart while the registry is down.
 """
 
 import logging
@@ -25,7 +25,7 @@ log = logging.getLogger("peerseal.trust")
 B = TypeVar("B", bound=Dated)
 
 YOUNG: Final = 30.0
-"""Seconds for which a document needs no list, and a list no newer one: a registry signs it anew each half minute."""
+"""Seconds for which a document needs no list, and a list no newer one: a registry signs one each half minute."""
 _KEPT = 64
 """Lists in memory: those of the services that a process knows, of which most changed in the same few blocks."""
 

@@ -16,8 +16,8 @@ from registry.domain.keys import KeyRecord, KeyState
 
 
 def period_start(service: str, now: float, period: int) -> int:
-    """The newest time at which the unchanged documents about a service are signed again: once in each ``period``
-    (seconds), at a time of the period that its name gives, so that not all documents are signed at once."""
+    """The newest time at which the unchanged documents about a service are signed again, once in each ``period``
+    (seconds). The name says at which time of the period, so that not all documents are signed at once."""
     offset = _offset(service, period)
     return int(now - offset) // period * period + offset
 

@@ -1,7 +1,7 @@
 """Answers to public questions, kept as bytes: valid until a change commits on any worker or node.
 
 A signed document is *lasting*: made as of the entry that last changed its service, with the time of that entry or of
-the newest signing period, and so with the same bytes by every node. Where a client asks for more entries than that, and
+the newest signing period. So every node makes the same bytes. Where a client asks for more entries than that, and
 for answers without a signature, it is made as of *now*: the newest entry, and the time of the node.
 """
 
