@@ -28,8 +28,8 @@ from registry.services.housekeeping import Housekeeping
 from registry.services.setup.initialise import Initialised, initialise
 from registry.settings import Settings
 from registry.storage.engine import OPERATOR_TIMEOUTS, create_engine
+from registry.storage.migrate import apply_roles, migrate_down, roles_sql
 from registry.storage.migrate import migrate as migrate_database
-from registry.storage.migrate import migrate_down, scripts
 from registry.storage.unit import Store
 
 NOT_SOUND = 1
@@ -143,14 +143,19 @@ def migrate(down: bool, as_json: bool) -> None:
 
 
 @click.command()
+@click.option("--apply", is_flag=True, help="Run it on REGISTRY_DATABASE_URL instead, without psql.")
 @json_option
-def roles(as_json: bool) -> None:
+def roles(apply: bool, as_json: bool) -> None:
     """Prints the SQL that makes the two roles of a registry on PostgreSQL and grants their privileges, for psql.
 
     Run it as a superuser before the first init, and as peerseal_owner after init and after each migrate.
     """
-    sql = (scripts() / "roles.sql").read_text("utf-8")
-    show({"sql": sql}, as_json, sql.rstrip("\n"))
+    if not apply:
+        sql = roles_sql()
+        show({"sql": sql}, as_json, sql.rstrip("\n"))
+        return
+    apply_roles(create_engine(the_settings().database_url, OPERATOR_TIMEOUTS))
+    show({"granted": True}, as_json, "privileges granted")
 
 
 @click.command()

@@ -455,6 +455,12 @@ def test_the_sql_of_the_roles_is_printed_without_a_registry(run: Run) -> None:
     assert json.loads(run("roles", "--json").stdout) == {"sql": sql}
 
 
+def test_roles_are_applied_on_postgresql_only(run: Run, registry: Driver) -> None:
+    refused = run("roles", "--apply")
+    assert refused.exit_code == 1
+    assert "roles are for PostgreSQL, the database is sqlite" in refused.stderr
+
+
 def test_nothing_works_before_init(run: Run) -> None:
     result = run("services")
     assert result.exit_code == 1
