@@ -25,7 +25,7 @@ from registry.commands.common import (
 )
 from registry.commands.operator_client import AUDIT
 from registry.services.housekeeping import Housekeeping
-from registry.services.setup.initialise import Initialised, initialise
+from registry.services.setup.initialise import Initialised, initialise, make_keys
 from registry.settings import Settings
 from registry.storage.engine import OPERATOR_TIMEOUTS, create_engine
 from registry.storage.migrate import apply_roles, migrate_down, roles_sql
@@ -41,12 +41,21 @@ DEV_DOMAIN = "dev.internal"
 @click.command()
 @click.option("--trust-domain", metavar="NAME", help="The registry's trust domain, such as acme.internal.")
 @click.option("--root-key-out", type=NEW_FILE, help="File for the root key, which is then kept offline.")
+@click.option("--keys-only", is_flag=True, help="Make the key files only, without a database, such as for Secrets.")
 @json_option
-def init(trust_domain: str | None, root_key_out: Path | None, as_json: bool) -> None:
+def init(trust_domain: str | None, root_key_out: Path | None, keys_only: bool, as_json: bool) -> None:
     """Makes what is missing: schema, keys, root-signed document, first operator token. May be repeated."""
     settings = the_settings()
     if root_key_out is not None:
         settings = replace(settings, root_key_file=root_key_out.absolute())
+    if keys_only:
+        pin, made = make_keys(settings)
+        show(
+            {"pin": pin, "made": list(made)},
+            as_json,
+            "\n".join([*(f"made: {name}" for name in made), f"root pin: {pin}"]),
+        )
+        return
     done = _initialise(settings, trust_domain)
     if as_json:
         show_json({"trust_domain": done.domain, "pin": done.pin, "made": list(done.made)})
