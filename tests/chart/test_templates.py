@@ -14,6 +14,7 @@ from registry.serving.connection import LINGER
 from registry.serving.gunicorn_conf import WAITING_CALLS, graceful_timeout
 from registry.settings import KNOWN
 from registry.web.metrics import PROCESS
+from tests.docs.pages import named_blocks
 from tests.support.pods import named
 from tools.chart import CHART, KUBERNETES, MANIFESTS, PAGE, ROOT, helm, manifests, page, rendered
 
@@ -130,6 +131,11 @@ def test_init_runs_before_the_first_install_and_migrate_before_each_upgrade(ever
     assert hooks == {f"{NAME}-init": "pre-install", f"{NAME}-migrate": "pre-upgrade"}
 
 
+def test_a_schema_can_be_taken_back_by_the_same_job() -> None:
+    job = named(rendered(SMALL, "--set=migrate.down=true"), "Job", f"{NAME}-migrate")["spec"]["template"]["spec"]
+    assert job["initContainers"][0]["command"] == ["peerseal-registry", "migrate", "--down"]
+
+
 def test_the_kubelet_waits_until_a_pod_has_drained(objects: Objects) -> None:
     for pod in pods(objects):
         for container in pod["containers"]:
@@ -154,7 +160,7 @@ def test_metrics_have_a_port_of_their_own_that_only_monitoring_reaches(everythin
     assert sources["metrics"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
     (container,) = named(everything, "Deployment", NAME)["spec"]["template"]["spec"]["containers"]
     ports = {each["name"]: each["containerPort"] for each in container["ports"]}
-    assert environment(container)["REGISTRY_METRICS_PORT"] == str(ports["metrics"])
+    assert environment(container)["REGISTRY_METRICS_ONLY_AT"] == str(ports["metrics"])
     assert [word for word in container["command"] if "--bind" in word] == [
         f"--bind=0.0.0.0:{ports['api']}",
         f"--bind=0.0.0.0:{ports['metrics']}",
@@ -190,9 +196,9 @@ def test_the_autoscaler_asks_for_a_metric_that_there_is_in_parts_of_a_pods_capac
     assert waiting["pods"]["target"] == {"type": "AverageValue", "averageValue": str(4 * 5000 * 60 // 100)}
     assert cpu["resource"]["name"] == "cpu"
     assert "replicas" not in named(everything, "Deployment", NAME)["spec"]
-    unset = ("--set=settings.REGISTRY_WAITING_CALLS=null", "--set=workers=1")
-    waiting, _ = named(rendered(EVERYTHING, *unset), "HorizontalPodAutoscaler", NAME)["spec"]["metrics"]
-    assert int(waiting["pods"]["target"]["averageValue"]) == WAITING_CALLS * 60 // 100
+    scaled = ("--set=workers=1", "--set=autoscaling.enabled=true", "--set=autoscaling.waitingCallsPercent=50")
+    waiting, _ = named(rendered(SMALL, *scaled), "HorizontalPodAutoscaler", NAME)["spec"]["metrics"]
+    assert int(waiting["pods"]["target"]["averageValue"]) == WAITING_CALLS // 2
 
 
 def metric_names() -> set[str]:
@@ -278,6 +284,24 @@ def test_the_schema_knows_every_value_and_refuses_all_others() -> None:
 
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
     check(json.loads((CHART / "values.schema.json").read_text()), defaults, "values")
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"), [("values.yaml", {"Deployment", "Job", "Ingress"}), ("monitors.yaml", {"Deployment"})]
+)
+def test_the_values_of_the_page_are_valid(name: str, kinds: set[str], tmp_path: Path) -> None:
+    (tmp_path / name).write_text(named_blocks("docs/how-to/kubernetes.md", "yaml")[name])
+    objects = rendered(tmp_path / name)
+    assert {each["kind"] for each in objects} >= kinds
+    for each in objects:
+        kubernetes_validate.validate(each, KUBERNETES, strict=True)
+
+
+def test_the_page_names_the_volumes_that_a_node_has(everything: Objects) -> None:
+    told = (ROOT / "docs/how-to/kubernetes.md").read_text()
+    folders = set(re.findall(r"^\| `(/[a-z/-]+)`", told, re.M))
+    mounted = {mount["mountPath"] for each in containers(rendered(VALUES["values"])) for mount in each["volumeMounts"]}
+    assert folders == mounted - {"/secrets/tls"}
 
 
 def test_the_chart_is_of_this_version() -> None:
