@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,11 @@ class Node:
         self.process = stack.keep(Server("registry", command, url=self.url, log=log, settings=settings))
         (self.container,) = pod.spec["containers"]
         self.process.wait_until_answers(self.url + self.container["startupProbe"]["httpGet"]["path"])
+
+    def ready(self) -> "Node":
+        """The same, once its readiness probe passes."""
         self.process.wait_until_answers(self.url + self.container["readinessProbe"]["httpGet"]["path"])
+        return self
 
     def remove(self) -> None:
         """What a kubelet does to a pod that is deleted: preStop, SIGTERM, and SIGKILL at the end of the grace period,
@@ -122,17 +127,22 @@ class Node:
         assert self.process.exit_code == 0
 
 
-@pytest.fixture(scope="module")
-def cluster(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A release that is installed: its init Job has run."""
-    folder = tmp_path_factory.mktemp("cluster")
+@contextmanager
+def a_cluster(postgres: Postgres, folder: Path) -> Iterator[Cluster]:
+    """A cluster in which no Job has run."""
     authority = Authority.make(folder, "cluster")
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(*authority.issue("api-server", server=True))
     with Stack(folder) as stack, running_issuer(tls=tls) as issuer:
-        found = Cluster(stack, postgres, authority, issuer)
+        yield Cluster(stack, postgres, authority, issuer)
+
+
+@pytest.fixture(scope="module")
+def cluster(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A release that is installed: its init Job has run."""
+    with a_cluster(postgres, tmp_path_factory.mktemp("cluster")) as found:
         printed = found.run_job("init")
-        pin = stack.operate_json("init")["pin"]
+        pin = found.stack.operate_json("init")["pin"]
         assert f"root pin: {pin}" in printed
         assert printed.endswith("privileges granted\n")
         yield found
@@ -140,11 +150,19 @@ def cluster(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="module")
 def node(cluster: Cluster) -> Node:
-    return cluster.start_node()
+    return cluster.start_node().ready()
 
 
 def test_init_may_run_again_and_makes_nothing(cluster: Cluster) -> None:
     assert "made: " not in cluster.run_job("init")
+
+
+def test_a_pod_that_starts_before_init_is_ready_after_it(postgres: Postgres, tmp_path: Path) -> None:
+    with a_cluster(postgres, tmp_path) as empty:
+        node = empty.start_node()
+        assert requests.get(f"{node.url}/readyz", timeout=20).status_code == 503
+        empty.run_job("init")
+        node.ready()
 
 
 def test_a_node_serves_and_writes_as_a_role_that_owns_nothing(cluster: Cluster, node: Node) -> None:
@@ -228,13 +246,13 @@ def test_the_monitor_reports_a_key_that_the_owner_does_not_know(cluster: Cluster
 
 def test_no_call_fails_while_every_pod_is_replaced_one_by_one(cluster: Cluster) -> None:
     token = JoinToken.parse(cluster.stack.operate("join-token", "create", "billing", "--uses", "1000").strip())
-    old = [cluster.start_node() for _ in range(2)]
+    old = [cluster.start_node().ready() for _ in range(2)]
     new = [cluster.pod("Deployment", NAME) for _ in old]
     with Balancer([*(each.url for each in old), *(pod.url(8080) for pod in new)]) as balancer:
         until(lambda: balancer.ready == 2)
         with Traffic(balancer.url, DOMAIN, "billing", token) as traffic:
             for number, pod in enumerate(new):  # at most one pod more than wanted, and none less
-                Node(cluster.stack, pod)
+                Node(cluster.stack, pod).ready()
                 until(lambda: balancer.ready == 3)
                 old[number].remove()
                 until(lambda: balancer.ready == 2)
@@ -243,7 +261,7 @@ def test_no_call_fails_while_every_pod_is_replaced_one_by_one(cluster: Cluster) 
 
 
 def test_a_call_that_waits_is_answered_by_a_pod_that_is_removed(cluster: Cluster) -> None:
-    node = cluster.start_node()
+    node = cluster.start_node().ready()
     watcher = Watcher(node.url, wait=20)
     with requests.Session() as session, ThreadPoolExecutor(1) as pool:
         watcher.ask(session)
