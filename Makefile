@@ -74,7 +74,7 @@ languages: $(STAMP) ## the peers of examples/node, go and java: the vectors, and
 	$(BIN)/pytest -m languages
 
 chart: $(STAMP) $(HELM) ## the Helm chart: linted, validated for Kubernetes, and its own commands run on PostgreSQL (needs go)
-	$(BIN)/pytest -m chart
+	$(BIN)/pytest -m chart tests/chart
 
 manifests: $(STAMP) $(HELM) ## deploy/kubernetes and docs/reference/chart.md, made from the chart (needs go)
 	$(BIN)/python -m tools.chart

@@ -100,7 +100,7 @@ securityContext:
 {{/* Volumes of nodes and of the owner's Jobs: (list $ NAME), with the Secret of the database's URL. */}}
 {{- define "registry.commonVolumes" -}}
 {{- $values := (index . 0).Values -}}
-- {name: home, emptyDir: {sizeLimit: 64Mi}}
+- {name: home, emptyDir: {medium: Memory, sizeLimit: 64Mi}}  # init writes an operator token there
 - {name: tmp, emptyDir: {sizeLimit: 64Mi}}
 {{ include "registry.secretVolume" (list "keys" $values.keys.secret "signing-key.pem" "ledger-key.pem" "sealing.key") }}
 {{ include "registry.secretVolume" (list "database" (index . 1) $values.database.key) }}
