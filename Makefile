@@ -76,7 +76,7 @@ languages: $(STAMP) ## the peers of examples/node, go and java: the vectors, and
 chart: $(STAMP) $(HELM) ## the Helm chart: linted, validated for Kubernetes, and its own commands run on PostgreSQL (needs go)
 	$(BIN)/pytest -m chart tests/chart
 
-manifests: $(STAMP) $(HELM) ## deploy/kubernetes and docs/reference/chart.md, made from the chart (needs go)
+manifests: $(STAMP) $(HELM) ## deploy/kubernetes, docs/reference/chart.md and the chart's settings, made from the chart and the registry (needs go)
 	$(BIN)/python -m tools.chart
 
 kafka: $(KAFKA)/.installed ## the jars of a real Apache Kafka, for `make brokers` (needs maven)

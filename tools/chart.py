@@ -1,6 +1,10 @@
-"""Makes what follows from the Helm chart: the plain manifests in deploy/kubernetes, and the table of its values in
-docs/reference/chart.md: ``python -m tools.chart``. It needs the program ``helm``, which ``make chart`` installs."""
+"""Makes what follows from the Helm chart and the registry's settings: ``python -m tools.chart``.
 
+These are the plain manifests in deploy/kubernetes, the table of values in docs/reference/chart.md, and the settings
+that the chart's schema allows. It needs the program ``helm``, which ``make chart`` installs.
+"""
+
+import json
 import shutil
 import subprocess
 import sys
@@ -10,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from registry.settings import KNOWN
+
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "deploy" / "helm" / "peerseal-registry"
 MANIFESTS = ROOT / "deploy" / "kubernetes"
@@ -17,6 +23,10 @@ PAGE = ROOT / "docs" / "reference" / "chart.md"
 RELEASE = "peerseal-registry"
 KUBERNETES = "1.33.0"
 """A helm that was built as a Go module takes the cluster for a very old one unless it is told."""
+SCHEMA = CHART / "values.schema.json"
+_SET_BY_THE_CHART = {
+    f"REGISTRY_{name}" for name in ("HOME", "TRUST_DOMAIN", "PUBLIC_URLS", "DRAIN_SECONDS", "METRICS_ONLY_AT")
+}
 _INSTALLED = Path(sys.prefix) / "helm" / "helm"
 _MADE = "Made from deploy/helm/peerseal-registry by `make manifests`: change the chart instead."
 _WITH_HELM_ONLY = ("app.kubernetes.io/managed-by", "helm.sh/")
@@ -80,6 +90,17 @@ def _dumped(objects: Sequence[dict[str, Any]]) -> str:
     return "".join(f"---\n{yaml.dump(found, Dumper=_Dumper, sort_keys=False, width=120)}" for found in objects)
 
 
+def schema() -> str:
+    """The schema of the values, in which ``settings`` are the registry's: those that the chart does not set itself, and
+    that are no files and no secrets, which belong into Secrets."""
+    found = json.loads(SCHEMA.read_text("utf-8"))
+    in_files = {name.removesuffix("_FILE") for name in KNOWN if name.endswith("_FILE")}
+    apart = {*_SET_BY_THE_CHART, *in_files, *(f"{name}_FILE" for name in in_files)}
+    allowed = [*(name for name in KNOWN if name not in apart), "PEERSEAL_EXTERNAL_PREFIX"]
+    found["properties"]["settings"]["propertyNames"]["enum"] = allowed
+    return json.dumps(found, indent=2) + "\n"
+
+
 def page() -> str:
     """The page of the chart's values: each with its default, and the comment above it in values.yaml."""
     rows = "".join(f"| `{name}` | {default} | {meaning} |\n" for name, default, meaning in values())
@@ -131,6 +152,7 @@ def main() -> None:
     for name, text in manifests().items():
         (MANIFESTS / name).write_text(text, "utf-8")
     PAGE.write_text(page(), "utf-8")
+    SCHEMA.write_text(schema(), "utf-8")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from registry.settings import KNOWN
 from registry.web.metrics import PROCESS
 from tests.docs.pages import named_blocks
 from tests.support.pods import named
-from tools.chart import CHART, KUBERNETES, MANIFESTS, PAGE, ROOT, helm, manifests, page, rendered
+from tools.chart import CHART, KUBERNETES, MANIFESTS, PAGE, ROOT, SCHEMA, helm, manifests, page, rendered, schema
 
 VALUES = {path.stem: path for path in [*Path(__file__).parent.glob("values/*.yaml"), MANIFESTS / "values.yaml"]}
 SMALL, EVERYTHING, MONITOR = (VALUES[name] for name in ("small", "everything", "monitor"))
@@ -267,11 +267,11 @@ def test_a_mistake_in_the_values_is_refused_by_name(option: str, named_in_error:
 
 
 def test_the_schema_lets_people_set_what_the_chart_does_not_set_itself() -> None:
-    schema = json.loads((CHART / "values.schema.json").read_text())
-    allowed = set(schema["properties"]["settings"]["propertyNames"]["enum"])
-    itself = set().union(*(environment(each) for each in containers(rendered(EVERYTHING)))) - allowed
-    bases = {name.removesuffix("_FILE") for name in itself}
-    assert {name.removesuffix("_FILE") for name in KNOWN} - bases == allowed - {"PEERSEAL_EXTERNAL_PREFIX"}
+    assert SCHEMA.read_text() == schema()
+    allowed = set(json.loads(schema())["properties"]["settings"]["propertyNames"]["enum"])
+    given = yaml.safe_load(EVERYTHING.read_text())["settings"].keys() | {"REGISTRY_PROXIES"}
+    itself = set().union(*(environment(each) for each in containers(rendered(EVERYTHING)))) - given
+    assert not allowed & itself
 
 
 def test_the_schema_knows_every_value_and_refuses_all_others() -> None:
@@ -283,7 +283,7 @@ def test_the_schema_knows_every_value_and_refuses_all_others() -> None:
                 check(schema["properties"][name], value, f"{path}.{name}")
 
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
-    check(json.loads((CHART / "values.schema.json").read_text()), defaults, "values")
+    check(json.loads(SCHEMA.read_text()), defaults, "values")
 
 
 @pytest.mark.parametrize(
