@@ -16,6 +16,8 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 DEMO := $(VENV)/.demo-$(VERSION)
 STAMP := $(VENV)/.dev-$(VERSION)
 KAFKA := $(VENV)/kafka
+HELM_VERSION := v3.18.6
+HELM := $(VENV)/helm/$(HELM_VERSION)
 # The repository has two distributions: the SDK's project is the root, the registry's is this folder.
 REGISTRY := distributions/registry
 PROJECTS := VERSION setup.cfg pyproject.toml $(REGISTRY)/setup.cfg $(REGISTRY)/setup.py $(REGISTRY)/requirements.txt
@@ -23,11 +25,11 @@ PROSE := README.md CONTRIBUTING.md SECURITY.md docs \
 peerseal registry migrations client_service resource_service examples demo benchmarks tools tests
 
 NOT_ALONE := not compose and not fuzz and not judge and not thorough and not brokers and not browser \
-and not ha and not pooler and not languages
+and not ha and not pooler and not languages and not chart
 QUICK := $(NOT_ALONE) and not e2e and not slow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up login test quick oldest thorough fuzz judge vectors languages kafka brokers pooler ha browser coverage lint prose format docs dist bench image compose-test .env clean
+.PHONY: help demo up login test quick oldest thorough fuzz judge vectors languages chart manifests kafka brokers pooler ha browser coverage lint prose format docs dist bench image compose-test .env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,7 +43,7 @@ up: $(DEMO) ## registry, services, consumer and a broker on loopback until Ctrl-
 login: $(DEMO) ## a login in your browser: opaque token, order, event, invoice
 	@$(BIN)/python -m demo.login
 
-test: $(STAMP) ## every test that needs no container engine and no browser, but for the long runs: thorough, fuzz, judge, brokers, languages, pooler, ha
+test: $(STAMP) ## every test that needs no container engine and no browser, but for the long runs: thorough, fuzz, judge, brokers, languages, chart, pooler, ha
 	$(BIN)/pytest -n $(WORKERS) -m "$(NOT_ALONE)"
 
 quick: $(STAMP) ## the tests without processes, in seconds
@@ -70,6 +72,12 @@ vectors: $(STAMP) ## docs/vectors: test vectors for peers in any language, the s
 
 languages: $(STAMP) ## the peers of examples/node, go and java: the vectors, and calls to and from ours (needs node, go, java, maven)
 	$(BIN)/pytest -m languages
+
+chart: $(STAMP) $(HELM) ## the Helm chart: linted, validated for Kubernetes, and its own commands run on PostgreSQL (needs go)
+	$(BIN)/pytest -m chart tests/chart
+
+manifests: $(STAMP) $(HELM) ## deploy/kubernetes, docs/reference/chart.md and the chart's settings, made from the chart and the registry (needs go)
+	$(BIN)/python -m tools.chart
 
 kafka: $(KAFKA)/.installed ## the jars of a real Apache Kafka, for `make brokers` (needs maven)
 
@@ -150,6 +158,12 @@ $(KAFKA)/.installed: tests/support/kafka/pom.xml | $(STAMP)
 	@echo "fetching Apache Kafka into $(KAFKA) (once)"
 	@rm -rf $(KAFKA)
 	@mvn --quiet --batch-mode --file $< dependency:copy-dependencies -DoutputDirectory="$(CURDIR)/$(KAFKA)"
+	@touch $@
+
+$(HELM): | $(STAMP)
+	@echo "building helm $(HELM_VERSION) into $(VENV)/helm (once)"
+	@rm -rf $(VENV)/helm
+	@PATH="$$PATH:/usr/local/go/bin" GOBIN="$(CURDIR)/$(VENV)/helm" go install helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)
 	@touch $@
 
 # What the demo needs, and nothing for tests.

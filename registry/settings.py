@@ -39,6 +39,7 @@ KNOWN = (
     "REGISTRY_ALLOW_ASYNC_REPLICATION",
     "REGISTRY_LISTEN_URL",
     "REGISTRY_LISTEN_URL_FILE",
+    "REGISTRY_METRICS_ONLY_AT",
 )
 """Every variable of the registry, except PEERSEAL_EXTERNAL_PREFIX, which it reads as well."""
 NO_PASSPHRASE = KeyPassphrase("REGISTRY_KEY_PASSPHRASE")
@@ -166,6 +167,8 @@ class Settings:
     """Writes to a database server that could lose acknowledged commits."""
     listen_url: str | None = field(default=None, repr=False)
     """Leads to the same PostgreSQL without a pooler, for LISTEN."""
+    metrics_port: int | None = None
+    """The only port of the server at which ``/metrics`` is answered; None: at each."""
     limits: Limits = field(default_factory=Limits)
 
     @classmethod
@@ -202,6 +205,7 @@ class Settings:
             "limits": _limits(read),
             "allow_async_replication": read.flag("REGISTRY_ALLOW_ASYNC_REPLICATION", False),
             "listen_url": _database_url(read, "REGISTRY_LISTEN_URL"),
+            "metrics_port": read.count("REGISTRY_METRICS_ONLY_AT", 0, at_most=65535) or None,
             "public_urls": _urls(read, "REGISTRY_PUBLIC_URLS"),
             "checkpoint_urls": _urls(read, "REGISTRY_CHECKPOINT_URLS"),
         }

@@ -18,7 +18,7 @@ def test_every_test_that_a_page_names_exists(page: str, least: int) -> None:
     named = set(re.findall(r"`(test_\w+)`", text))
     files = set(
         re.findall(
-            r"\b((?:attacks|brokers|contracts|e2e|examples|faults|fuzz|ha|judges|messaging|peerseal|registry)"
+            r"\b((?:attacks|brokers|chart|contracts|e2e|examples|faults|fuzz|ha|judges|messaging|peerseal|registry)"
             r"(?:/[a-z_]+)*/test_\w+)",
             text,
         )

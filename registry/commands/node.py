@@ -25,11 +25,11 @@ from registry.commands.common import (
 )
 from registry.commands.operator_client import AUDIT
 from registry.services.housekeeping import Housekeeping
-from registry.services.setup.initialise import Initialised, initialise
+from registry.services.setup.initialise import Initialised, initialise, make_keys
 from registry.settings import Settings
 from registry.storage.engine import OPERATOR_TIMEOUTS, create_engine
+from registry.storage.migrate import apply_roles, migrate_down, roles_sql
 from registry.storage.migrate import migrate as migrate_database
-from registry.storage.migrate import migrate_down, scripts
 from registry.storage.unit import Store
 
 NOT_SOUND = 1
@@ -41,12 +41,21 @@ DEV_DOMAIN = "dev.internal"
 @click.command()
 @click.option("--trust-domain", metavar="NAME", help="The registry's trust domain, such as acme.internal.")
 @click.option("--root-key-out", type=NEW_FILE, help="File for the root key, which is then kept offline.")
+@click.option("--keys-only", is_flag=True, help="Make the key files only, without a database, such as for Secrets.")
 @json_option
-def init(trust_domain: str | None, root_key_out: Path | None, as_json: bool) -> None:
+def init(trust_domain: str | None, root_key_out: Path | None, keys_only: bool, as_json: bool) -> None:
     """Makes what is missing: schema, keys, root-signed document, first operator token. May be repeated."""
     settings = the_settings()
     if root_key_out is not None:
         settings = replace(settings, root_key_file=root_key_out.absolute())
+    if keys_only:
+        pin, made = make_keys(settings)
+        show(
+            {"pin": pin, "made": list(made)},
+            as_json,
+            "\n".join([*(f"made: {name}" for name in made), f"root pin: {pin}"]),
+        )
+        return
     done = _initialise(settings, trust_domain)
     if as_json:
         show_json({"trust_domain": done.domain, "pin": done.pin, "made": list(done.made)})
@@ -143,14 +152,19 @@ def migrate(down: bool, as_json: bool) -> None:
 
 
 @click.command()
+@click.option("--apply", is_flag=True, help="Run it on REGISTRY_DATABASE_URL instead, without psql.")
 @json_option
-def roles(as_json: bool) -> None:
+def roles(apply: bool, as_json: bool) -> None:
     """Prints the SQL that makes the two roles of a registry on PostgreSQL and grants their privileges, for psql.
 
     Run it as a superuser before the first init, and as peerseal_owner after init and after each migrate.
     """
-    sql = (scripts() / "roles.sql").read_text("utf-8")
-    show({"sql": sql}, as_json, sql.rstrip("\n"))
+    if not apply:
+        sql = roles_sql()
+        show({"sql": sql}, as_json, sql.rstrip("\n"))
+        return
+    apply_roles(create_engine(the_settings().database_url, OPERATOR_TIMEOUTS))
+    show({"granted": True}, as_json, "privileges granted")
 
 
 @click.command()

@@ -74,6 +74,27 @@ def migrate_down(engine: Engine) -> str:
     return RELEASED_REVISION
 
 
+def apply_roles(engine: Engine) -> None:
+    """Runs roles.sql: makes the two roles of PostgreSQL if they are missing, and grants the privileges that the tables
+    which exist need. May be repeated.
+
+    Raises SchemaRefused on SQLite, and for a role that does not own the tables: PostgreSQL would only warn, and grant
+    nothing.
+    """
+    if engine.dialect.name != POSTGRESQL:
+        raise SchemaRefused(f"roles are for PostgreSQL, the database is {engine.dialect.name}: nothing to grant")
+    with storage_errors(), _one_at_a_time(engine) as connection, connection.begin():
+        if (role := connection.execute(_NOT_THE_OWNER).scalar()) is not None:
+            raise SchemaRefused(f"{role} does not own the tables, nothing is granted: run it as peerseal_owner")
+        # Without parameters, since several statements and a % are in it.
+        connection.execution_options(no_parameters=True).exec_driver_sql(roles_sql())
+
+
+def roles_sql() -> str:
+    """The statements of migrations/roles.sql."""
+    return (scripts() / "roles.sql").read_text("utf-8")
+
+
 def newest_revision() -> str:
     """The revision that this version of the code needs."""
     revision = _scripts().get_current_head()
@@ -138,6 +159,9 @@ def _postgresql_lock(engine: Engine) -> Iterator[None]:
         _wait_until(deadline)
 
 
+_NOT_THE_OWNER = text(
+    "SELECT current_user FROM pg_tables WHERE schemaname = 'public' AND NOT pg_has_role(tableowner, 'USAGE') LIMIT 1"
+)
 _TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(:lock)")
 _HOLDING = DatabaseTimeouts(idle_in_transaction=0)
 _MIGRATING = DatabaseTimeouts(

@@ -72,6 +72,21 @@ def test_init_makes_everything_once(run: Run, tmp_path: Path) -> None:
     assert before == {name: (home / name).read_bytes() for name in before}
 
 
+def test_keys_are_made_without_a_database_and_only_in_an_empty_folder(run: Run, tmp_path: Path) -> None:
+    made, home = run("init", "--keys-only"), tmp_path / "home"
+    keys = {"root-key.pem", "signing-key.pem", "ledger-key.pem", "sealing.key"}
+    assert {path.name for path in home.iterdir()} == keys
+    pin = json.loads(run("init", "--keys-only", "--json").stdout)
+    assert pin["made"] == []
+    assert f"root pin: {pin['pin']}" in made.stdout
+    assert f"root pin: {pin['pin']}" in run("init", "--trust-domain", DOMAIN).stdout
+    (home / "root-key.pem").unlink()
+    refused = run("init", "--keys-only")
+    assert refused.exit_code == 1
+    assert f"{home / 'root-key.pem'}: missing next to other keys" in refused.stderr
+    assert not (home / "root-key.pem").exists()
+
+
 def test_init_needs_a_domain_and_keeps_it(run: Run) -> None:
     assert run("init").exit_code == 1
     assert run("init", "--trust-domain", "Not A Name").exit_code == 1
@@ -453,6 +468,12 @@ def test_the_sql_of_the_roles_is_printed_without_a_registry(run: Run) -> None:
     sql = (Path(__file__).parents[2] / "migrations/roles.sql").read_text()
     assert run("roles").stdout == sql
     assert json.loads(run("roles", "--json").stdout) == {"sql": sql}
+
+
+def test_roles_are_applied_on_postgresql_only(run: Run, registry: Driver) -> None:
+    refused = run("roles", "--apply")
+    assert refused.exit_code == 1
+    assert "roles are for PostgreSQL, the database is sqlite" in refused.stderr
 
 
 def test_nothing_works_before_init(run: Run) -> None:

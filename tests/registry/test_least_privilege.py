@@ -7,8 +7,10 @@ import pytest
 from sqlalchemy import create_engine, inspect, make_url, text
 from sqlalchemy.exc import ProgrammingError
 
-from registry.domain.errors import StorageUnavailable
+from registry.domain.errors import SchemaRefused, StorageUnavailable
 from registry.domain.rebuild import rebuild
+from registry.storage.engine import create_engine as engine_of
+from registry.storage.migrate import apply_roles
 from registry.storage.queries.used_tokens import PURGE_EVERY
 from registry.storage.tables import metadata
 from tests.registry.driver import Clock, Driver, entries_of, tables_of
@@ -35,6 +37,12 @@ def run(url: str, script: str) -> None:
     engine.dispose()
 
 
+def apply_as(url: str, role: str) -> None:
+    engine = engine_of(as_role(url, role))
+    apply_roles(engine)
+    engine.dispose()
+
+
 @pytest.fixture(scope="module")
 def clock() -> Clock:
     return Clock()
@@ -46,7 +54,7 @@ def registry(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory, clock
     url, home = postgres.new_database(), tmp_path_factory.mktemp("home")
     run(url, ROLES)
     owner = Driver(as_role(url, OWNER), home, clock)
-    run(as_role(url, OWNER), ROLES)
+    apply_as(url, OWNER)
     driver = Driver(as_role(url, APP), home, clock, applicants=True)
     driver.operator = owner.operator
     owner.close()
@@ -98,6 +106,11 @@ def test_tiles_become_complete_under_that_role(registry: Driver) -> None:
     while len(entries_of(registry.store)) < 257:
         registry.join_token("billing")
     assert len(registry.client.get("/ledger/tile/0/000").data) == 256 * 32
+
+
+def test_the_application_cannot_grant_itself_anything(registry: Driver) -> None:
+    with pytest.raises(SchemaRefused, match="peerseal_app does not own the tables"):
+        apply_as(registry.settings.database_url, APP)
 
 
 @pytest.mark.parametrize("table", ["entries", "tiles", "audit"])

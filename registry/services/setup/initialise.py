@@ -80,6 +80,19 @@ def initialise(
     return Initialised(document.subject, document.root.thumbprint, made, token_file, token)
 
 
+def make_keys(settings: Settings) -> tuple[str, Sequence[str]]:
+    """Makes the four key files without a database, for secrets that a platform mounts. Returns the root's pin, and the
+    names of the files that were made: none where all are there. Raises ConfigurationError where only some are."""
+    _home(settings).make()
+    files = settings.root_key_file, settings.signing_key_file, settings.ledger_key_file, settings.sealing_key_file
+    missing = [str(file) for file in files if not file.exists()]
+    if 0 < len(missing) < len(files):
+        raise ConfigurationError(f"{', '.join(missing)}: missing next to other keys: make new keys in an empty folder")
+    made = _make_files(settings, fresh=True)
+    root = keyfiles.read_key_pair(settings.root_key_file, "root key", settings.key_passphrase)
+    return root.public.thumbprint, made
+
+
 def _documented(
     settings: Settings, store: Store, domain: str | None, default_domain: str | None, clock: Callable[[], float]
 ) -> tuple[RegistryKeys, list[str]] | None:

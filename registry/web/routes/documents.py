@@ -196,7 +196,11 @@ def readyz() -> Response:
 
 @metrics_blueprint.get("/metrics")
 def metrics() -> Response:
-    """The counts of all workers. Not for the public: the proxy in front does not pass this path on."""
+    """The counts of all workers. Not for the public: the proxy in front does not pass this path on, or the node answers
+    it at a port of its own only (REGISTRY_METRICS_ONLY_AT)."""
+    port = registry().settings.metrics_port
+    if port is not None and request.environ["SERVER_PORT"] != str(port):  # of the socket, not of the Host header
+        raise NotFound("not_found")
     answered.count()
     told = CollectorRegistry()
     told.register(WORKERS)

@@ -167,6 +167,15 @@ def test_several_workers_add_up_and_leave_nothing_behind(server: Server, tmp_pat
     assert list((tmp_path / "tmp").glob("*registry*")) == []
 
 
+def test_a_port_of_its_own_keeps_metrics_from_the_other_ones(registry: Driver) -> None:
+    """The port is the socket's: a caller's Host header does not change it."""
+    apart = registry.node(metrics_port=9090)
+    claiming = apart.client.get("/metrics", headers={"Host": "localhost:9090"})
+    assert (claiming.status_code, claiming.get_json()["code"]) == (404, "not_found")
+    assert apart.client.get("/metrics", environ_overrides={"SERVER_PORT": "9090"}).status_code == 200
+    apart.close()
+
+
 def test_many_observations_at_once_are_the_same_as_one_after_the_other() -> None:
     """Compared with a histogram of prometheus_client."""
     ours, theirs = CollectorRegistry(), CollectorRegistry()
