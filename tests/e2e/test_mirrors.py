@@ -106,7 +106,7 @@ def test_a_cache_answers_for_the_registry_and_peers_learn_of_a_revocation_throug
     changes = {
         "8080": f"{LOOPBACK}:{port}",
         "https:____registry.acme.internal": stack.registry_url,
-        "__var__cache__peerseal": str(tmp_path / "cache"),
+        "__var__cache__registry": str(tmp_path / "cache"),
     }
     url = f"http://{LOOPBACK}:{port}"
     with nginx(tmp_path / "nginx", recipe(1, **changes), url):
