@@ -27,6 +27,11 @@ _HTTP_CODES = {
 }
 
 
+_ABSENT = frozenset({"service_not_found", "key_not_found", "tile_not_found", "block_not_found"})
+"""Codes of answers that a public document does not exist. A caller can invent names, so caches may keep the answer."""
+_FOR_A_SECOND = "public, max-age=1, no-transform"
+
+
 def answer_errors(app: Flask) -> None:
     """Has the application answer all errors with the functions of this module."""
     app.register_error_handler(PeersealError, _refused)
@@ -38,7 +43,10 @@ def _refused(error: PeersealError) -> Response:
     if error.status >= 500 and error.retry_after is None:
         return _unexpected(error)
     request_id = log_refusal(error.status, error.code, str(error), _bearer())
-    return _response(problem_of(error, request_id=request_id), request_id)
+    response = _response(problem_of(error, request_id=request_id), request_id)
+    if error.code in _ABSENT and request.method in ("GET", "HEAD") and "Authorization" not in request.headers:
+        response.headers["Cache-Control"] = _FOR_A_SECOND
+    return response
 
 
 def _http_error(error: HTTPException) -> Response:

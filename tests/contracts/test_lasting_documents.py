@@ -144,3 +144,19 @@ def test_a_list_of_recent_changes_begins_where_more_services_changed_than_it_lis
         node.close()
     assert [name.partition("/")[2] for name in changes.services] == ["shipping", "another"]
     assert changes.since == registry.key_set("billing").seq
+
+
+def test_that_a_document_does_not_exist_may_be_cached_for_a_second(registry: Driver) -> None:
+    registry.joined(key(), "billing")
+    absent = "A" * 43
+    for path in (
+        "/v1/services/shipping/jwks.jwt",
+        f"/v1/services/billing/keys/{absent}.jwt",
+        "/v1/current/9.jwt",
+        "/ledger/tile/0/999",
+    ):
+        answer = registry.client.get(path)
+        assert (answer.status_code, answer.headers["Cache-Control"]) == (404, "public, max-age=1, no-transform"), path
+        private = registry.client.get(path, headers={"Authorization": "Bearer a.b.c"})
+        assert "public" not in private.headers["Cache-Control"], path
+    assert registry.client.delete(f"/v1/services/billing/keys/{absent}").headers["Cache-Control"] == "no-store"

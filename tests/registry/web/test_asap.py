@@ -56,7 +56,7 @@ class TestTheRoute:
         assert registry.end(pair, "shop", reason).status_code == 204
         answer = registry.client.get(path)
         assert (answer.status_code, answer.get_json()["code"]) == (404, "key_not_found")
-        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["Cache-Control"] == "public, max-age=1, no-transform"
 
     def test_a_key_is_not_found_from_its_natural_end_on(self, registry: Driver, clock: Clock) -> None:
         path = f"/asap/{kid_of(registry.joined(key(), 'shop'))}"

@@ -29,6 +29,10 @@ from tests.registry.driver import DOMAIN, JSON, Clock, Driver, entries_of, evide
 from tests.support.keys import key
 
 
+ABSENT = ("service_not_found", "key_not_found", "tile_not_found", "block_not_found")
+"""Codes of answers that caches keep for a second."""
+
+
 def outcome(response: TestResponse) -> tuple[int, str]:
     """Status and code of a problem, checked for what every problem has."""
     assert response.content_type == "application/problem+json"
@@ -36,7 +40,8 @@ def outcome(response: TestResponse) -> tuple[int, str]:
     assert members.keys() == {"type", "title", "status", "code", "request_id"}
     assert (members["type"], members["status"]) == ("about:blank", response.status_code)
     assert response.headers["X-Request-Id"] == members["request_id"]
-    assert response.headers["Cache-Control"] == "no-store"
+    public = members["code"] in ABSENT and response.request.method == "GET" and response.request.authorization is None
+    assert response.headers["Cache-Control"] == ("public, max-age=1, no-transform" if public else "no-store")
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     return response.status_code, members["code"]
 
