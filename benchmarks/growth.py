@@ -74,7 +74,7 @@ class _Registry:
     def of(cls, home: Path, database_url: str, size: int) -> "_Registry":
         """A registry that is initialised and filled, and has a join token for new services."""
         environ = {"REGISTRY_HOME": str(home), "REGISTRY_DATABASE_URL": database_url}
-        settings = Settings.from_environ(environ, limits=Limits(resign_after=0))  # so that each set is made again
+        settings = Settings.from_environ(environ, limits=Limits(documents_cached=0))  # each set is made again
         initialise(settings, Store(create_engine(database_url)), DOMAIN)
         registry = Registry(settings)
         _fill(registry, size)
