@@ -44,10 +44,10 @@ _PROOF = "." * 900  # as long as the proof of a P-256 key
 
 def measure(folder: Path, postgres: Postgres) -> Iterator[Figure]:
     """The median of each call at 100,000 keys, compared with the same at 1,000."""
-    small, large = (_Registry.of(folder / str(size), postgres.new_database(), size) for size in (SMALL, LARGE))
-    what: dict[str, Callable[[_Registry, int], object]] = {
-        "a registration": _Registry.register,
-        "a signed JWK Set, not in memory": _Registry.key_set,
+    small, large = (MeasuredRegistry.of(folder / str(size), postgres.new_database(), size) for size in (SMALL, LARGE))
+    what: dict[str, Callable[[MeasuredRegistry, int], object]] = {
+        "a registration": MeasuredRegistry.register,
+        "a signed JWK Set, not in memory": MeasuredRegistry.key_set,
     }
     for name, call in what.items():
         times: dict[int, list[float]] = {SMALL: [], LARGE: []}
@@ -63,7 +63,7 @@ def measure(folder: Path, postgres: Postgres) -> Iterator[Figure]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Registry:
+class MeasuredRegistry:
     """A registry of ``size`` keys, in this process."""
 
     size: int
@@ -71,7 +71,7 @@ class _Registry:
     token: JoinToken
 
     @classmethod
-    def of(cls, home: Path, database_url: str, size: int) -> "_Registry":
+    def of(cls, home: Path, database_url: str, size: int) -> "MeasuredRegistry":
         """A registry that is initialised and filled, and has a join token for new services."""
         environ = {"REGISTRY_HOME": str(home), "REGISTRY_DATABASE_URL": database_url}
         settings = Settings.from_environ(environ, limits=Limits(documents_cached=0))  # each set is made again

@@ -77,6 +77,9 @@ class Limits:
     """Seconds for which one signed list of changes answers all callers while nothing changes."""
     current_resign_after: int = 30
     """Seconds for which one signed list of current services answers all callers, and for which caches may keep it."""
+    recent_listed: int = 300
+    """Services in the list of recent changes, which each host of a fleet may fetch each second: about 15 KB. A fleet of
+    100,000 hosts changes as many in two minutes."""
     changes_listed: int = 1000
     """Services in one list of changes; where more changed, the client fetches all that it knows again."""
     wait: int = 20

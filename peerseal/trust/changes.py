@@ -135,12 +135,13 @@ class ChangesFollower:
         return changes if changes.since <= since else None
 
     def _ask(self, since: int, wait: float, within: AbstractContextManager[object]) -> ReceivedChanges:
-        """The changes since that entry, or the recent changes, where a mirror has these alone."""
+        """The changes since that entry. Where a mirror has the recent changes alone: those, even if they begin
+        later."""
         try:
             return self._ask_since(since, wait, within)
         except FetchError:
             with suppress(FetchError, DocumentRefused):
-                recent = self._ask_recent(since, within)
+                recent = self._ask_recent(since, within, from_later=True)
                 if recent is not None:
                     return recent
             raise
@@ -161,12 +162,15 @@ class ChangesFollower:
             self._recent_until = self._awake.uptime() + NO_WAITS_FOR
         return received
 
-    def _ask_recent(self, since: int, within: AbstractContextManager[object]) -> ReceivedChanges | None:
+    def _ask_recent(
+        self, since: int, within: AbstractContextManager[object], *, from_later: bool = False
+    ) -> ReceivedChanges | None:
         """The list of recent changes, which is the same for all clients and may come from a cache: it may be a second
-        old. None where it begins after that entry, or ends before it, or the registry has no such list."""
+        old. None where it begins after that entry (unless ``from_later``), or ends before it, or the registry has no
+        such list."""
 
         def reaches(found: Changes) -> bool:
-            return found.since <= since <= found.seq
+            return (from_later or found.since <= since) and since <= found.seq
 
         question = Question(Changes, RECENT, self._domain, within=within)
         try:

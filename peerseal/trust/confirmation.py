@@ -95,10 +95,10 @@ class Confirmation:
         seen = self._reader.seen()
         if belief.covered >= seen:
             return belief
-        confirmed = self.confirmed(belief, subject)
-        if confirmed is not None and confirmed.covered < seen:
-            raise DocumentRefused("document_rolled_back", f"covers {confirmed.covered} entries, {seen} were seen")
-        return confirmed
+        changes = self._changes_after(belief.covered)
+        if changes is None or changes.reset or not changes.since <= belief.covered <= changes.seq >= seen:
+            raise DocumentRefused("document_rolled_back", f"covers {belief.covered} entries, {seen} were seen")
+        return belief.confirmed(subject, changes)
 
     def on_new_ledger(self) -> None:
         """See LedgerCache: the answers were about a lost ledger. The thread that calls this may hold the lock."""

@@ -26,6 +26,8 @@ B = TypeVar("B", bound=Dated)
 
 YOUNG: Final = 30.0
 """Seconds for which a document needs no list, and a list no newer one: a registry signs one each half minute."""
+LISTED_FOR: Final = 120.0
+"""Seconds for which a list is the newest word of a mirror: it fetches lists once a minute, and caches keep them."""
 _KEPT = 64
 """Lists in memory: those of the services that a process knows, of which most changed in the same few blocks."""
 

@@ -28,7 +28,7 @@ from peerseal.transport.deadline import held_if_free, held_in_time
 from peerseal.trust.awake import NEVER, AwakePeriods
 from peerseal.trust.beliefs import Dated
 from peerseal.trust.confirmation import Confirmation
-from peerseal.trust.current import YOUNG, CurrentLists
+from peerseal.trust.current import LISTED_FOR, YOUNG, CurrentLists
 from peerseal.trust.disk.document_cache import CopyFolder
 from peerseal.trust.documents import D, DocumentReader, Fetched, Question
 
@@ -280,9 +280,16 @@ class Shelf(ABC, Generic[D, B, A]):
                     self._confirm(item, changes, period)
 
     def _confirm(self, item: CachedSubject[B], changes: Changes, period: int) -> None:
-        confirmed = item.known.confirmed(item.service, changes) if item.known is not None else None
-        if confirmed is None:
-            self._await(item, changes)
+        known = item.known
+        beyond = known is not None and (changes.reset or changes.since > known.covered) and changes.seq >= known.covered
+        confirmed = None if known is None else known.confirmed(item.service, changes)
+        if confirmed is None and known is not None and beyond:
+            confirmed = self._current.confirmed(known, item.service)
+            if confirmed is None:  # it changed; the list of its new block says until when the next document is true
+                item.awaited_entry, item.told_until = known.covered + 1, (known.covered, 0)
+        if confirmed is None or confirmed is known:
+            if not item.awaited_entry:
+                self._await(item, changes)
             item.retry_at = 0.0  # retry at once: there is something new
         else:
             current = item.generation == self._reader.generation
@@ -457,12 +464,18 @@ class Shelf(ABC, Generic[D, B, A]):
     def _made_current(self, item: CachedSubject[B], belief: B) -> B | None:
         """The belief from a document that was fetched just now, true until now as far as this process knows; None if it
         changed since. A registry signs documents seldom, so another document has to say that it is still true."""
+        listed: B | None = belief
         if self._clock() - belief.confirmed_at > YOUNG:
             listed = self._current.confirmed(belief, item.service)
-            if listed is None:
-                return None
-            belief = listed
-        return self._confirmation.caught_up(belief, item.service)
+        if listed is None:
+            return None
+        try:
+            return self._confirmation.caught_up(listed, item.service)
+        except DocumentRefused:  # the changes do not reach back to it: the newest list is all that a mirror has
+            listed = self._current.confirmed(belief, item.service)
+            if listed is not None and (listed is belief or self._clock() - listed.confirmed_at > LISTED_FOR):
+                raise
+            return listed
 
     def _question(self, item: CachedSubject[B], period: int) -> Question[D]:
         unconfirmed = item.period != period  # a 304 is not signed: after a break ask for the whole document

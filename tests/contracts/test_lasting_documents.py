@@ -135,7 +135,7 @@ def test_a_list_of_recent_changes_names_revoked_keys(registry: Driver, clock: Cl
 
 def test_a_list_of_recent_changes_begins_where_more_services_changed_than_it_lists(registry: Driver) -> None:
     most = 2
-    node = registry.node(limits=replace(registry.settings.limits, changes_listed=most))
+    node = registry.node(limits=replace(registry.settings.limits, recent_listed=most))
     try:
         for service in ("billing", "shipping", "another"):
             registry.joined(key(), service)

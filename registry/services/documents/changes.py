@@ -96,7 +96,7 @@ class ChangesFeed(UseCase):
         return [self._made_recent() if kept is None else kept] * len(callers)
 
     def _made_recent(self) -> PublicAnswer:
-        authority, made_at, most = self._authority.current(), self._clock(), self._limits.changes_listed
+        authority, made_at, most = self._authority.current(), self._clock(), self._limits.recent_listed
         with self._store.read() as connection:
             edge, found = ledger.frontier(connection), services.last_changed(connection, most + 1)
             since = found[most].seq if len(found) > most else 0

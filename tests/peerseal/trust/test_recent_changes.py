@@ -1,10 +1,12 @@
 """The list of recent changes, which is the same for all clients: asked for where the registry keeps no question."""
 
+from dataclasses import replace
+
 import pytest
 
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import RevokedKey
-from peerseal.testing import Answer, MemoryRegistry
+from peerseal.testing import Answer, Clock, MemoryRegistry
 from tests.support.waiting import until
 
 RECENT, CHANGES = "GET /v1/changes/recent.jwt", "GET /v1/changes"
@@ -71,3 +73,47 @@ def test_a_registry_without_that_list_is_asked_for_the_changes(
     registry.answers["/v1/changes/recent.jwt"] = Answer(404, b"")
     registry.revoke(kid)
     until(lambda: is_revoked(trust, kid), 20, what="the refusal")
+
+
+HOUR = 3600
+
+
+def test_a_client_of_a_mirror_that_missed_the_changes_goes_by_the_lists(
+    registry: MemoryRegistry, kid: str, clock: Clock
+) -> None:
+    """A mirror has no changes since an entry, and its recent changes begin later."""
+    registry.lasting = True
+    trust = registry.trust_store(limits=replace(POLLING, poll_interval=3600.0))
+    trust.key(kid)
+    for number in range(3):
+        registry.identity(f"other-{number}")
+    only_the_last(registry)
+    clock.advance(HOUR - 60)
+    trust.refresh()
+    clock.advance(HOUR - 60)
+    assert trust.key(kid).kid == kid
+
+
+def test_a_client_of_a_mirror_that_missed_a_revocation_goes_by_the_lists(
+    registry: MemoryRegistry, kid: str, clock: Clock
+) -> None:
+    registry.lasting = True
+    other = registry.identity("client").credentials.key_id
+    trust = registry.trust_store(limits=replace(POLLING, poll_interval=3600.0))
+    trust.key(kid)
+    registry.revoke(kid)
+    registry.identity("other")
+    only_the_last(registry)
+    clock.advance(60)
+    for _ in range(2):
+        trust.refresh()
+        clock.advance(60)
+    assert is_revoked(trust, kid)
+    assert trust.key(other).kid == other
+
+
+def only_the_last(registry: MemoryRegistry) -> None:
+    """The registry is a mirror from now on, and its list of recent changes has the last entry alone."""
+    registry.answers["/v1/changes"] = Answer(404, b"")
+    recent = registry.changes(len(registry.ledger.entries) - 1)
+    registry.answers["/v1/changes/recent.jwt"] = Answer(200, registry.sign(recent).encode("ascii"))

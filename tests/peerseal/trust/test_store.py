@@ -325,14 +325,20 @@ class TestFreshness:
         assert [call.path for call in renewals] == [f"{JWK_SET_PATH}?seq=3"]
         assert "if-none-match" not in renewals[0].headers
 
-    def test_a_reset_renews_everything(self, registry: MemoryRegistry, trust: TrustStore, kid: str) -> None:
+    @pytest.mark.parametrize("lists", [True, False])
+    def test_after_a_reset_lists_say_what_is_still_true_or_everything_is_renewed(
+        self, registry: MemoryRegistry, trust: TrustStore, kid: str, lists: bool
+    ) -> None:
         other = registry.identity("other").credentials.key_id
         trust.key(kid)
         trust.key(other)
         changes = replace(registry.changes(3), services=(), reset=True)
         registry.answers["/v1/changes"] = Answer(200, registry.sign(changes).encode())
+        if not lists:
+            registry.answers[CURRENT_PATH] = Answer(404, b"")
         trust.refresh()
-        assert (registry.calls[JWK_SET], registry.calls["GET /v1/services/other/jwks.jwt"]) == (2, 2)
+        fetched = registry.calls[JWK_SET], registry.calls["GET /v1/services/other/jwks.jwt"]
+        assert fetched == ((1, 1) if lists else (2, 2))
 
     def test_what_is_fetched_again_after_a_while_is_asked_for_conditionally(
         self, registry: MemoryRegistry, clock: Clock, kid: str

@@ -28,7 +28,6 @@ from registry.settings import Limits
 from tests.registry.driver import DOMAIN, JSON, Clock, Driver, entries_of, evidence_of, fail_revisions
 from tests.support.keys import key
 
-
 ABSENT = ("service_not_found", "key_not_found", "tile_not_found", "block_not_found")
 """Codes of answers that caches keep for a second."""
 

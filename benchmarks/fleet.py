@@ -1,0 +1,328 @@
+"""A model of fleets from 1,000 to 10,000,000 hosts: ``python -m benchmarks.fleet``.
+
+It measures what single questions cost a registry on PostgreSQL in this run, and multiplies them by how often a fleet
+asks. It prints one table, and writes a picture into docs/explanation. Each host is an instance of one service and calls
+or is called by ten others; see `Fleet` for all assumptions, and docs/explanation/scaling.md.
+"""
+
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import requests
+
+from benchmarks import cores
+from benchmarks.growth import CALLS, SMALL, MeasuredRegistry
+from benchmarks.load import drive, get
+from demo.stack import CLIENT, Stack
+from peerseal import Identity
+from tests.support.postgres import running_postgres
+
+SIZES: Final = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
+PICTURE: Final = Path(__file__).parent.parent / "docs" / "explanation" / "scaling.svg"
+_REQUESTS: Final = 2_000
+_DAY: Final = 24 * 3600
+_HEAD: Final = 400
+"""Bytes of an answer's headers, about."""
+
+
+class Cost(NamedTuple):
+    """What one question costs: seconds of the registry's processor, and bytes of the answer."""
+
+    seconds: float
+    size: int
+
+    def times(self, rate: float) -> "Load":
+        """The load of so many questions in a second."""
+        return Load(self.seconds * rate, self.size * rate)
+
+
+class Load(NamedTuple):
+    """Processor cores that are busy, and bytes in a second."""
+
+    busy: float = 0.0
+    bytes_out: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class UnitCosts:
+    """What was measured in this run. ``registration`` has the signed statement, and not the database's own work.
+    ``worker`` is the memory of one worker in bytes."""
+
+    document: Cost
+    not_modified: Cost
+    recent: Cost
+    current: Cost
+    changes: Cost
+    cold_document: Cost
+    registration: Cost
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """How often a fleet asks. A service has ten hosts and ten neighbours, so a hundred hosts watch it. A host replaces
+    its key once a day (two entries of the ledger), restarts once a day, and looks every five minutes whether what it
+    holds is the newest."""
+
+    hosts: int
+    hosts_of_a_service: int = 10
+    watched: int = 10
+    refresh: float = 300.0
+    hosts_of_a_mirror: int = 10_000
+
+    @property
+    def services(self) -> int:
+        return max(1, self.hosts // self.hosts_of_a_service)
+
+    @property
+    def changes(self) -> float:
+        """Entries in a second."""
+        return 2 * self.hosts / _DAY
+
+    @property
+    def registrations(self) -> float:
+        """Keys in a second."""
+        return self.hosts / _DAY
+
+    @property
+    def watchers(self) -> int:
+        """Hosts that watch one service."""
+        return self.hosts_of_a_service * self.watched
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the ledger in which services changed last: those of half a day."""
+        return max(1, math.ceil(min(self.services, self.changes * _DAY / 2) / 1024))
+
+    @property
+    def mirrors(self) -> int:
+        return max(1, math.ceil(self.hosts / self.hosts_of_a_mirror))
+
+
+Shape = Callable[[Fleet, UnitCosts], Sequence[Load]]
+
+
+def direct(fleet: Fleet, costs: UnitCosts) -> Sequence[Load]:
+    """All hosts ask the registry, and wait for changes there: it tells all of them of each change, once a second at
+    most."""
+    told = fleet.hosts * min(fleet.changes, 1.0)
+    fetched = fleet.changes * min(fleet.watchers, fleet.hosts)
+    refreshed = fleet.hosts * (fleet.watched + 2) / fleet.refresh
+    started = fleet.hosts * 2 * (fleet.watched + 2) / _DAY
+    return (
+        costs.changes.times(told),
+        costs.document.times(fetched + started),
+        costs.not_modified.times(refreshed),
+        costs.cold_document.times(fleet.changes),
+    )
+
+
+def behind_caches(fleet: Fleet, costs: UnitCosts) -> Sequence[Load]:
+    """A cache for each ten thousand hosts. It asks for the recent changes once a second, and for a list each half
+    minute. It asks for a document when it changed, and after half a minute where a host asked."""
+    documents = 2 * fleet.services
+    asked = min(documents / 30, fleet.hosts_of_a_mirror * (fleet.watched + 2) / fleet.refresh)
+    return (
+        costs.recent.times(fleet.mirrors),
+        costs.current.times(fleet.mirrors * fleet.blocks / 30),
+        costs.document.times(fleet.mirrors * fleet.changes * 2),
+        costs.not_modified.times(fleet.mirrors * asked),
+        costs.cold_document.times(fleet.changes * 2),
+    )
+
+
+def behind_mirrors(fleet: Fleet, costs: UnitCosts) -> Sequence[Load]:
+    """A mirror for each ten thousand hosts, ten at most at the registry itself: further mirrors follow those. A mirror
+    asks for what changed, and for all lists once a minute."""
+    at_registry = min(fleet.mirrors, 10)
+    return (
+        costs.recent.times(2 * at_registry),  # with the ledger's checkpoint
+        costs.current.times(at_registry * fleet.blocks / 60),
+        costs.document.times(at_registry * (fleet.changes * 4 + 2 * fleet.services / (_DAY / 2))),
+        costs.cold_document.times(fleet.changes * 4),
+    )
+
+
+SHAPES: Final[Mapping[str, Shape]] = {
+    "direct": direct,
+    "behind caches": behind_caches,
+    "behind mirrors": behind_mirrors,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a fleet needs at the registry, writing calls included. ``first`` is what takes most of the processors."""
+
+    hosts: int
+    shape: str
+    busy: float
+    first: str
+    workers: int
+    connections: int
+    memory: float
+    megabits: float
+
+
+_PARTS: Final[Mapping[str, Sequence[str]]] = {
+    "direct": ("telling of changes", "documents", "refreshes", "signing"),
+    "behind caches": ("recent changes", "lists", "changed documents", "refreshes", "signing"),
+    "behind mirrors": ("recent changes", "lists", "documents", "signing"),
+}
+CONNECTIONS: Final = 4
+"""Connections to PostgreSQL of a worker."""
+_BUSY: Final = 0.6
+"""The part of a core that a worker may be busy, so that a burst finds it free."""
+
+
+def needs(fleet: Fleet, shape: str, costs: UnitCosts) -> Needs:
+    """What a fleet of that shape needs."""
+    loads = {
+        **dict(zip(_PARTS[shape], SHAPES[shape](fleet, costs), strict=True)),
+        "registrations": costs.registration.times(fleet.registrations),
+    }
+    busy = sum(load.busy for load in loads.values())
+    workers = max(2, math.ceil(busy / _BUSY))
+    return Needs(
+        fleet.hosts,
+        shape,
+        busy,
+        max(loads, key=lambda part: loads[part].busy),
+        workers,
+        workers * CONNECTIONS,
+        workers * costs.worker / 2**30,
+        sum(load.bytes_out for load in loads.values()) * 8 / 1e6,
+    )
+
+
+def measured(folder: Path) -> UnitCosts:
+    """What single questions cost, of one worker on a core of its own."""
+    servers, load = cores.shared_out()
+    with running_postgres() as server, Stack(folder / "stack", database_url=server.new_database()) as stack:
+        with cores.on(servers):
+            registry = stack.start_registry(workers=1)
+        caller = Identity(CLIENT, registry=registry.url, join_token=stack.join_token(CLIENT)).start()
+        path = f"/v1/services/{CLIENT}/jwks.jwt"
+
+        def cost(target: str, *headers: str, statuses: Sequence[int] = (200,)) -> Cost:
+            many = [get(target, *headers)] * _REQUESTS
+            with cores.on(load):
+                drive(registry.url, many[:200], statuses=statuses)
+                before = cores.processor_seconds(registry.pid)
+                drive(registry.url, many, statuses=statuses)
+            seconds = (cores.processor_seconds(registry.pid) - before) / len(many)
+            return Cost(seconds, _HEAD if headers else _HEAD + len(answer(target).content))
+
+        def answer(target: str) -> requests.Response:
+            return requests.get(registry.url + target, timeout=30)
+
+        try:
+            document = cost(path)
+            not_modified = cost(path, f"If-None-Match: {answer(path).headers['ETag']}", statuses=(304,))
+            recent, current = cost("/v1/changes/recent.jwt"), cost("/v1/current/0.jwt")
+            changes = cost("/v1/changes?since=1")
+        finally:
+            caller.stop()
+        worker = _memory_of_workers(registry.pid)
+        alone = MeasuredRegistry.of(folder / "alone", server.new_database(), SMALL)
+        cold = _processor_time(alone.key_set, CALLS)
+        registration = _processor_time(alone.register, CALLS)
+    return UnitCosts(document, not_modified, recent, current, changes, Cost(cold, 0), Cost(registration, 2_000), worker)
+
+
+def _memory_of_workers(pid: int) -> int:
+    """Bytes of the processes that gunicorn's master has started, each one's share of common pages counted once."""
+    total = 0
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            if int(status.read_text().rpartition(")")[2].split()[1]) == pid:
+                rollup = (status.parent / "smaps_rollup").read_text()
+                total += 1024 * int(rollup.partition("Pss:")[2].split()[0])
+    return total
+
+
+def _processor_time(call: Callable[[int], object], calls: int) -> float:
+    for number in range(20):
+        call(number)
+    before = time.process_time()
+    for number in range(calls):
+        call(number % 100)
+    return (time.process_time() - before) / calls
+
+
+def table(found: Sequence[Needs]) -> str:
+    """A Markdown table."""
+    head = ("hosts", "shape", "cores busy", "most of it", "workers", "connections", "memory", "answers")
+    rows = [head, *(_row(one) for one in found)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    rule = "|".join("-" * (width + 2) for width in widths)
+    return "\n".join([f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])])
+
+
+def _row(one: Needs) -> tuple[str, ...]:
+    numbers = (f"{one.workers:,}", f"{one.connections:,}", f"{one.memory:,.1f} GiB", f"{one.megabits:,.1f} Mbit/s")
+    return f"{one.hosts:,}", one.shape, f"{one.busy:,.2f}", one.first, *numbers
+
+
+def main() -> int:
+    """Measures, and prints the table."""
+    with tempfile.TemporaryDirectory(prefix="peerseal-fleet-") as folder:
+        costs = measured(Path(folder))
+    for name in ("document", "not_modified", "recent", "current", "changes", "cold_document", "registration"):
+        cost: Cost = getattr(costs, name)
+        print(f"{name.replace('_', ' ')}: {1e6 * cost.seconds:,.0f} µs, {cost.size:,} bytes", file=sys.stderr)
+    found = [needs(Fleet(hosts), shape, costs) for hosts in SIZES for shape in SHAPES]
+    print(table(found))
+    PICTURE.write_text(picture(found), encoding="utf-8")
+    return 0
+
+
+_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 760, 420, 70, 40, 170, 50
+_COLOURS: Final = {"direct": "#b3402e", "behind caches": "#c08a1e", "behind mirrors": "#2f7d4f"}
+_LEAST, _MOST = -3, 5  # powers of ten of cores
+
+
+def picture(found: Sequence[Needs]) -> str:
+    """An SVG: cores that are busy at the registry, by hosts, for each shape; both axes are logarithmic."""
+
+    def at(hosts: float, busy: float) -> tuple[float, float]:
+        across = (math.log10(hosts) - math.log10(SIZES[0])) / (math.log10(SIZES[-1]) - math.log10(SIZES[0]))
+        up = (math.log10(max(busy, 10**_LEAST)) - _LEAST) / (_MOST - _LEAST)
+        width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+        return round(_LEFT + across * width, 1), round(_HEIGHT - _BOTTOM - up * height, 1)
+
+    lines = []
+    for power in range(_LEAST, _MOST + 1):
+        x, y = at(SIZES[0], 10**power)
+        lines.append(f'<line x1="{x}" y1="{y}" x2="{_WIDTH - _RIGHT}" y2="{y}" stroke="#dddddd"/>')
+        lines.append(f'<text x="{x - 8}" y="{y + 4}" text-anchor="end" fill="#555555">{10**power:g}</text>')
+    for hosts in SIZES:
+        x, y = at(hosts, 10**_LEAST)
+        lines.append(f'<text x="{x}" y="{y + 20}" text-anchor="middle" fill="#555555">{hosts:,}</text>')
+    for shape, colour in _COLOURS.items():
+        points = [at(one.hosts, one.busy) for one in found if one.shape == shape]
+        path = " ".join(f"{x},{y}" for x, y in points)
+        lines.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
+        lines.append(f'<text x="{points[-1][0] + 8}" y="{points[-1][1] + 4}" fill="{colour}">{shape}</text>')
+    body = "\n".join(lines)
+    size = f'width="{_WIDTH}" height="{_HEIGHT}"'
+    title = "Cores that are busy at the registry, by hosts of the fleet"
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" {size}
+  font-family="system-ui, sans-serif" font-size="12">
+<rect {size} fill="#ffffff"/>
+<text x="{_LEFT}" y="24" font-size="15" font-weight="bold">{title}</text>
+{body}
+</svg>
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
