@@ -30,6 +30,8 @@ _REQUESTS: Final = 2_000
 _DAY: Final = 24 * 3600
 _HEAD: Final = 400
 """Bytes of an answer's headers, about."""
+_SERVICE: Final = 50
+"""Bytes of one service in a list, with its id of some 25 characters, about."""
 
 
 class Cost(NamedTuple):
@@ -105,6 +107,24 @@ class Fleet:
     def mirrors(self) -> int:
         return max(1, math.ceil(self.hosts / self.hosts_of_a_mirror))
 
+    @property
+    def recent_size(self) -> int:
+        """Bytes of the list of recent changes."""
+        return _HEAD + _SERVICE * min(300, self.services)
+
+    @property
+    def current_size(self) -> int:
+        """Bytes of a list of current services."""
+        return _HEAD + _SERVICE * min(1024, self.services)
+
+    def of_a_mirror(self, costs: UnitCosts) -> float:
+        """Bytes in a second that a mirror or cache sends to its hosts: each asks for the recent changes once a second, and
+        gets the list where something changed."""
+        hosts, changed = min(self.hosts, self.hosts_of_a_mirror), min(self.changes, 1.0)
+        told = changed * self.recent_size + (1 - changed) * _HEAD
+        fetched = self.changes * self.watchers * hosts / self.hosts * costs.document.size
+        return hosts * (told + (self.watched + 2) / self.refresh * _HEAD) + fetched
+
 
 Shape = Callable[[Fleet, UnitCosts], Sequence[Load]]
 
@@ -130,8 +150,8 @@ def behind_caches(fleet: Fleet, costs: UnitCosts) -> Sequence[Load]:
     documents = 2 * fleet.services
     asked = min(documents / 30, fleet.hosts_of_a_mirror * (fleet.watched + 2) / fleet.refresh)
     return (
-        costs.recent.times(fleet.mirrors),
-        costs.current.times(fleet.mirrors * fleet.blocks / 30),
+        costs.recent._replace(size=fleet.recent_size).times(fleet.mirrors),
+        costs.current._replace(size=fleet.current_size).times(fleet.mirrors * fleet.blocks / 30),
         costs.document.times(fleet.mirrors * fleet.changes * 2),
         costs.not_modified.times(fleet.mirrors * asked),
         costs.cold_document.times(fleet.changes * 2),
@@ -143,8 +163,8 @@ def behind_mirrors(fleet: Fleet, costs: UnitCosts) -> Sequence[Load]:
     asks for what changed, and for all lists once a minute."""
     at_registry = min(fleet.mirrors, 10)
     return (
-        costs.recent.times(2 * at_registry),  # with the ledger's checkpoint
-        costs.current.times(at_registry * fleet.blocks / 60),
+        costs.recent._replace(size=fleet.recent_size).times(2 * at_registry),  # with the ledger's checkpoint
+        costs.current._replace(size=fleet.current_size).times(at_registry * fleet.blocks / 60),
         costs.document.times(at_registry * (fleet.changes * 4 + 2 * fleet.services / (_DAY / 2))),
         costs.cold_document.times(fleet.changes * 4),
     )
@@ -169,6 +189,7 @@ class Needs:
     connections: int
     memory: float
     megabits: float
+    each_mirror: float | None
 
 
 _PARTS: Final[Mapping[str, Sequence[str]]] = {
@@ -199,6 +220,7 @@ def needs(fleet: Fleet, shape: str, costs: UnitCosts) -> Needs:
         workers * CONNECTIONS,
         workers * costs.worker / 2**30,
         sum(load.bytes_out for load in loads.values()) * 8 / 1e6,
+        None if shape == "direct" else fleet.of_a_mirror(costs) * 8 / 1e6,
     )
 
 
@@ -259,7 +281,17 @@ def _processor_time(call: Callable[[int], object], calls: int) -> float:
 
 def table(found: Sequence[Needs]) -> str:
     """A Markdown table."""
-    head = ("hosts", "shape", "cores busy", "most of it", "workers", "connections", "memory", "answers")
+    head = (
+        "hosts",
+        "shape",
+        "cores busy",
+        "most of it",
+        "workers",
+        "connections",
+        "memory",
+        "registry sends",
+        "each sends",
+    )
     rows = [head, *(_row(one) for one in found)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
@@ -269,7 +301,8 @@ def table(found: Sequence[Needs]) -> str:
 
 def _row(one: Needs) -> tuple[str, ...]:
     numbers = (f"{one.workers:,}", f"{one.connections:,}", f"{one.memory:,.1f} GiB", f"{one.megabits:,.1f} Mbit/s")
-    return f"{one.hosts:,}", one.shape, f"{one.busy:,.2f}", one.first, *numbers
+    each = "–" if one.each_mirror is None else f"{one.each_mirror:,.0f} Mbit/s"
+    return f"{one.hosts:,}", one.shape, f"{one.busy:,.2f}", one.first, *numbers, each
 
 
 def main() -> int:
