@@ -1,13 +1,11 @@
 """The composition root: the use cases, and the routes that call them."""
 
-import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from flask import Flask, Response, request
 
-from peerseal.runtime import terminal
 from registry.services.authority.ledger_watch import LedgerWatch
 from registry.services.registry import Registry
 from registry.settings import Settings
@@ -21,11 +19,6 @@ from registry.web.wire import EXTENSION, WRITING, ThumbprintConverter, TokenIdCo
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
-
-
-def log_to_stderr() -> None:
-    """Logs to stderr: admissions and refusals, one line each, without any token or secret."""
-    terminal.log_to_stderr(logging.INFO, "%(asctime)s %(levelname)s %(name)s %(message)s")
 
 
 def watching(app: Flask) -> Flask:

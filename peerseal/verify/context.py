@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
+from peerseal.protocol.trace_context import parse_traceparent
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -74,11 +76,13 @@ def carrying(transaction: Transaction | None) -> Iterator[Transaction | None]:
 
 class RequestTrace:
     """One request or message: its ``id``, and ``minted``, the id of the last transaction that was minted in it. The
-    threads and tasks of the request share it. An ``id`` that is not given is made when it is asked for."""
+    threads and tasks of the request share it. An ``id`` that is not given is made when it is asked for. ``traceparent``
+    is the header of that name as it came (W3C Trace Context), which nothing has checked."""
 
-    def __init__(self, id: str | None = None) -> None:
+    def __init__(self, id: str | None = None, traceparent: str | None = None) -> None:
         self._ids: dict[str, str] = {} if id is None else {"id": id}
         self.minted: str | None = None
+        self.traceparent = traceparent
 
     @property
     def id(self) -> str:
@@ -95,6 +99,13 @@ def current_request_id() -> str | None:
     return trace.id if trace else None
 
 
+def current_traceparent() -> str | None:
+    """The ``traceparent`` of the current request or message, if it came with a valid one."""
+    trace = _trace.get()
+    given = trace.traceparent if trace else None
+    return given if parse_traceparent(given) else None
+
+
 def log_context() -> tuple[str | None, str | None]:
     """The ids of request and transaction for a log line of this code. Where there is no current transaction it is the
     last one that was minted in the request."""
@@ -105,10 +116,10 @@ def log_context() -> tuple[str | None, str | None]:
 
 
 @contextmanager
-def serving(given: str | None = None) -> Iterator[str]:
+def serving(given: str | None = None, traceparent: str | None = None) -> Iterator[str]:
     """Run a block within the request with the id ``given``, if that id is valid; else within the current request, or a
-    new one. Gives the id."""
-    trace = _trace_of(given)
+    new one. Gives the id. ``traceparent`` is the header that came with the request."""
+    trace = _trace_of(given, traceparent)
     with within(trace):
         yield trace.id
 
@@ -118,20 +129,20 @@ def valid_request_id(given: str | None) -> str | None:
     return given if type(given) is str and _REQUEST_ID.fullmatch(given) else None
 
 
-def _trace_of(given: str | None) -> RequestTrace:
+def _trace_of(given: str | None, traceparent: str | None) -> RequestTrace:
     if type(given) is str and _REQUEST_ID.fullmatch(given):
-        return RequestTrace(given)
-    return _trace.get() or RequestTrace()
+        return RequestTrace(given, traceparent)
+    return _trace.get() or RequestTrace(None, traceparent)
 
 
 Before = tuple[Token[Transaction | None], Token[RequestTrace | None]]
 """What was current before a request."""
 
 
-def enter_request(given: str | None = None) -> Before:
-    """As ``with carrying(None), serving(given)``, in less time: for an adapter that each request passes through. The
-    adapter calls `leave_request` with the result in a ``finally``."""
-    return _current.set(None), _trace.set(_trace_of(given))
+def enter_request(given: str | None = None, traceparent: str | None = None) -> Before:
+    """As ``with carrying(None), serving(given, traceparent)``, in less time: for an adapter that each request passes
+    through. The adapter calls `leave_request` with the result in a ``finally``."""
+    return _current.set(None), _trace.set(_trace_of(given, traceparent))
 
 
 def enter_outside() -> Before:
