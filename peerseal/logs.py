@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 from peerseal.protocol.trace_context import parse_traceparent
 from peerseal.runtime.log_lines import formatter_of
 from peerseal.runtime.settings import SettingsReader
-from peerseal.verify.context import REQUEST_ID, current_request_id, current_traceparent, log_context, serving
+from peerseal.runtime.tracing import span
+from peerseal.verify.context import REQUEST_ID, SERVE, current_request_id, current_traceparent, log_context, serving
 from peerseal.wsgi_environ import REQUEST_ID_KEY, TRACEPARENT_KEY, within_request
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class RequestIds:
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """See PEP 3333."""
-        with serving(environ.get(REQUEST_ID_KEY), environ.get(TRACEPARENT_KEY)) as request_id:
+        with serving(environ.get(REQUEST_ID_KEY), environ.get(TRACEPARENT_KEY)) as request_id, span(SERVE, "server"):
 
             def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
                 others = [(name, value) for name, value in headers if name.lower() != REQUEST_ID]  # a refusal has it

@@ -46,6 +46,7 @@ from peerseal.runtime.log_lines import fields
 from peerseal.runtime.metrics import Metric, counted
 from peerseal.runtime.options import check_is, check_number, check_texts
 from peerseal.runtime.terminal import printable
+from peerseal.runtime.tracing import span
 from peerseal.verify.audit_log import AuditLog, OnVerified
 from peerseal.verify.context import REQUEST_ID, carrying, serving
 from peerseal.verify.event import Event, EventVerifier
@@ -248,7 +249,8 @@ class EventConsumer:
         if message is None:
             return None
         self._not_taken, self._audited = 0, False
-        with serving(_header_of(message, REQUEST_ID), _header_of(message, TRACEPARENT)):
+        given = _header_of(message, REQUEST_ID), _header_of(message, TRACEPARENT)
+        with serving(*given), span("peerseal.consume", "consumer"):
             self._work_until_done(message, handle)
         return message
 

@@ -45,6 +45,7 @@ from peerseal.runtime.files import cache_folder
 from peerseal.runtime.forks import in_each_child, notice_fork, warn_without_threads
 from peerseal.runtime.limits import RotationSchedule, TrustLimits
 from peerseal.runtime.metrics import Metric, Source, metrics
+from peerseal.runtime.tracing import traced
 from peerseal.runtime.worker_counters import ServiceMetrics
 from peerseal.session.circuit import Circuits, CircuitStatus
 from peerseal.transport.fetch import Fetcher
@@ -318,6 +319,7 @@ class Identity:
 
     # ---- what it signs
 
+    @traced("peerseal.sign")
     def sign_request(
         self,
         audience: str,
@@ -350,6 +352,7 @@ class Identity:
             now=self.clock(),
         )
 
+    @traced("peerseal.publish", "producer")
     def sign_event(
         self,
         payload: bytes,

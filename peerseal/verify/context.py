@@ -10,19 +10,22 @@ import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar, Token, copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
 from peerseal.protocol.trace_context import parse_traceparent
+from peerseal.runtime.tracing import installed
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 REQUEST_ID: Final = "x-request-id"
 """The header of requests and messages that holds the request id."""
+SERVE: Final = "peerseal.serve"
+"""The name of the span of a request."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 """Visible ASCII without quotation marks, brackets and separators, so that no log can misread it."""
 
@@ -100,7 +103,10 @@ def current_request_id() -> str | None:
 
 
 def current_traceparent() -> str | None:
-    """The ``traceparent`` of the current request or message, if it came with a valid one."""
+    """The current span, if spans are made; else the ``traceparent`` of the current request or message, if it came with
+    a valid one."""
+    if installed.tracer is not None and (own := installed.tracer.traceparent()):
+        return own
     trace = _trace.get()
     given = trace.traceparent if trace else None
     return given if parse_traceparent(given) else None
@@ -135,19 +141,27 @@ def _trace_of(given: str | None, traceparent: str | None) -> RequestTrace:
     return _trace.get() or RequestTrace(None, traceparent)
 
 
-Before = tuple[Token[Transaction | None], Token[RequestTrace | None]]
-"""What was current before a request."""
+Before = tuple[Token[Transaction | None], Token[RequestTrace | None], AbstractContextManager[object] | None]
+"""What was current before a request, and the span of the request, if spans are made."""
 
 
 def enter_request(given: str | None = None, traceparent: str | None = None) -> Before:
     """As ``with carrying(None), serving(given, traceparent)``, in less time: for an adapter that each request passes
     through. The adapter calls `leave_request` with the result in a ``finally``."""
-    return _current.set(None), _trace.set(_trace_of(given, traceparent))
+    return _current.set(None), _trace.set(_trace_of(given, traceparent)), _span_of_request()
+
+
+def _span_of_request() -> AbstractContextManager[object] | None:
+    if installed.tracer is None:
+        return None
+    around = installed.tracer.span(SERVE, "server")
+    around.__enter__()
+    return around
 
 
 def enter_outside() -> Before:
     """As ``with carrying(None), within(None)``, in less time; `leave_request` takes the result."""
-    return _current.set(None), _trace.set(None)
+    return _current.set(None), _trace.set(None), None
 
 
 set_transaction: Final = _current.set
@@ -161,7 +175,9 @@ reset_trace: Final = _trace.reset
 
 def leave_request(before: Before) -> None:
     """End the request: what was current before `enter_request` or `enter_outside` is current again."""
-    transaction, trace = before
+    transaction, trace, around = before
+    if around is not None:
+        around.__exit__(None, None, None)
     _current.reset(transaction)
     _trace.reset(trace)
 
