@@ -135,7 +135,7 @@ class Worker(base.Worker):  # type: ignore[misc]
         self._accepting = self._paused = False
         self._loop.add_reader(self.PIPE[0], self._signal)
         self._waiting_calls = self.wsgi.extensions[EXTENSION].changes.waiting
-        self._waiting_connections = self._calls = 0
+        self._waiting_connections = self._calls = self._submitted = 0
         room = connections_allowed(self.cfg.worker_connections + gunicorn_conf.WAITING_CALLS)
         self._max_connections = min(self.cfg.worker_connections, room // 2)
         self._waiting_calls.server_holds(room - self._max_connections)
@@ -145,8 +145,8 @@ class Worker(base.Worker):  # type: ignore[misc]
         """Has the metrics show the calls and the connections."""
         threads = self.cfg.threads
         THREADS.set(threads)
-        RUNNING.set_function(lambda: min(self._calls, threads))
-        QUEUED.set_function(lambda: max(0, self._calls - threads))
+        RUNNING.set_function(lambda: min(self._submitted, threads))
+        QUEUED.set_function(lambda: self._calls - min(self._submitted, threads))
         CONNECTIONS.set_function(lambda: len(self._connections))
         CONNECTIONS_LIMIT.set(room)
 
@@ -308,11 +308,18 @@ class Worker(base.Worker):  # type: ignore[misc]
         self._calls += 1
         try:
             if exchange.request.method in ("GET", "HEAD"):
-                return await self._loop.run_in_executor(self._threads, self._call, exchange)
+                return await self._in_thread(exchange)
             async with self._writing:
-                return await self._loop.run_in_executor(self._threads, self._call, exchange)
+                return await self._in_thread(exchange)
         finally:
             self._calls -= 1
+
+    async def _in_thread(self, exchange: Exchange) -> DelayedBody | None:
+        self._submitted += 1
+        try:
+            return await self._loop.run_in_executor(self._threads, self._call, exchange)
+        finally:
+            self._submitted -= 1
 
     async def _wait(self, delayed: DelayedBody, exchange: Exchange) -> None:
         """Has the call answered after a change, or when its time is up. It occupies no thread until then."""
