@@ -9,6 +9,7 @@ from flask import Flask
 from prometheus_client.parser import text_string_to_metric_families
 
 from peerseal import Identity, Metric, metrics
+from peerseal.audit.mirror_metrics import MirrorMetrics
 from peerseal.errors import MessageRefused
 from peerseal.flask import PeerAuth
 from peerseal.messaging import EventConsumer
@@ -62,7 +63,14 @@ def test_a_service_reports_what_the_page_lists(tmp_path: Path) -> None:
         registry.set_domain(minters=["client"])
         client = registry.identity("client")
         texts = [metrics_of_a_callee(registry, client, tmp_path), metrics_of_a_caller(client), metrics(whole_status)]
-    assert reported(*texts) == documented("peerseal_")
+    mirrored = documented("peerseal_mirror_")
+    assert reported(*texts) | mirrored == documented("peerseal_")
+
+
+def test_a_mirror_reports_what_the_page_lists(tmp_path: Path) -> None:
+    file = tmp_path / "mirror.prom"
+    MirrorMetrics(file).failed()
+    assert reported(file.read_text()) == documented("peerseal_mirror_")
 
 
 def metrics_of_a_callee(registry: MemoryRegistry, client: Identity, folder: Path) -> str:
