@@ -25,11 +25,11 @@ PROSE := README.md CONTRIBUTING.md SECURITY.md docs \
 peerseal registry migrations client_service resource_service examples demo benchmarks tools tests
 
 NOT_ALONE := not compose and not fuzz and not judge and not thorough and not brokers and not browser \
-and not ha and not pooler and not languages and not chart
+and not ha and not pooler and not languages and not chart and not observe
 QUICK := $(NOT_ALONE) and not e2e and not slow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up login test quick oldest thorough fuzz judge vectors languages chart manifests kafka brokers pooler ha browser coverage lint prose format docs dist bench image compose-test .env clean
+.PHONY: help demo up login test quick oldest thorough fuzz judge vectors languages chart manifests kafka brokers pooler observe ha browser coverage lint prose format docs dist bench image compose-test .env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,7 +43,7 @@ up: $(DEMO) ## registry, services, consumer and a broker on loopback until Ctrl-
 login: $(DEMO) ## a login in your browser: opaque token, order, event, invoice
 	@$(BIN)/python -m demo.login
 
-test: $(STAMP) ## every test that needs no container engine and no browser, but for the long runs: thorough, fuzz, judge, brokers, languages, chart, pooler, ha
+test: $(STAMP) ## every test that needs no container engine and no browser, but for the long runs: thorough, fuzz, judge, brokers, languages, chart, pooler, observe, ha
 	$(BIN)/pytest -n $(WORKERS) -m "$(NOT_ALONE)"
 
 quick: $(STAMP) ## the tests without processes, in seconds
@@ -90,6 +90,9 @@ ha: $(STAMP) ## a database that fails over under two nodes and ten peers; what e
 
 pooler: $(STAMP) ## the storage and all that stands on it through a real PgBouncer in transaction mode (needs pgbouncer)
 	$(BIN)/pytest -n $(WORKERS) -m pooler $(TESTS)
+
+observe: $(STAMP) ## alerts, dashboard and metrics in a real Prometheus that scrapes registry and service (needs prometheus)
+	$(BIN)/pytest -m observe
 
 browser: $(STAMP) ## a login in a real Chromium (needs chromium and chromedriver)
 	$(BIN)/pytest -m browser

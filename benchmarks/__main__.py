@@ -30,6 +30,7 @@ from benchmarks import (
     revocation,
     route_cost,
     signing,
+    tracing,
     verification,
 )
 from benchmarks.figures import Figure
@@ -69,6 +70,7 @@ GROUPS: dict[str, Callable[[World], Iterator[Figure]]] = {
     "events": lambda shared: events.measure(shared.caller),
     "kafka": lambda shared: kafka.measure(shared.caller, shared.folder / "kafka"),
     "signing": lambda shared: signing.measure(shared.caller, shared.caller_es256),
+    "tracing": lambda shared: tracing.measure(shared.caller),
     "protected-route": lambda shared: protected_route.measure(shared.stack, shared.caller),
     "route-cost": lambda shared: route_cost.measure(shared.stack, shared.caller, shared.folder / "route-cost"),
     "asgi-route": lambda shared: protected_route.measure_asgi(shared.stack, shared.caller),

@@ -129,6 +129,7 @@ _OPTIONAL_MODULES = (
     "kafka",
     "logs",
     "messaging",
+    "otel",
     "outbox",
     "prometheus",
     "rabbitmq",

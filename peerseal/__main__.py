@@ -60,7 +60,7 @@ from peerseal.identity.environment import settings_of
 from peerseal.protocol.names import check_service, split_kid
 from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME
 from peerseal.runtime.settings import read_bytes
-from peerseal.runtime.terminal import ended_quietly, log_to_stderr, on_terminal, say, say_json
+from peerseal.runtime.terminal import LineFormatter, ended_quietly, log_to_stderr, on_terminal, say, say_json
 
 ALERTS_RAISED = 1
 USAGE = 2
@@ -72,7 +72,7 @@ _LARGEST_LIST = 1024 * 1024
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code. Raises SystemExit for arguments that argparse cannot read (2), and as
     `peerseal.runtime.terminal.ended_quietly`."""
-    log_to_stderr(logging.WARNING, "%(message)s")
+    log_to_stderr(logging.WARNING, LineFormatter("%(message)s"))
     with ended_quietly():
         return _run(arguments)
 

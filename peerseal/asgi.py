@@ -34,6 +34,7 @@ from peerseal.errors import (
 from peerseal.path_needs import Needs
 from peerseal.protocol.encoding import natural
 from peerseal.protocol.tokens.bearer import BLANKS, bearer_token
+from peerseal.protocol.trace_context import TRACEPARENT
 from peerseal.refusals import (
     ANY_ALLOWED,
     PUBLIC,
@@ -138,7 +139,8 @@ class PeerAuth:
         receive, send = _outside(receive), _outside(send)
         call = _Call(scope, headers_of(scope), send, self._gate)
         serve = self._http if kind == "http" else self._websocket
-        outer, before = calls.set(None), enter_request(call.headers.get(REQUEST_ID))
+        given = call.headers.get(REQUEST_ID), call.headers.get(TRACEPARENT)
+        outer, before = calls.set(None), enter_request(*given)
         try:
             return await serve(self._needs.need(scope), call, scope, receive)
         finally:

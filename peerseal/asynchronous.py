@@ -15,8 +15,9 @@ from typing import Required, TypedDict, Unpack
 from weakref import WeakKeyDictionary
 
 from peerseal.runtime.forks import in_each_child, notice_fork
+from peerseal.runtime.tracing import traced
 from peerseal.verify.replay.guards import FileReplayGuard, MemoryReplayGuard
-from peerseal.verify.request import BodyLater, CheckedRequest, Peer, Verifier
+from peerseal.verify.request import BodyLater, CheckedRequest, Peer, Verifier, of_caller
 
 
 class Request(TypedDict, total=False):
@@ -160,6 +161,7 @@ class AsyncVerifier:
         """See `Verifier.verify`; a function ``body`` must not wait."""
         return await self.claim(await self.check(token, **request))
 
+    @traced("peerseal.verify", describe=lambda checked: of_caller(checked.peer))
     async def check(self, token: str, **request: Unpack[Request]) -> CheckedRequest:
         """See `Verifier.read` and `Verifier.check`."""
         notice_fork()

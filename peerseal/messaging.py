@@ -41,9 +41,12 @@ from peerseal.errors import (
 )
 from peerseal.identity.identity import Identity
 from peerseal.protocol.plain import plain_bytes
+from peerseal.protocol.trace_context import TRACEPARENT
+from peerseal.runtime.log_lines import fields
 from peerseal.runtime.metrics import Metric, counted
 from peerseal.runtime.options import check_is, check_number, check_texts
 from peerseal.runtime.terminal import printable
+from peerseal.runtime.tracing import span
 from peerseal.verify.audit_log import AuditLog, OnVerified
 from peerseal.verify.context import REQUEST_ID, carrying, serving
 from peerseal.verify.event import Event, EventVerifier
@@ -246,7 +249,8 @@ class EventConsumer:
         if message is None:
             return None
         self._not_taken, self._audited = 0, False
-        with serving(_request_id_in(message)):
+        given = _header_of(message, REQUEST_ID), _header_of(message, TRACEPARENT)
+        with serving(*given), span("peerseal.consume", "consumer"):
             self._work_until_done(message, handle)
         return message
 
@@ -306,7 +310,11 @@ class EventConsumer:
                 *(printable(str(message.origin)), refusal.code, size, error),
             )
         self._refused[refusal.code] += 1
-        log.warning("refused: %s; message %s; %r", refusal.code, printable(str(message.origin)), str(refusal)[:200])
+        log.warning(
+            "refused: %s; message %s; %r",
+            *(refusal.code, printable(str(message.origin)), str(refusal)[:200]),
+            extra=fields(code=refusal.code, message_origin=message.origin),
+        )
 
     def _sent_as_it_came(self, message: Message, marks: Sequence[tuple[str, bytes]]) -> bool:
         """Send the whole message, with ``marks`` as headers. False if the broker refuses it, or the library cannot send
@@ -331,13 +339,18 @@ class EventConsumer:
         name = error.code if isinstance(error, PeersealError) else type(error).__name__
         self._retried[name] += 1
         trace = None if isinstance(error, PeersealError) and not isinstance(error, CodedError) else error
-        log.warning("message %s is tried again: %s: %s", printable(str(message.origin)), name, error, exc_info=trace)
+        log.warning(
+            "message %s is tried again: %s: %s",
+            *(printable(str(message.origin)), name, error),
+            exc_info=trace,
+            extra=fields(code=name, message_origin=message.origin),
+        )
 
 
-def _request_id_in(message: Message) -> str | None:
-    """The request id of the message, if it has one that can be read."""
+def _header_of(message: Message, name: str) -> str | None:
+    """A header of the message, if it has one that can be read."""
     try:
-        return dict(message.headers)[REQUEST_ID].decode("ascii")
+        return dict(message.headers)[name].decode("ascii")
     except _UNREADABLE:
         return None
 

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 from peerseal.errors import (
     BadTransactionToken,
@@ -27,6 +27,7 @@ from peerseal.protocol.names import check_scope
 from peerseal.protocol.problem_document import Problem, problem_of
 from peerseal.protocol.tokens.bearer import bearer_token
 from peerseal.runtime.forks import in_each_child
+from peerseal.runtime.log_lines import fields
 from peerseal.runtime.metrics import Metric, counted
 from peerseal.runtime.options import check_flag, check_header_name, check_is, check_whole, shortened
 from peerseal.verify.audit_log import AuditLog, OnVerified
@@ -264,6 +265,7 @@ class Record:
             request_id,
             str(error)[:_MAX_SHOWN],
             _hint(error.code, claimed, call),
+            extra=_fields(error, call, claimed, reported, request_id),
         )
         return request_id
 
@@ -276,6 +278,22 @@ class _Claimed:
     kid: str | None = None
     audience: str | None = None
     target_digest: object = None
+
+
+def _fields(
+    error: PeersealError, call: RefusedCall, claimed: _Claimed, reported: bool, request_id: str
+) -> dict[str, Any]:
+    """The same for logs in JSON. What the token claims is marked as unverified."""
+    return fields(
+        code=error.code,
+        reported_only=reported,
+        method=call.method[:_MAX_SHOWN],
+        path=call.target.partition("?")[0][:_MAX_SHOWN],
+        unverified_caller=claimed.caller,
+        unverified_kid=claimed.kid,
+        unverified_audience=claimed.audience,
+        request_id=request_id,
+    )
 
 
 def _without_query(target: str) -> str:

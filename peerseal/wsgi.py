@@ -42,11 +42,11 @@ from peerseal.verify.context import within as within_trace
 from peerseal.verify.request import Peer
 from peerseal.wsgi_environ import MAX_BODY as MAX_BODY  # these names were in this module before
 from peerseal.wsgi_environ import REQUEST_ID_KEY as REQUEST_ID_KEY
+from peerseal.wsgi_environ import TRACEPARENT_KEY, is_file, path_info, received_target
 from peerseal.wsgi_environ import EnvironHeaders as EnvironHeaders
 from peerseal.wsgi_environ import PiecesWithin as PiecesWithin
 from peerseal.wsgi_environ import WholeBody as WholeBody
 from peerseal.wsgi_environ import environ_key as environ_key
-from peerseal.wsgi_environ import is_file, path_info, received_target
 from peerseal.wsgi_environ import read_body as read_body
 from peerseal.wsgi_environ import within_request as within_request
 from peerseal.wsgi_environ import wsgi_target as wsgi_target
@@ -138,7 +138,7 @@ class PeerAuth:
         """One request."""
         environ.pop(PEER, None)
         call = _Call(environ, start_response, self._gate)
-        outer, before = calls.set(call), enter_request(environ.get(REQUEST_ID_KEY))
+        outer, before = calls.set(call), enter_request(environ.get(REQUEST_ID_KEY), environ.get(TRACEPARENT_KEY))
         try:
             path = path_info(environ)
             need = self._needs.need(environ["REQUEST_METHOD"], path)

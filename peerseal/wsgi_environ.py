@@ -11,6 +11,7 @@ from peerseal.errors import ContentTooLarge, ContentUnreadable, WrongBinding
 from peerseal.protocol.encoding import natural
 from peerseal.protocol.tokens.bearer import BLANKS
 from peerseal.protocol.tokens.bearer import bearer_token as bearer_token
+from peerseal.protocol.trace_context import TRACEPARENT
 from peerseal.verify.context import REQUEST_ID, current_trace, reset_trace, set_trace, within
 from peerseal.verify.request import RequestHeaders
 from peerseal.verify.target import routed_target
@@ -20,6 +21,8 @@ MAX_BODY = 16 * 1024 * 1024
 
 REQUEST_ID_KEY: Final = f"HTTP_{REQUEST_ID.upper().replace('-', '_')}"
 """The key of the request id in an environ."""
+TRACEPARENT_KEY: Final = f"HTTP_{TRACEPARENT.upper()}"
+"""The key of the trace that the request belongs to."""
 
 _HTTP_1 = ("HTTP/1.1", "HTTP/1.0")  # where a request without the two headers of a body has none
 _SHORT = 256  # characters of the longest target that is cached: services get the same targets again and again

@@ -1,19 +1,17 @@
 """The composition root: the use cases, and the routes that call them."""
 
-import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from flask import Flask, Response, request
 
-from peerseal.runtime import terminal
 from registry.services.authority.ledger_watch import LedgerWatch
 from registry.services.registry import Registry
 from registry.settings import Settings
 from registry.storage.engine import connection_counts
 from registry.web.limiting import limit_refusals
-from registry.web.metrics import DATABASE, WORKERS, note, timed
+from registry.web.metrics import DATABASE, WAITING_LIMIT, WORKERS, note, timed
 from registry.web.problems import answer_errors
 from registry.web.published import SECURITY, Published, WarmAnswers
 from registry.web.routes import BLUEPRINTS
@@ -21,11 +19,6 @@ from registry.web.wire import EXTENSION, WRITING, ThumbprintConverter, TokenIdCo
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
-
-
-def log_to_stderr() -> None:
-    """Logs to stderr: admissions and refusals, one line each, without any token or secret."""
-    terminal.log_to_stderr(logging.INFO, "%(asctime)s %(levelname)s %(name)s %(message)s")
 
 
 def watching(app: Flask) -> Flask:
@@ -59,6 +52,7 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Fl
     answer_errors(app)
     WORKERS.share_in(settings.home)
     DATABASE.read_from(lambda: connection_counts(use_cases.store.engine))
+    WAITING_LIMIT.set_function(lambda: use_cases.changes.waiting.most)
     app.wsgi_app = timed(WarmAnswers(app.wsgi_app, use_cases))  # type: ignore[assignment, method-assign]
     return app
 

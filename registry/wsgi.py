@@ -7,12 +7,13 @@ import os
 from peerseal.runtime.extras import missing
 
 try:
-    from registry.app import create_app, log_to_stderr, watching
+    from registry.app import create_app, watching
     from registry.settings import Settings
+    from registry.web.log_context import configure_logging
 except ModuleNotFoundError as error:
     raise missing(error, "registry") from error
 
-log_to_stderr()
+configure_logging(os.environ)
 _settings = Settings.from_environ(os.environ)
 if _settings.limits.waiting_calls:
     logging.getLogger(__name__).info(

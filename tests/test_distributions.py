@@ -23,6 +23,7 @@ EXTRAS = {
     "peerseal.inbox": "kafka",
     "peerseal.kafka": "kafka",
     "peerseal.outbox": "kafka",
+    "peerseal.otel": "otel",
     "peerseal.prometheus": "prometheus",
     "peerseal.rabbitmq": "rabbitmq",
 }

@@ -28,6 +28,7 @@ from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.problem_document import Problem, problem, problem_of
 from peerseal.protocol.tokens.bearer import bearer_token
 from peerseal.protocol.tokens.request import REQUEST_LIFETIME
+from peerseal.protocol.trace_context import TRACEPARENT
 from peerseal.refusals import REFUSALS, Gate, Record, lacking_user, refusal_answer
 from peerseal.verify.context import REQUEST_ID, Transaction, enter_request, leave_request
 from peerseal.verify.request import BODY_LATER, CheckedRequest, Peer
@@ -161,7 +162,7 @@ class Agent:
 
     async def _peer(self, claim: "_Claim", with_content: "_WithContent") -> Peer | Problem:
         """The proven caller of a stranger's request, or the refusal, which is logged and counted."""
-        before = enter_request(claim.headers.get(REQUEST_ID))
+        before = enter_request(claim.headers.get(REQUEST_ID), claim.headers.get(TRACEPARENT))
         try:
             peer = await self._verified(claim, with_content)
             self._gate.audit.call(peer, scope=claim.scope, method=claim.method, route=lambda: None)

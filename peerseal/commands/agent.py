@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from peerseal import logs
 from peerseal.commands.arguments import Subcommands, add_command
 from peerseal.commands.own_identity import own_identity
 from peerseal.commands.verification import allowed
@@ -15,6 +16,8 @@ from peerseal.runtime.terminal import log_to_stderr, say, say_json
 
 if TYPE_CHECKING:
     import socket
+
+_LINE = "%(levelname)s %(name)s: %(message)s"
 
 
 def add_agent(commands: Subcommands) -> None:
@@ -61,7 +64,7 @@ def _run_agent(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise ConfigurationError(str(error)) from error
     allow = allowed(arguments.allow) or {}
-    log_to_stderr(logging.INFO, "%(levelname)s %(name)s: %(message)s")
+    log_to_stderr(logging.INFO, logs.formatter(_LINE), logs.RequestContextFilter())
     with _place(arguments) as place, own_identity() as identity:
         agent = Agent(identity, allow=allow, secret=place.secret)
         identity.is_ready()  # fetches the registry's keys before the first question

@@ -45,6 +45,8 @@ from peerseal.runtime.files import cache_folder
 from peerseal.runtime.forks import in_each_child, notice_fork, warn_without_threads
 from peerseal.runtime.limits import RotationSchedule, TrustLimits
 from peerseal.runtime.metrics import Metric, Source, metrics
+from peerseal.runtime.process_metrics import process_metrics
+from peerseal.runtime.tracing import traced
 from peerseal.runtime.worker_counters import ServiceMetrics
 from peerseal.session.circuit import Circuits, CircuitStatus
 from peerseal.transport.fetch import Fetcher
@@ -187,6 +189,7 @@ class Identity:
         self.add_metrics(self._keys.collect)
         self.add_metrics(self._circuits.collect)
         self.add_metrics(audit.collect)
+        self.add_metrics(lambda: process_metrics("peerseal"))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -318,6 +321,7 @@ class Identity:
 
     # ---- what it signs
 
+    @traced("peerseal.sign")
     def sign_request(
         self,
         audience: str,
@@ -350,6 +354,7 @@ class Identity:
             now=self.clock(),
         )
 
+    @traced("peerseal.publish", "producer")
     def sign_event(
         self,
         payload: bytes,
@@ -456,8 +461,12 @@ class Identity:
     def _host_guard(self) -> ReplayGuard:
         if self._replay_folder is None:
             log.warning("no PEERSEAL_CACHE_DIR: every worker of %s accepts a token once", self.service)
-            return MemoryReplayGuard(clock=self.clock)
+            in_memory = MemoryReplayGuard(clock=self.clock)
+            self.add_metrics(in_memory.collect)
+            return in_memory
         guard = FileReplayGuard(self._replay_folder.path / f"replay-{self.service}", clock=self.clock)
+        if not any(isinstance(other, FileReplayGuard) for other in self._guards):  # all have the same logs
+            self.add_metrics(guard.collect)
         self._guards.append(guard)
         return guard
 

@@ -36,6 +36,7 @@ from peerseal.protocol.names import make_kid, service_id
 from peerseal.runtime.backoff import backoff
 from peerseal.runtime.forks import BackgroundWork, notice_fork
 from peerseal.runtime.limits import RotationSchedule
+from peerseal.runtime.tracing import traced
 from peerseal.trust.store import TrustStore
 
 log = logging.getLogger("peerseal.identity")
@@ -196,6 +197,7 @@ class KeyRotation:
         except PeersealError as error:
             log.warning("a key of %s stays registered until its end: %s", self._service, error)
 
+    @traced("peerseal.register")
     def _join(self) -> StoredKey:
         candidate = self._candidate()
         try:
@@ -210,6 +212,7 @@ class KeyRotation:
         log.info("%s was %s", candidate.kid, self.admitted)
         return self._save_registered(candidate, statement, signs_from=self._clock())
 
+    @traced("peerseal.rotate")
     def _publish_next(self) -> StoredKey:
         current = self._signing_key()
         if current is None:  # the host slept past the end of the last key

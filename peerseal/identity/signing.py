@@ -31,9 +31,16 @@ from peerseal.protocol.tokens.transaction import (
     TransactionToken,
     transaction_hash,
 )
+from peerseal.protocol.trace_context import TRACEPARENT
 from peerseal.runtime.options import shortened
 from peerseal.trust.store import TrustStore
-from peerseal.verify.context import REQUEST_ID, Transaction, current_request_id, current_transaction
+from peerseal.verify.context import (
+    REQUEST_ID,
+    Transaction,
+    current_request_id,
+    current_traceparent,
+    current_transaction,
+)
 from peerseal.verify.derivation import derived_context
 from peerseal.verify.event import Event
 from peerseal.verify.target import is_origin_form
@@ -210,9 +217,9 @@ class Minter:
             jti=new_jti(),
             authentication=self._event_context(current, scope) if current else {},
         )
-        request_id = current_request_id()
+        context = {REQUEST_ID: current_request_id(), TRACEPARENT: current_traceparent()}
         headers = {"authorization": f"Bearer {_compact(key, EVENT_TYP, lambda: canonical_json(token.claims()))}"}
-        return headers | ({REQUEST_ID: request_id} if request_id else {})
+        return headers | {name: value for name, value in context.items() if value}
 
     def _event_context(self, current: Transaction, scope: str) -> Mapping[str, Any]:
         """``rctx`` of an event that is signed in the current transaction.

@@ -91,10 +91,12 @@ class LineFormatter(logging.Formatter):
         return "\n".join(f"  {printable(line)}" for line in super().formatException(ei).split("\n"))
 
 
-def log_to_stderr(level: int, form: str) -> None:
-    """Show log lines from that level on, in that form of logging.Formatter."""
+def log_to_stderr(level: int, formatter: logging.Formatter, *filters: logging.Filter) -> None:
+    """Show log lines from that level on. The filters see each record."""
     handler = logging.StreamHandler()
-    handler.setFormatter(LineFormatter(form))
+    handler.setFormatter(formatter)
+    for each in filters:
+        handler.addFilter(each)
     logging.basicConfig(level=level, handlers=[handler])
 
 

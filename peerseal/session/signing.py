@@ -7,7 +7,8 @@ from peerseal.errors import UnsignableRequest
 from peerseal.protocol.names import check_name_or_id
 from peerseal.protocol.tokens.bearer import BLANKS
 from peerseal.protocol.tokens.request import ALWAYS_BOUND
-from peerseal.verify.context import REQUEST_ID, current_request_id, current_transaction
+from peerseal.protocol.trace_context import TRACEPARENT
+from peerseal.verify.context import REQUEST_ID, current_request_id, current_traceparent, current_transaction
 from peerseal.verify.transaction import TRANSACTION_HEADER
 
 BOUND: Final = (*ALWAYS_BOUND, TRANSACTION_HEADER)
@@ -84,6 +85,8 @@ def _of_the_context(found: Collection[str]) -> dict[str, str]:
         added[TRANSACTION] = transaction.carry()
     if request_id is not None and REQUEST_ID not in found:
         added[REQUEST_ID] = request_id
+    if TRACEPARENT not in found and (traceparent := current_traceparent()):
+        added[TRACEPARENT] = traceparent
     return added
 
 

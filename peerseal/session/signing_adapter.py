@@ -8,6 +8,7 @@ from requests.adapters import DEFAULT_POOLBLOCK, DEFAULT_POOLSIZE
 
 from peerseal.errors import CallNotMade, CircuitOpen, Replayed, TooManyCalls, UnsignableRequest
 from peerseal.runtime.forks import in_each_child, notice_fork
+from peerseal.runtime.tracing import traced
 from peerseal.session.circuit import Attempt, Circuit, Circuits
 from peerseal.session.options import SessionOptions
 from peerseal.session.origin import Origin
@@ -62,6 +63,7 @@ class SigningAdapter(TimedAdapter):
         self.init_poolmanager(DEFAULT_POOLSIZE, DEFAULT_POOLSIZE, block=DEFAULT_POOLBLOCK)
         self.proxy_manager = {}
 
+    @traced("peerseal.call", "client")
     def send(
         self, request: requests.PreparedRequest, stream: bool = False, timeout: Any = None, *more: Any, **options: Any
     ) -> requests.Response:

@@ -6,6 +6,7 @@ from typing import Final
 
 from peerseal.errors import DocumentRefused
 from peerseal.protocol.tokens.claims import LEEWAY
+from peerseal.runtime.settings import whole_number
 from peerseal.transport.fetch import Answer
 
 MOST_OFFSET: Final = LEEWAY
@@ -15,12 +16,14 @@ _ABOUT_TIME: Final = ("document_from_future", "document_expired")
 
 def clock_offset(answer: Answer, now: float) -> float | None:
     """Seconds by which the clock that says ``now`` is ahead of the server's; negative where the server's is ahead, None
-    where the answer has no ``Date`` that can be read. The time that the answer took is part of it."""
+    where the answer has no ``Date`` that can be read. The time that the answer took is part of it; the ``Age`` that a
+    cache tells (RFC 9111 section 5.1) is not."""
     try:
         sent = parsedate_to_datetime(answer.headers.get("date", ""))
     except ValueError:
         return None
-    return now - (sent if sent.tzinfo else sent.replace(tzinfo=UTC)).timestamp()
+    age = whole_number(answer.headers.get("age", "")) or 0
+    return now - (sent if sent.tzinfo else sent.replace(tzinfo=UTC)).timestamp() - age
 
 
 def offset_in_words(offset: float) -> str:

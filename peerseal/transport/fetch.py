@@ -25,8 +25,10 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from peerseal.errors import AnswerTooLarge, AnswerTooSlow, ConfigurationError, DocumentRefused, FetchError
 from peerseal.protocol.hosts import has_one_host, is_loopback_host, is_valid_host
+from peerseal.protocol.trace_context import TRACEPARENT
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.limits import FetchLimits
+from peerseal.runtime.tracing import installed, span
 from peerseal.transport.deadline import no_longer_than, time_left
 from peerseal.transport.deadline_adapter import Route, TimedAdapter
 from peerseal.transport.failure_words import failure_in_words
@@ -271,6 +273,7 @@ class HttpFetcher:
             with (
                 no_longer_than(self._limits.total_timeout + wait),
                 noting,
+                nullcontext() if wait else span("peerseal.fetch", "client"),
                 closing(self._send(method, base, path, body, headers, wait)) as response,
             ):
                 content, given = self._read(response), response.headers
@@ -293,7 +296,7 @@ class HttpFetcher:
             method,
             route.before_path + path,
             body=None if method == "GET" else body,
-            headers=_headers_of(route, headers or {}),
+            headers=_headers_of(route, _of_the_trace() | dict(headers or {})),
             redirect=False,
             retries=False,
             assert_same_host=False,  # through a proxy the target is a whole URL
@@ -400,6 +403,12 @@ def _read_after(refusals: Iterable[DocumentRefused | FetchError]) -> Callable[[A
         return Offer(answer)
 
     return read
+
+
+def _of_the_trace() -> dict[str, str]:
+    """The header that names the current span, if spans are made."""
+    traceparent = installed.tracer.traceparent() if installed.tracer is not None else None
+    return {TRACEPARENT: traceparent} if traceparent else {}
 
 
 def _headers_of(route: Route, given: Mapping[str, str]) -> dict[str, str]:

@@ -26,7 +26,7 @@ from peerseal.protocol.ledger.checkpoint import Checkpoint, verify_checkpoint
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
-from peerseal.transport.clocks import with_clocks
+from peerseal.transport.clocks import clock_offset, with_clocks
 from peerseal.transport.deadline import held_in_time
 from peerseal.transport.fetch import Answer, Fetcher, content, entity_tag, no_larger_than, offers
 from peerseal.trust.disk.document_cache import CopyFolder
@@ -115,6 +115,8 @@ class DocumentReader:
         self.copies = copies
         self.fetches: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        self.clock_offset: float | None = None
         self.generation = 0
         self.outdated = False
         self._pin = pin
@@ -217,6 +219,7 @@ class DocumentReader:
     def _read_newer_root(self, answer: Answer) -> tuple[RegistryKeys, str] | None:
         """The root's document in an answer, and as it was signed. None for the one that is held: then the next mirror
         is asked, since a mirror that hides a newer one must not keep a dropped key alive."""
+        self.clock_offset = clock_offset(answer, self._clock())
         try:
             jws = text_of(answer, RegistryKeys)
             found = self.newer_root(jws)
@@ -329,6 +332,8 @@ class DocumentReader:
             yield
         except PeersealError as error:
             self.failed[what] += getattr(error, "http_status", None) != 404
+            if isinstance(error, DocumentRefused):
+                self.refused[error.code] += 1
             raise
 
     def read(

@@ -253,11 +253,16 @@ class TrustStore:
         it starts the background thread, which fetches the registry's keys where they are not known yet."""
         if start:
             self._begin()
-        now, ready = self._clock(), self.reader.registry_keys_in_memory() is not None
+        now, root = self._clock(), self.reader.registry_keys_in_memory()
         items = list(self._key_shelf.items.items())
         services = {name: ServiceStatus.of(item, now) for name, item in items if item.known}
         fetches, failed = dict(self.reader.fetches), dict(self.reader.failed)
-        return TrustStatus(ready, self._changes.leads, self._hits, self._misses, fetches, services, failed)
+        return TrustStatus(
+            *(root is not None, self._changes.leads, self._hits, self._misses, fetches, services, failed),
+            refused=dict(self.reader.refused),
+            root_good_for=None if root is None else root.expires_at - now,
+            clock_offset=self.reader.clock_offset,
+        )
 
     @property
     def fetcher(self) -> Fetcher:
@@ -351,7 +356,9 @@ class TrustStatus:
     """One process's trust store. ``ready`` is true if the registry's keys are known, so that callers can be verified.
     ``leads`` is true if this process, not another one on the host, asks the registry for changes. ``hits`` counts the
     keys that memory had, and ``misses`` the others. ``fetches`` counts the attempts to fetch a document from the
-    registry, by kind, and ``failed`` the attempts that failed, except for 404, which is an answer."""
+    registry, by kind, and ``failed`` the attempts that failed, except for 404, which is an answer. ``refused`` counts
+    refused documents by code. ``root_good_for`` is the time in seconds until the root's document ends; ``clock_offset``
+    the seconds by which this host's clock is ahead of the registry's. Both are None where they are not known."""
 
     ready: bool
     leads: bool
@@ -360,6 +367,9 @@ class TrustStatus:
     fetches: Mapping[str, int]
     services: Mapping[str, ServiceStatus] = field(default_factory=dict)
     failed: Mapping[str, int] = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
+    root_good_for: float | None = None
+    clock_offset: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The status as a JSON object."""
@@ -382,6 +392,13 @@ class TrustStatus:
         yield counted("peerseal_trust_fetches_total", "Documents asked of the registry.", "document", fetches)
         failures = "Documents that could not be fetched, or were refused."
         yield counted("peerseal_trust_fetch_failures_total", failures, "document", failed)
+        refused = dict(sorted(self.refused.items()))
+        yield counted("peerseal_trust_documents_refused_total", "Refused documents, by code.", "code", refused)
+        if self.root_good_for is not None:
+            yield _gauge("root_good_for_seconds", "Until the root's document ends.", self.root_good_for)
+        if self.clock_offset is not None:
+            ahead = "Seconds by which this host's clock is ahead of the registry's."
+            yield _gauge("clock_offset_seconds", ahead, self.clock_offset)
         services = sorted(self.services.items())[:MOST]
         for name, (metric, help) in _OF_SERVICES.items():
             samples = tuple(({"service": service}, getattr(status, name)) for service, status in services)

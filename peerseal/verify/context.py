@@ -10,17 +10,22 @@ import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar, Token, copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
+
+from peerseal.protocol.trace_context import parse_traceparent
+from peerseal.runtime.tracing import installed
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 REQUEST_ID: Final = "x-request-id"
 """The header of requests and messages that holds the request id."""
+SERVE: Final = "peerseal.serve"
+"""The name of the span of a request."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 """Visible ASCII without quotation marks, brackets and separators, so that no log can misread it."""
 
@@ -74,11 +79,13 @@ def carrying(transaction: Transaction | None) -> Iterator[Transaction | None]:
 
 class RequestTrace:
     """One request or message: its ``id``, and ``minted``, the id of the last transaction that was minted in it. The
-    threads and tasks of the request share it. An ``id`` that is not given is made when it is asked for."""
+    threads and tasks of the request share it. An ``id`` that is not given is made when it is asked for. ``traceparent``
+    is the header of that name as it came (W3C Trace Context), which nothing has checked."""
 
-    def __init__(self, id: str | None = None) -> None:
+    def __init__(self, id: str | None = None, traceparent: str | None = None) -> None:
         self._ids: dict[str, str] = {} if id is None else {"id": id}
         self.minted: str | None = None
+        self.traceparent = traceparent
 
     @property
     def id(self) -> str:
@@ -95,6 +102,16 @@ def current_request_id() -> str | None:
     return trace.id if trace else None
 
 
+def current_traceparent() -> str | None:
+    """The current span, if spans are made; else the ``traceparent`` of the current request or message, if it came with
+    a valid one."""
+    if installed.tracer is not None and (own := installed.tracer.traceparent()):
+        return own
+    trace = _trace.get()
+    given = trace.traceparent if trace else None
+    return given if parse_traceparent(given) else None
+
+
 def log_context() -> tuple[str | None, str | None]:
     """The ids of request and transaction for a log line of this code. Where there is no current transaction it is the
     last one that was minted in the request."""
@@ -105,10 +122,10 @@ def log_context() -> tuple[str | None, str | None]:
 
 
 @contextmanager
-def serving(given: str | None = None) -> Iterator[str]:
+def serving(given: str | None = None, traceparent: str | None = None) -> Iterator[str]:
     """Run a block within the request with the id ``given``, if that id is valid; else within the current request, or a
-    new one. Gives the id."""
-    trace = _trace_of(given)
+    new one. Gives the id. ``traceparent`` is the header that came with the request."""
+    trace = _trace_of(given, traceparent)
     with within(trace):
         yield trace.id
 
@@ -118,25 +135,33 @@ def valid_request_id(given: str | None) -> str | None:
     return given if type(given) is str and _REQUEST_ID.fullmatch(given) else None
 
 
-def _trace_of(given: str | None) -> RequestTrace:
+def _trace_of(given: str | None, traceparent: str | None) -> RequestTrace:
     if type(given) is str and _REQUEST_ID.fullmatch(given):
-        return RequestTrace(given)
-    return _trace.get() or RequestTrace()
+        return RequestTrace(given, traceparent)
+    return _trace.get() or RequestTrace(None, traceparent)
 
 
-Before = tuple[Token[Transaction | None], Token[RequestTrace | None]]
-"""What was current before a request."""
+Before = tuple[Token[Transaction | None], Token[RequestTrace | None], AbstractContextManager[object] | None]
+"""What was current before a request, and the span of the request, if spans are made."""
 
 
-def enter_request(given: str | None = None) -> Before:
-    """As ``with carrying(None), serving(given)``, in less time: for an adapter that each request passes through. The
-    adapter calls `leave_request` with the result in a ``finally``."""
-    return _current.set(None), _trace.set(_trace_of(given))
+def enter_request(given: str | None = None, traceparent: str | None = None) -> Before:
+    """As ``with carrying(None), serving(given, traceparent)``, in less time: for an adapter that each request passes
+    through. The adapter calls `leave_request` with the result in a ``finally``."""
+    return _current.set(None), _trace.set(_trace_of(given, traceparent)), _span_of_request()
+
+
+def _span_of_request() -> AbstractContextManager[object] | None:
+    if installed.tracer is None:
+        return None
+    around = installed.tracer.span(SERVE, "server")
+    around.__enter__()
+    return around
 
 
 def enter_outside() -> Before:
     """As ``with carrying(None), within(None)``, in less time; `leave_request` takes the result."""
-    return _current.set(None), _trace.set(None)
+    return _current.set(None), _trace.set(None), None
 
 
 set_transaction: Final = _current.set
@@ -150,7 +175,9 @@ reset_trace: Final = _trace.reset
 
 def leave_request(before: Before) -> None:
     """End the request: what was current before `enter_request` or `enter_outside` is current again."""
-    transaction, trace = before
+    transaction, trace, around = before
+    if around is not None:
+        around.__exit__(None, None, None)
     _current.reset(transaction)
     _trace.reset(trace)
 

@@ -48,6 +48,7 @@ from peerseal.protocol.tokens.event import (
     usual_event_claims,
 )
 from peerseal.runtime.options import check_callable, check_flag, check_is, check_number
+from peerseal.runtime.tracing import Attributes, traced
 from peerseal.trust.beliefs import KeySource, TrustedKey, check_window, deadline_of
 from peerseal.verify.allow import AllowedCallers, read_allow
 from peerseal.verify.audit_log import AuditLog
@@ -92,6 +93,10 @@ class Event(NamedTuple):
         return self.issuer, self.id
 
 
+def _of_publisher(event: Event) -> Attributes:
+    return {"peerseal.caller": event.issuer, "peerseal.kid": event.kid, "peerseal.topic": event.topic}
+
+
 class EventVerifier:
     """Verifies the events for one audience of consumers.
 
@@ -134,6 +139,7 @@ class EventVerifier:
         self._reader = TokenReader(EVENT_TYP, check_event_claims, usual_event_claims)
         self._audit: AuditLog | None = AuditLog(audit, clock=clock)
 
+    @traced("peerseal.verify", describe=_of_publisher)
     def verify(
         self,
         payload: bytes,

@@ -51,6 +51,7 @@ from peerseal.protocol.tokens.request import (
     usual_request_claims,
 )
 from peerseal.runtime.options import check_callable, check_number
+from peerseal.runtime.tracing import Attributes, traced
 from peerseal.trust.beliefs import KeySource, check_window, deadline_of
 from peerseal.verify.allow import AllowedCallers, read_allow
 from peerseal.verify.context import Transaction
@@ -124,6 +125,11 @@ class CheckedRequest(NamedTuple):
         return self._replace(content_checked=True)
 
 
+def of_caller(peer: Peer) -> Attributes:
+    """What a span tells of a proven caller."""
+    return {"peerseal.caller": peer.id, "peerseal.kid": peer.kid}
+
+
 class Verifier:
     """Verifies the callers of one service, the audience.
 
@@ -186,6 +192,7 @@ class Verifier:
         """How many token headers are cached; only those of tokens with a valid signature are."""
         return len(self._reader)
 
+    @traced("peerseal.verify", describe=of_caller)
     def verify(
         self,
         token: str,

@@ -1,6 +1,7 @@
 """The commands for this host's node and its database: set up, serve, migrate, tidy up, and inspect."""
 
 import json
+import os
 import socket
 from contextlib import suppress
 from dataclasses import replace
@@ -110,9 +111,10 @@ def run_gunicorn(settings: Settings, bind: str, workers: int) -> None:
     from flask import Flask
     from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
-    from registry.app import create_app, log_to_stderr, watching
+    from registry.app import create_app, watching
     from registry.serving import gunicorn_conf
     from registry.serving.drain import DRAIN
+    from registry.web.log_context import configure_logging
 
     options: dict[str, Any] = {
         "bind": bind,
@@ -134,7 +136,7 @@ def run_gunicorn(settings: Settings, bind: str, workers: int) -> None:
             """See BaseApplication."""
             return watching(create_app(settings))
 
-    log_to_stderr()
+    configure_logging(os.environ)
     Server().run()
 
 

@@ -17,6 +17,7 @@ WAITING_CALLS = 10_000
 """Calls that may wait for a change in one worker, 12 KiB each, if it has enough file descriptors."""
 
 worker_class = "registry.serving.worker.Worker"
+logger_class = "registry.serving.logger.Logger"  # as ever, or JSON: REGISTRY_LOG_FORMAT
 threads = SERVED_AT_ONCE
 worker_connections = 1000  # of one worker, without calls that wait for a change; more wait in the kernel's queue
 backlog = 512

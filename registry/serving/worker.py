@@ -27,6 +27,7 @@ from registry.serving import gunicorn_conf
 from registry.serving.connection import LINGER, Connection
 from registry.serving.incoming import Incoming
 from registry.web.delayed_answer import DelayedBody
+from registry.web.metrics import CONNECTIONS, CONNECTIONS_LIMIT, QUEUED, RUNNING, THREADS
 from registry.web.wire import EXTENSION
 
 UNSENT_ANSWERS = 4
@@ -134,10 +135,20 @@ class Worker(base.Worker):  # type: ignore[misc]
         self._accepting = self._paused = False
         self._loop.add_reader(self.PIPE[0], self._signal)
         self._waiting_calls = self.wsgi.extensions[EXTENSION].changes.waiting
-        self._waiting_connections = 0
+        self._waiting_connections = self._calls = self._submitted = 0
         room = connections_allowed(self.cfg.worker_connections + gunicorn_conf.WAITING_CALLS)
         self._max_connections = min(self.cfg.worker_connections, room // 2)
         self._waiting_calls.server_holds(room - self._max_connections)
+        self._report(room)
+
+    def _report(self, room: int) -> None:
+        """Has the metrics show the calls and the connections."""
+        threads = self.cfg.threads
+        THREADS.set(threads)
+        RUNNING.set_function(lambda: min(self._submitted, threads))
+        QUEUED.set_function(lambda: self._calls - min(self._submitted, threads))
+        CONNECTIONS.set_function(lambda: len(self._connections))
+        CONNECTIONS_LIMIT.set(room)
 
     def _signal(self) -> None:
         with suppress(BlockingIOError):
@@ -294,10 +305,21 @@ class Worker(base.Worker):  # type: ignore[misc]
 
     async def _call_in_thread(self, exchange: Exchange) -> DelayedBody | None:
         """Runs the application in a thread."""
-        if exchange.request.method in ("GET", "HEAD"):
+        self._calls += 1
+        try:
+            if exchange.request.method in ("GET", "HEAD"):
+                return await self._in_thread(exchange)
+            async with self._writing:
+                return await self._in_thread(exchange)
+        finally:
+            self._calls -= 1
+
+    async def _in_thread(self, exchange: Exchange) -> DelayedBody | None:
+        self._submitted += 1
+        try:
             return await self._loop.run_in_executor(self._threads, self._call, exchange)
-        async with self._writing:
-            return await self._loop.run_in_executor(self._threads, self._call, exchange)
+        finally:
+            self._submitted -= 1
 
     async def _wait(self, delayed: DelayedBody, exchange: Exchange) -> None:
         """Has the call answered after a change, or when its time is up. It occupies no thread until then."""

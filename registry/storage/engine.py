@@ -37,6 +37,7 @@ LOOKS = "registry_looks"
 TIMEOUTS = "registry_timeouts"
 """The execution option for other DatabaseTimeouts than the engine's."""
 _WATCH = "registry_watch"
+_POOL, _OVERFLOW = 8, 8  # connections of an engine that are kept, and further ones
 _FILE = "registry_file"
 
 
@@ -136,8 +137,8 @@ def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
         isolation_level="AUTOCOMMIT",  # the driver begins no transactions of its own; `_Begin` does
         use_native_hstore=False,
         execution_options={_WATCH: watch},
-        pool_size=8,
-        max_overflow=8,
+        pool_size=_POOL,
+        max_overflow=_OVERFLOW,
         pool_timeout=waits.pool / 1000,
         connect_args={
             **{name: value for name, value in connecting.items() if name not in url.query},
@@ -162,11 +163,13 @@ def _drop_read_only(context: ExceptionContext) -> None:
 @dataclass(frozen=True, slots=True)
 class ConnectionCounts:
     """Connections of one engine: ``idle`` and ``used`` ones of its pool, and its ``own`` ones, which are outside of it
-    (`registry.storage.revisions`, LISTEN); and how many waits have ended without an answer, by what was waited for."""
+    (`registry.storage.revisions`, LISTEN); how many the pool may have at ``most``; and how many waits have ended
+    without an answer, by what was waited for."""
 
     idle: int
     used: int
     own: int
+    most: int
     timeouts: Mapping[str, int]
 
 
@@ -175,7 +178,7 @@ def connection_counts(engine: Engine) -> ConnectionCounts:
     pool, watch = cast("QueuePool", engine.pool), engine.get_execution_options().get(_WATCH)
     idle, used = pool.checkedin(), pool.checkedout()
     opened, timeouts = (0, {}) if watch is None else (len(watch.opened), dict(watch.timeouts))
-    return ConnectionCounts(idle, used, max(0, opened - idle - used), timeouts)
+    return ConnectionCounts(idle, used, max(0, opened - idle - used), _POOL + _OVERFLOW, timeouts)
 
 
 def count_pool_timeout(engine: Engine) -> None:
@@ -230,7 +233,13 @@ _DURABLE = (
 
 
 def _sqlite(url: URL, waits: DatabaseTimeouts) -> Engine:
-    engine = sqlalchemy.create_engine(url, hide_parameters=True, connect_args={"timeout": waits.sqlite_lock / 1000})
+    engine = sqlalchemy.create_engine(
+        url,
+        hide_parameters=True,
+        pool_size=_POOL,
+        max_overflow=_OVERFLOW,
+        connect_args={"timeout": waits.sqlite_lock / 1000},
+    )
     event.listen(engine, "do_connect", _make_sqlite_file)
     event.listen(engine, "do_connect", _note_file)
     event.listen(engine, "checkout", lambda _connection, record, _proxy: _refuse_replaced(record.info))

@@ -20,6 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from peerseal.runtime.process_metrics import process_metrics
 from registry.storage.engine import ConnectionCounts
 from registry.web.worker_metrics import WorkerMetrics
 
@@ -99,6 +100,22 @@ class DatabaseConnections(Collector):
         for wait in ("connect", "answer", "pool"):
             timeouts.add_metric([wait], counts.timeouts.get(wait, 0))
         yield from (connections, timeouts)
+        yield GaugeMetricFamily(
+            "registry_database_connections_limit", "Connections that the pool may have.", counts.most
+        )
+
+
+class ThisProcess(Collector):
+    """What this process uses, and that it runs: the sum over all workers is their number."""
+
+    def collect(self) -> Iterator[Metric]:
+        """See Collector."""
+        yield GaugeMetricFamily("registry_workers", "Worker processes.", 1)
+        for metric in process_metrics("registry"):
+            family = Metric(metric.name.removesuffix("_total"), metric.help, metric.kind)
+            for labels, number in metric.samples:
+                family.add_sample(metric.name, dict(labels), number)
+            yield family
 
 
 REQUESTS = Counter("registry_requests", "Requests answered.", ["endpoint", "status"], registry=PROCESS)
@@ -106,9 +123,16 @@ SECONDS = RequestSeconds()
 REFUSALS = Counter("registry_refusals", "Requests refused, by the code of the answer.", ["code"], registry=PROCESS)
 ADMISSIONS = Counter("registry_admissions", "Keys admitted over HTTP, by the way in.", ["way"], registry=PROCESS)
 WAITING = Gauge("registry_waiting_calls", "Calls that wait for a change now.", registry=PROCESS)
+WAITING_LIMIT = Gauge("registry_waiting_calls_limit", "Calls that may wait for a change.", registry=PROCESS)
+RUNNING = Gauge("registry_running_calls", "Calls that run in a thread.", registry=PROCESS)
+QUEUED = Gauge("registry_queued_calls", "Calls that are queued for a thread.", registry=PROCESS)
+THREADS = Gauge("registry_call_threads", "Threads that run calls.", registry=PROCESS)
+CONNECTIONS = Gauge("registry_connections", "Open connections of clients.", registry=PROCESS)
+CONNECTIONS_LIMIT = Gauge("registry_connections_limit", "Connections of clients that may be open.", registry=PROCESS)
 DATABASE = DatabaseConnections()
 PROCESS.register(SECONDS)
 PROCESS.register(DATABASE)
+PROCESS.register(ThisProcess())
 
 
 class CountingErrors:

@@ -10,6 +10,7 @@ from peerseal.errors import MalformedToken, PeersealError, TokenError
 from peerseal.protocol import jose
 from peerseal.protocol.problem_document import Problem, problem, problem_of
 from peerseal.protocol.tokens.bearer import bearer_token
+from peerseal.runtime.log_lines import fields
 from registry.web.metrics import count_refusal
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,8 @@ def _http_error(error: HTTPException) -> Response:
 def _unexpected(error: Exception) -> Response:
     count_refusal("internal_error")
     request_id = uuid.uuid4().hex
-    log.error("failed method=%s request_id=%s", request.method, request_id, exc_info=error)
+    named = fields(code="internal_error", method=request.method, endpoint=request.endpoint, request_id=request_id)
+    log.error("failed method=%s request_id=%s", request.method, request_id, exc_info=error, extra=named)
     return _response(problem(500, "internal_error", request_id=request_id), request_id)
 
 
@@ -78,7 +80,9 @@ def log_refusal(status: int, code: str, detail: str, unverified_token: str) -> s
     level = logging.WARNING if status >= 500 else logging.INFO
     message = "refused status=%d code=%s method=%s endpoint=%s unverified_kid=%s detail=%r request_id=%s"
     kid = _unverified_kid(unverified_token)
-    log.log(level, message, status, code, request.method, request.endpoint, kid, detail, request_id)
+    members = {"status": status, "code": code, "method": request.method, "endpoint": request.endpoint}
+    named = fields(**members, unverified_kid=kid, request_id=request_id)
+    log.log(level, message, *members.values(), repr(kid) if kid else "-", detail, request_id, extra=named)
     return request_id
 
 
@@ -89,8 +93,8 @@ def _bearer() -> str:
         return ""
 
 
-def _unverified_kid(token: str) -> str:
+def _unverified_kid(token: str) -> str | None:
     try:
-        return repr(jose.parse_header(token.partition(".")[0].encode("latin-1")).kid[:400])
+        return jose.parse_header(token.partition(".")[0].encode("latin-1")).kid[:400]
     except (MalformedToken, UnicodeEncodeError):
-        return "-"
+        return None

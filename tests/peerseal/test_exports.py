@@ -23,6 +23,7 @@ HEAVY = (
     "alembic",
     "psycopg",
     "gunicorn",
+    "opentelemetry",
     "prometheus_client",
     "registry",
 )
@@ -35,6 +36,7 @@ ADAPTERS = (
     "kafka",
     "logs",
     "messaging",
+    "otel",
     "outbox",
     "prometheus",
     "rabbitmq",

@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,6 +23,7 @@ from peerseal.errors import ConfigurationError, TrustUnavailable
 from peerseal.runtime.files import Access, Folder
 from peerseal.runtime.forks import around_each_fork, in_each_child, notice_fork
 from peerseal.runtime.locks import Opened
+from peerseal.runtime.metrics import Metric, gauge
 from peerseal.runtime.options import check_callable, check_path, check_whole
 
 if TYPE_CHECKING:
@@ -44,6 +45,15 @@ _NETWORK: Final = re.compile(
 )
 """There, appends of two hosts may overwrite each other."""
 _IN_MEMORY: Final = ("tmpfs", "ramfs")
+
+
+def guard_metrics(guard: str, tokens: int, full: float) -> list[Metric]:
+    """The metrics of a guard of that kind. ``full`` is 1 where it takes no more."""
+    labels = {"guard": guard}
+    return [
+        gauge("peerseal_replay_guard_tokens", "Tokens that the replay guard holds.", tokens, labels),
+        gauge("peerseal_replay_guard_full_ratio", "1 where the replay guard takes no more.", full, labels),
+    ]
 
 
 class FileReplayGuard:
@@ -107,6 +117,15 @@ class FileReplayGuard:
         finally:
             lock.release()
 
+    def collect(self) -> list[Metric]:
+        """The number of tokens in the logs of all workers, and the part of the limit that the fullest log has."""
+        of_a_log, held = self._of_a_log(), [0]
+        for name in self._folder.names():
+            if of_a_log.fullmatch(name):
+                with suppress(FileNotFoundError):  # another process removes it
+                    held.append(self._folder.stat(name).st_size // _LENGTH)
+        return guard_metrics("file", sum(held), max(held) / self._limit)
+
     def close(self) -> None:
         """Close the logs; the next claim opens them again."""
         notice_fork()
@@ -137,6 +156,9 @@ class FileReplayGuard:
             opened.seen |= removed.seen
         self._logs[number] = opened
         return opened
+
+    def _of_a_log(self) -> re.Pattern[str]:
+        return re.compile(re.escape(self._path.name) + r"\.([0-9]{1,15})")
 
     def _name(self, number: int) -> str:
         return f"{self._path.name}.{number}"
@@ -182,7 +204,7 @@ class FileReplayGuard:
         """Drop the windows before that one and their logs. A removal that fails is tried again next time."""
         for number in [number for number in self._logs if number < first]:
             del self._logs[number]
-        of_a_log = re.compile(re.escape(self._path.name) + r"\.([0-9]{1,15})")
+        of_a_log = self._of_a_log()
         for name in self._folder.names():
             found = of_a_log.fullmatch(name)
             if found and int(found[1]) < first:

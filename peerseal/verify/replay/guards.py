@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from peerseal.errors import TrustUnavailable
+from peerseal.runtime.metrics import Metric
 from peerseal.runtime.options import check_callable, check_whole
-from peerseal.verify.replay.file import FileReplayGuard
+from peerseal.verify.replay.file import FileReplayGuard, guard_metrics
 
 __all__ = ["FileReplayGuard", "MemoryReplayGuard", "ReplayGuard"]
 
@@ -62,6 +63,10 @@ class MemoryReplayGuard:
     def __len__(self) -> int:
         """How many tokens are held."""
         return len(self._seen)
+
+    def collect(self) -> list[Metric]:
+        """The number of tokens that are held, and the part of the limit that they are."""
+        return guard_metrics("memory", len(self), len(self) / self._limit)
 
     def _purge(self, now: float) -> None:
         for end in [end for end in list(self._by_end) if (end + 1) * self.PURGE_EVERY < now]:

@@ -280,6 +280,11 @@ class WaitingCalls:
         return len(self._calls)
 
     @property
+    def most(self) -> int:
+        """How many calls may wait."""
+        return self._most
+
+    @property
     def followed(self) -> bool:
         """Whether a thread of this process follows the ledger."""
         return self._thread is not None and self._thread.is_alive()

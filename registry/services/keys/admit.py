@@ -18,6 +18,7 @@ from peerseal.protocol.ledger.entries import KEY_ADMITTED
 from peerseal.protocol.ledger.merkle import Frontier
 from peerseal.protocol.names import make_kid, service_id
 from peerseal.protocol.tokens.proof import Proof
+from peerseal.runtime.log_lines import fields
 from registry.domain import lifecycle
 from registry.domain.admission import (
     Approved,
@@ -133,7 +134,9 @@ class KeyAdmission(UseCase):
         admitted = self.joining.do(newcomer) if isinstance(right, Joined) else self._write(newcomer)
         record = admitted.record
         by = " ".join(f"{ground}:{value}" for ground, value in record.admitted_by.items())
-        log.info("key admitted kid=%s seq=%d by=%r", make_kid(owner, record.thumbprint), record.admitted_seq, by)
+        kid = make_kid(owner, record.thumbprint)
+        named = fields(kid=kid, seq=record.admitted_seq)
+        log.info("key admitted kid=%s seq=%d by=%r", kid, record.admitted_seq, by, extra=named)
         return admitted
 
     def _write(self, newcomer: "_Newcomer") -> Admitted:
@@ -235,7 +238,8 @@ class Applicants(UseCase):
             applicants.remove_past(connection, now)
             self._check_room(connection, service, now)
             applicants.add(connection, applicant)
-        log.info("applicant waits kid=%s", make_kid(owner, proof.public_key.thumbprint))
+        kid = make_kid(owner, proof.public_key.thumbprint)
+        log.info("applicant waits kid=%s", kid, extra=fields(kid=kid))
         return applicant
 
     def _check_room(self, connection: Connection, service: str, now: int) -> None:

@@ -14,6 +14,7 @@ from peerseal.errors import MalformedToken
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.ledger.entries import KEY_RETIRED, KEY_REVOKED, Entry
 from peerseal.protocol.names import check_service, make_kid, service_id
+from peerseal.runtime.log_lines import fields
 from registry.domain import lifecycle
 from registry.domain.errors import NotFound
 from registry.domain.keys import KeyRecord
@@ -152,7 +153,9 @@ class KeyEnding(UseCase):
             else:
                 ended = self._revoke(connection, owner, record, grounds)
         for key in ended:
-            log.info("key ended kid=%s reason=%s by=%s", make_kid(owner, key.thumbprint), reason.value, dict(by))
+            kid = make_kid(owner, key.thumbprint)
+            named = fields(kid=kid, reason=reason.value)
+            log.info("key ended kid=%s reason=%s by=%s", kid, reason.value, dict(by), extra=named)
         return ended
 
     def _reject(self, connection: Connection, service: str, owner: str, thumbprint: str, grounds: _Grounds) -> None:

@@ -13,9 +13,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from peerseal.errors import ConfigurationError
 from peerseal.protocol.ledger.checkpoint import TILE_WIDTH
 from registry.domain.errors import BadRequest, NotFound, StorageUnavailable
-from registry.services.authority.authority import Authority
+from registry.services.authority.authority import Authority, NotInitialised
 from registry.services.documents.answer_cache import JWK_SET, JWT, PublicAnswer
 from registry.services.documents.publish import registry_jwks
 from registry.services.registry import Registry
@@ -209,8 +210,8 @@ def metrics() -> Response:
 
 
 class _Ledger(Collector):
-    """The size of the ledger, read at each scrape and left out while the database is down, and whether the ledger
-    forked."""
+    """The size of the ledger and the end of the root's document, read at each scrape and left out while the database is
+    down, and whether the ledger forked."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -221,5 +222,9 @@ class _Ledger(Collector):
             size = ledger.head(connection)
             self._registry.watch.passes(connection)
             yield GaugeMetricFamily("registry_ledger_size", "Entries in the ledger.", size)
+        with suppress(StorageUnavailable, NotInitialised, ConfigurationError):
+            ends = self._registry.authority.in_force().keys.expires_at
+            told = "When the root's document ends, in seconds since the epoch."
+            yield GaugeMetricFamily("registry_root_expires_timestamp_seconds", told, ends)
         forked = self._registry.fork_guard.fork is not None
         yield GaugeMetricFamily("registry_ledger_forked", "1: another ledger than the one that was seen.", forked)

@@ -74,6 +74,11 @@ def test_clocks_that_agree_well_enough_are_not_named(off: int) -> None:
     assert "clock" not in str(enrolment_refused(answer, "billing", NOW + off))
 
 
+def test_the_age_of_a_cached_answer_is_no_difference_of_clocks() -> None:
+    answer = Answer(401, b'{"code":"join_refused"}', {"date": DATE, "age": "90"})
+    assert enrolment_refused(answer, "billing", NOW + 92).clock_offset == 2
+
+
 @pytest.mark.parametrize("date", ["", "soon", "Fri, 99 Jan 2027 08:00:00 GMT"])
 def test_an_answer_without_a_time_has_no_offset(date: str) -> None:
     assert enrolment_refused(Answer(401, b"{}", {"date": date}), "billing", NOW).clock_offset is None

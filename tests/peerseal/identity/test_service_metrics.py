@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 import signal
 import stat
 import subprocess
@@ -235,7 +234,10 @@ def test_prometheus_client_tells_the_same(registry: MemoryRegistry, client: Iden
     call(callee_app(identity), client, "/read")
     collectors = CollectorRegistry()
     collectors.register(PeersealCollector(identity))
-    assert read(generate_latest(collectors).decode()) == read(identity.metrics())
+    ours, theirs = read(identity.metrics()), read(generate_latest(collectors).decode())
+    changing = {name for name in ours if name.startswith("peerseal_process_")}
+    assert ours.keys() == theirs.keys()
+    assert [ours[name] for name in ours.keys() - changing] == [theirs[name] for name in ours.keys() - changing]
 
 
 # ---- the format
@@ -432,13 +434,3 @@ def test_a_forked_child_counts_from_nothing(tmp_path: Path) -> None:
     with os.fdopen(read_end) as pipe:
         assert one(pipe.read(), "calls_total") == 1
     assert one(metrics(lambda: [tally.metric()]), "calls_total") == 1
-
-
-def test_every_name_is_documented() -> None:
-    root = Path(__file__).parents[3]
-    names = set()
-    for file in (root / "peerseal").rglob("*.py"):
-        names |= set(re.findall(r'"(peerseal_[a-z_]+_total)"', file.read_text()))
-    page = (root / "docs/how-to/operations.md").read_text()
-    assert len(names) > 8
-    assert {name for name in names if name not in page} == set()

@@ -13,6 +13,7 @@ MODULES = {
     "peerseal.kafka": ("confluent_kafka", "kafka"),
     "peerseal.inbox": ("sqlalchemy", "kafka"),
     "peerseal.outbox": ("sqlalchemy", "kafka"),
+    "peerseal.otel": ("opentelemetry", "otel"),
     "peerseal.prometheus": ("prometheus_client", "prometheus"),
     "peerseal.rabbitmq": ("kombu", "rabbitmq"),
     "registry.wsgi": ("flask", "registry"),

@@ -10,13 +10,18 @@ from typing import Any, ClassVar
 
 import pytest
 
-from peerseal import FileReplayGuard, MemoryReplayGuard, ReplayGuard
+from peerseal import FileReplayGuard, MemoryReplayGuard, Metric, ReplayGuard
 from peerseal.errors import ConfigurationError, TrustUnavailable
 from peerseal.testing import Clock
 from tests.peerseal.served import Child, in_children
 
 START = 1_800_000_000.0
 UNTIL = START + 90
+
+
+def values_of(metrics: list[Metric]) -> dict[str, float]:
+    """The one value of each metric, by the end of its name."""
+    return {metric.name.removeprefix("peerseal_replay_guard_"): metric.samples[0][1] for metric in metrics}
 
 
 class ReplayGuardContract:
@@ -108,6 +113,11 @@ class TestMemoryReplayGuard(ReplayGuardContract):
     def guard(self, clock: Clock, tmp_path: Path) -> MemoryReplayGuard:
         return MemoryReplayGuard(clock=clock)
 
+    def test_its_metrics_say_how_many_tokens_it_holds_and_how_full_it_is(self, clock: Clock) -> None:
+        guard = MemoryReplayGuard(limit=4, clock=clock)
+        guard.claim("issuer", "a", UNTIL)
+        assert values_of(guard.collect()) == {"tokens": 1, "full_ratio": 0.25}
+
     def test_where_it_is_full_it_accepts_nothing_and_forgets_nothing(self, clock: Clock) -> None:
         guard = MemoryReplayGuard(limit=3, clock=clock)
         for jti in "abc":
@@ -148,6 +158,14 @@ class TestFileReplayGuard(ReplayGuardContract):
     @pytest.fixture
     def guard(self, clock: Clock, path: Path) -> FileReplayGuard:  # type: ignore[override]
         return FileReplayGuard(path, clock=clock)
+
+    def test_its_metrics_count_the_tokens_of_all_processes(self, clock: Clock, path: Path) -> None:
+        first, second = (FileReplayGuard(path, limit=4, clock=clock) for _ in range(2))
+        assert values_of(first.collect()) == {"tokens": 0, "full_ratio": 0}
+        first.claim("issuer", "a", UNTIL)
+        second.claim("issuer", "b", UNTIL)
+        first.claim("issuer", "c", UNTIL + first.WINDOW)
+        assert values_of(first.collect()) == values_of(second.collect()) == {"tokens": 3, "full_ratio": 0.5}
 
     def test_nothing_is_made_before_the_first_token(self, guard: FileReplayGuard, path: Path) -> None:
         assert not list(path.parent.iterdir())

@@ -1,6 +1,8 @@
 """The registry's own worker, over real sockets: what comes in slowly, by halves or too long, and others meanwhile."""
 
+import json
 import os
+import re
 import resource
 import socket
 import sqlite3
@@ -13,8 +15,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+import requests
 
 from demo.processes import ServerOptions
+from peerseal.protocol.tokens.proof import sign_proof
+from tests.support.keys import key
 from tests.support.load import get
 from tests.support.processes import LOOPBACK, Server, free_port, gunicorn, status_of
 from tests.support.waiting import until
@@ -126,6 +131,29 @@ def test_it_says_that_it_lives_while_every_thread_waits_for_the_database(server:
         for _ in range(20):
             connected(server, stack, POST, b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
         assert quick(lambda: read_alive(server), within=0.1)
+
+
+@pytest.mark.slow
+def test_the_metrics_tell_how_many_calls_run_and_how_many_are_queued(server: Server) -> None:
+    database = sqlite3.connect(server.home / "registry.sqlite3", isolation_level=None)  # type: ignore[attr-defined]
+    with ExitStack() as stack:
+        database.execute("BEGIN IMMEDIATE")
+        stack.callback(database.close)
+        signed = sign_proof(key(), issuer="dev.internal/b", audience="dev.internal/registry", now=time.time())
+        body = json.dumps({"proof": signed}).encode()
+        for _ in range(20):
+            connected(server, stack, POST, b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        until(lambda: gauge_of(server, "registry_queued_calls") == 14)  # two of eight threads do not write
+        assert gauge_of(server, "registry_running_calls") == 6 + 1
+        assert gauge_of(server, "registry_call_threads") == 8
+        assert 20 < gauge_of(server, "registry_connections") < gauge_of(server, "registry_connections_limit")
+
+
+def gauge_of(server: Server, name: str) -> float:
+    """A value of the server's metrics."""
+    found = re.search(rf"^{name} ([0-9.e+]+)$", requests.get(f"{server.url}/metrics", timeout=60).text, re.MULTILINE)
+    assert found
+    return float(found[1])
 
 
 def test_a_request_that_comes_byte_by_byte_is_served(server: Server) -> None:

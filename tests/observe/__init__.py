@@ -1,0 +1,1 @@
+"""What Prometheus makes of our metrics, alerts and dashboard: `make observe`."""
