@@ -118,8 +118,8 @@ class Fleet:
         return _HEAD + _SERVICE * min(1024, self.services)
 
     def of_a_mirror(self, costs: UnitCosts) -> float:
-        """Bytes in a second that a mirror or cache sends to its hosts: each asks for the recent changes once a second, and
-        gets the list where something changed."""
+        """Bytes in a second that a mirror or cache sends to its hosts. Each asks for the recent changes once a second,
+        and gets the list where something changed."""
         hosts, changed = min(self.hosts, self.hosts_of_a_mirror), min(self.changes, 1.0)
         told = changed * self.recent_size + (1 - changed) * _HEAD
         fetched = self.changes * self.watchers * hosts / self.hosts * costs.document.size
@@ -144,7 +144,7 @@ def direct(fleet: Fleet, costs: UnitCosts) -> Sequence[Load]:
     )
 
 
-def behind_caches(fleet: Fleet, costs: UnitCosts) -> Sequence[Load]:
+def through_caches(fleet: Fleet, costs: UnitCosts) -> Sequence[Load]:
     """A cache for each ten thousand hosts. It asks for the recent changes once a second, and for a list each half
     minute. It asks for a document when it changed, and after half a minute where a host asked."""
     documents = 2 * fleet.services
@@ -158,7 +158,7 @@ def behind_caches(fleet: Fleet, costs: UnitCosts) -> Sequence[Load]:
     )
 
 
-def behind_mirrors(fleet: Fleet, costs: UnitCosts) -> Sequence[Load]:
+def through_mirrors(fleet: Fleet, costs: UnitCosts) -> Sequence[Load]:
     """A mirror for each ten thousand hosts, ten at most at the registry itself: further mirrors follow those. A mirror
     asks for what changed, and for all lists once a minute."""
     at_registry = min(fleet.mirrors, 10)
@@ -172,8 +172,8 @@ def behind_mirrors(fleet: Fleet, costs: UnitCosts) -> Sequence[Load]:
 
 SHAPES: Final[Mapping[str, Shape]] = {
     "direct": direct,
-    "behind caches": behind_caches,
-    "behind mirrors": behind_mirrors,
+    "through caches": through_caches,
+    "through mirrors": through_mirrors,
 }
 
 
@@ -194,8 +194,8 @@ class Needs:
 
 _PARTS: Final[Mapping[str, Sequence[str]]] = {
     "direct": ("telling of changes", "documents", "refreshes", "signing"),
-    "behind caches": ("recent changes", "lists", "changed documents", "refreshes", "signing"),
-    "behind mirrors": ("recent changes", "lists", "documents", "signing"),
+    "through caches": ("recent changes", "lists", "changed documents", "refreshes", "signing"),
+    "through mirrors": ("recent changes", "lists", "documents", "signing"),
 }
 CONNECTIONS: Final = 4
 """Connections to PostgreSQL of a worker."""
@@ -319,7 +319,7 @@ def main() -> int:
 
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 760, 420, 70, 40, 170, 50
-_COLOURS: Final = {"direct": "#b3402e", "behind caches": "#c08a1e", "behind mirrors": "#2f7d4f"}
+_COLOURS: Final = {"direct": "#b3402e", "through caches": "#c08a1e", "through mirrors": "#2f7d4f"}
 _LEAST, _MOST = -3, 5  # powers of ten of cores
 
 
