@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -28,10 +29,53 @@ def test_every_test_that_a_page_names_exists(page: str, least: int) -> None:
     assert len(named) >= least
 
 
-@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]), ids=lambda page: page.name)
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/*.md")])
+HOSTS = frozenset(
+    {
+        *("bitbucket.org", "c2sp.org", "curity.io", "datatracker.ietf.org", "github.com", "go.dev", "httpie.io"),
+        *("keepachangelog.com", "openid.net", "pyjwt.readthedocs.io", "s2sauth.bitbucket.io", "semver.org"),
+        *("spiffe.io", "www.rfc-editor.org", "www.sigsum.org"),
+    }
+)
+"""The hosts that pages link to: a new one is added here, and a mistyped one is none of them."""
+
+
+def links(page: Path) -> list[str]:
+    """The targets of a page's links."""
+    text = re.sub(r"^ *```.*?^ *```|(?<!`)`[^`\n]+`(?!`)", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert "://" not in re.sub(r"\]\([^)\s]+\)|<[^>\s]+>|^    .*$", "", text, flags=re.MULTILINE), (
+        "a URL that is no link"
+    )
+    return [found for pair in re.findall(r"\]\(([^)\s]+)|<(https?:[^>\s]+)>", text) for found in pair if found]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page: Path) -> None:
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
-        assert (page.parent / link).exists(), link
+    for link in links(page):
+        target = urlsplit(link)
+        if target.netloc:
+            assert (target.scheme, target.netloc in HOSTS, link.isascii()) == ("https", True, True), link
+        elif target.path:
+            file = (page.parent / target.path).resolve()
+            assert file.exists(), link
+            assert file.is_relative_to(ROOT), link
+
+
+def test_each_host_of_the_list_is_linked() -> None:
+    assert {urlsplit(link).netloc for page in PAGES for link in links(page)} - {""} == HOSTS
+
+
+@pytest.mark.parametrize(
+    ("host", "form"),
+    [
+        ("www.rfc-editor.org", r"/rfc/rfc[1-9]\d{2,4}(#[\w.-]+)?"),
+        ("datatracker.ietf.org", r"/doc/(html/)?draft-[a-z0-9-]+(/)?(#[\w.-]+)?"),
+        ("github.com", r"/[\w.-]+/[\w.-]+(/\S+)?"),
+    ],
+)
+def test_a_link_to_a_well_known_host_has_its_form(host: str, form: str) -> None:
+    found = [link for page in PAGES for link in links(page) if urlsplit(link).netloc == host]
+    assert [link for link in found if not re.fullmatch(f"https://{host}{form}", link)] == []
 
 
 def anchors(page: Path) -> set[str]:
@@ -41,7 +85,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_to_a_heading(page: Path) -> None:
     for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text()):
         assert anchor in anchors(page.parent / link if link else page), f"{link}#{anchor}"
