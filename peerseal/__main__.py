@@ -60,7 +60,15 @@ from peerseal.identity.environment import settings_of
 from peerseal.protocol.names import check_service, split_kid
 from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME
 from peerseal.runtime.settings import read_bytes
-from peerseal.runtime.terminal import LineFormatter, ended_quietly, log_to_stderr, on_terminal, say, say_json
+from peerseal.runtime.terminal import (
+    LineFormatter,
+    ended_quietly,
+    log_to_stderr,
+    on_terminal,
+    say,
+    say_folded,
+    say_json,
+)
 
 ALERTS_RAISED = 1
 USAGE = 2
@@ -275,8 +283,8 @@ def _show_alert(alert: Alert, *, as_json: bool) -> None:
         say_json(alert.to_json())
         return
     at = datetime.fromtimestamp(alert.at, UTC)
-    about = "" if alert.entry is None else f" entry {alert.entry.seq} {alert.entry.kid or ''}"
-    say(f"{at:%Y-%m-%dT%H:%M:%SZ} {alert.level.upper()} {alert.kind}{about}: {alert.detail}")
+    about = "" if alert.entry is None else f" entry {alert.entry.seq} {alert.entry.kid or ''}".rstrip()
+    say_folded(f"{at:%Y-%m-%dT%H:%M:%SZ} {alert.level.upper()} {alert.kind}{about}: {alert.detail}")
 
 
 COMMANDS: tuple[Callable[[Subcommands], None], ...] = (

@@ -8,7 +8,9 @@ a line break could forge a line.
 import json
 import logging
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
@@ -52,6 +54,27 @@ def takes(text: str) -> bool:
 def on_terminal() -> bool:
     """Whether standard output is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()
+
+
+def terminal_width() -> int:
+    """The columns of the terminal, or those that the variable COLUMNS says; 80 where neither is known."""
+    return shutil.get_terminal_size().columns
+
+
+def folded(text: str) -> str:
+    """The text for people: on a terminal, lines that are too long for it continue on the next, indented by two. No word
+    is broken."""
+    if not on_terminal():
+        return text
+    wrapper = textwrap.TextWrapper(
+        terminal_width(), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(wrapper.fill(line) for line in text.split("\n"))
+
+
+def say_folded(sentence: str) -> None:
+    """Print a sentence, escaped and `folded`."""
+    say(*folded(printable(sentence)).split("\n"))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from peerseal.identity.environment import settings_of
 from peerseal.protocol.tokens.claims import LATEST_TIME
 from peerseal.protocol.tokens.oidc import BYTE_ORDER_MARK
 from peerseal.runtime.settings import named, read_bytes, whole_number
-from peerseal.runtime.terminal import on_terminal, printable, say, say_json
+from peerseal.runtime.terminal import on_terminal, printable, say, say_json, terminal_width
 from registry.commands.operator_client import HttpOperatorClient, LocalOperatorClient, OperatorClient
 from registry.domain.errors import SchemaRefused
 from registry.services.access.operators import check_operator_token
@@ -137,15 +137,24 @@ def show_json(value: Any) -> None:
     say_json(value, indent=2 if on_terminal() else None)
 
 
-def show_rows(rows: Iterable[dict[str, Any]], as_json: bool, names: Iterable[str]) -> None:
-    """A table of these columns, or a JSON list of whole rows."""
+def show_rows(rows: Iterable[dict[str, Any]], as_json: bool, names: Sequence[str]) -> None:
+    """A table of these columns, or a JSON list of whole rows. Where the terminal is too narrow for the table, each cell
+    has a line."""
     if as_json:
         show_json(list(rows))
         return
-    table = [[name.upper() for name in names], *([_cell(name, row.get(name)) for name in names] for row in rows)]
+    cells = [[_cell(name, row.get(name)) for name in names] for row in rows]
+    lines = list(_aligned([[name.upper() for name in names], *cells]))
+    if on_terminal() and max(map(len, lines)) > terminal_width():
+        records = ("\n".join(_aligned(list(zip(names, row, strict=True)))) for row in cells)
+        lines = "\n\n".join(records).split("\n")
+    say(*lines)
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for cells in table:
-        say("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+        yield "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 def _cell(name: str, value: Any) -> str:

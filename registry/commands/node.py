@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from peerseal.runtime.terminal import on_terminal, say
+from peerseal.runtime.terminal import folded, on_terminal, say
 from registry.commands.common import (
     NEW_FILE,
     WholeNumber,
@@ -201,7 +201,7 @@ def status(context: click.Context, as_json: bool) -> None:
     found = the_registry().watch.status()
     seen = "nothing" if found.remembered is None else str(found.remembered)
     lines = [f"ledger: {found.state}", f"database: {found.database}", f"remembered: {seen}"]
-    show(found.to_json(), as_json, "\n".join([*lines, *filter(None, [found.detail]), *found.remedy]))
+    show(found.to_json(), as_json, folded("\n".join([*lines, *filter(None, [found.detail]), *found.remedy])))
     context.exit(0 if found.sound else NOT_SOUND)
 
 

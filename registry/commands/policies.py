@@ -10,7 +10,7 @@ from peerseal.errors import CodedError, MalformedToken
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.names import check_service, qualify, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
-from peerseal.runtime.terminal import say
+from peerseal.runtime.terminal import folded, say
 from registry.commands.common import WholeNumber, json_option, operator_client, show, url_option, without_mark
 from registry.commands.operator_client import OperatorClient, keys_of
 from registry.domain.errors import BadRequest
@@ -110,7 +110,7 @@ def explain_policy(
     why = explain(policy, found["entry"], caller, callee, scope)
     asked = {"caller": caller, "callee": callee, "scope": scope}
     answer = {"allowed": why.allowed, "rule": why.rule, "entry": why.entry, "reason": why.reason}
-    show({**asked, **answer}, as_json, why.reason)
+    show({**asked, **answer}, as_json, folded(why.reason))
     context.exit(0 if why.allowed else DENIED)
 
 
@@ -154,7 +154,7 @@ def explain_settings(url: str | None, as_json: bool) -> None:
     """Explains in sentences who may mint, which issuers are trusted, and what each derived scope allows."""
     found = operator_client(url).setting(None)
     sentences = explain_domain(DomainSettings.from_json(found["setting"]), found["entry"])
-    show({**found, "sentences": sentences}, as_json, "\n".join(sentences))
+    show({**found, "sentences": sentences}, as_json, folded("\n".join(sentences)))
 
 
 def _set_policy(service: str, body: dict[str, Any], seen: int | None, url: str | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from peerseal.protocol.documents.history_statement import Head
-from peerseal.runtime.terminal import say
+from peerseal.runtime.terminal import say, say_folded
 from registry.commands.common import (
     checkpoints_option,
     end_progress,
@@ -48,7 +48,7 @@ def verify(kept: tuple[Path, ...], as_json: bool) -> None:
 
 def _show_verified(found: verifying.Verified) -> None:
     for difference in found.differences:
-        say(str(difference))
+        say_folded(str(difference))
     if found.unbound:
         say(f"{found.unbound} vouchers are for bodies in a spelling of their own: their signatures are good")
     if found.unproven:
@@ -121,17 +121,17 @@ def _show_restored(done: Restored) -> None:
         say(f"dropped: entry {entry}")
     say(f"entries {members['first']} to {members['last']}, byte for byte, from {done.source}")
     if done.rows:
-        say("rows put right: " + ", ".join(f"{table} {count}" for table, count in done.rows.items()))
+        say_folded("rows put right: " + ", ".join(f"{table} {count}" for table, count in done.rows.items()))
     for line in _lost(done.lost):
-        say(f"lost: {line}")
+        say_folded(f"lost: {line}")
     _show_closed(done)
-    say(f"{'dry run, nothing is written; would be' if done.dry_run else 'restored'}: {head}")
+    say_folded(f"{'dry run, nothing is written; would be' if done.dry_run else 'restored'}: {head}")
 
 
 def _show_closed(done: Restored) -> None:
     if done.closed_until is not None:
         until = datetime.fromtimestamp(done.closed_until, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        say(f"until {until} calls that services sign are answered 503: replays could not be told")
+        say_folded(f"until {until} calls that services sign are answered 503: replays could not be told")
 
 
 def _lost(lost: Lost) -> Iterator[str]:

@@ -12,7 +12,7 @@ import click
 
 from peerseal.identity.key_passphrase import KeyPassphrase
 from peerseal.protocol.documents.history_statement import HistoryStatement
-from peerseal.runtime.terminal import say
+from peerseal.runtime.terminal import folded, say
 from registry.commands.common import (
     NEW_FILE,
     OLD_FILE,
@@ -161,7 +161,7 @@ def request_history(kept: tuple[Path, ...], out: Path, as_json: bool) -> None:
     statement = _requested_statement(kept)
     out.write_bytes(histories.written(statement))
     members = {"request": str(out), **_statement_members(statement)}
-    show(members, as_json, f"request for the root: {out}\n{_told(statement)}")
+    show(members, as_json, folded(f"request for the root: {out}\n{_told(statement)}"))
 
 
 @history.command("sign")
@@ -190,7 +190,11 @@ def _requested_statement(kept: Sequence[Path]) -> HistoryStatement:
 def _publish_statements(statements: Sequence[str], as_json: bool) -> None:
     done = HistoryDeclarations(the_store()).publish(statements)
     say("nodes sign again within seconds; clients go on by themselves", error=True)
-    show({"statements": [_statement_members(one) for one in done]}, as_json, "\n".join(_told(one) for one in done))
+    show(
+        {"statements": [_statement_members(one) for one in done]},
+        as_json,
+        folded("\n".join(_told(one) for one in done)),
+    )
 
 
 def _statement_members(statement: HistoryStatement) -> dict[str, object]:
