@@ -492,15 +492,12 @@ def test_a_check_that_cannot_be_done_is_an_error_and_the_others_go_on(
     assert exit_code(host, [finding for _, finding in found]) == 1
 
 
-def test_the_page_shows_what_the_command_prints(registry: MemoryRegistry) -> None:
-    page = (Path(__file__).parents[3] / "docs/how-to/terminal.md").read_text(encoding="utf-8")
-    [shown] = re.findall(r"\$ peerseal doctor\n(.*?)…\n```", page, re.DOTALL)
-    registry.answers["/.well-known/peerseal-registry"] = Answer(404, b"")
-    environ = {"PEERSEAL_SERVICE": "billing", "PEERSEAL_REGISTRY_URL": "http://registry:8080/v1"}
-    environ |= {"PEERSEAL_CACHEDIR": "/c", "PEERSEAL_KEY_DIR": "/k", "PEERSEAL_REGISTRY_PIN": registry.pin}
-    first = examine(Host(environ, connect=lambda _: registry))
-    lines = [line for name, found in first if name in ("settings", "URL", "registry") for line in lines_of(name, found)]
-    assert "".join(f"{line}\n" for line in lines) == shown
+def test_an_unknown_variable_is_a_finding_and_no_log_line_too(
+    variables: dict[str, str], registry: MemoryRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = list(examine(Host(variables | {"PEERSEAL_KEYDIRECTORY": "/k"}, connect=lambda _: registry)))
+    assert any("PEERSEAL_KEYDIRECTORY is no setting" in finding.found for _, finding in found)
+    assert "PEERSEAL_KEYDIRECTORY" not in caplog.text
 
 
 def test_a_long_finding_goes_on_below_itself() -> None:
