@@ -1,7 +1,6 @@
 """A host of the service ``billing``: its settings, a registry in memory over HTTP, and what ``peerseal`` prints."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,32 +8,12 @@ from pathlib import Path
 import pytest
 
 from peerseal.__main__ import main
-from peerseal.identity.key_folder import KeyFolder, StoredKey, StoredKeys
-from peerseal.protocol.keys import KeyPair
+from peerseal.identity.key_folder import KeyFolder, StoredKeys
 from peerseal.testing import MemoryRegistry
 from tests.peerseal.served import served
 
 SERVICE = "billing"
 KEYS = f"/v1/services/{SERVICE}/keys"
-
-NOW = 1795964385.0
-_PAIR = KeyPair.generate("ES256")
-FIRST = StoredKey(
-    "acme.internal/billing/hR_wUncDXA2Nb3LGsaAJOyTBx-gYSmfWh_X4K_GEe4s",
-    _PAIR,
-    registered_at=NOW,
-    signs_from=NOW,
-    expires_at=NOW + 604800,
-)
-"""The key of the page's host, which was joined at the time `NOW`."""
-SECOND = StoredKey(
-    "acme.internal/billing/HtYjnOr3Z3n6ufc9EB_FdXEE8OBsWoW2k232t4k6kqE",
-    _PAIR,
-    registered_at=NOW + 5,
-    signs_from=NOW + 35,
-    expires_at=NOW + 604805,
-)
-"""Its next key."""
 
 
 class Host:
@@ -97,10 +76,3 @@ def new_host(folder: Path, settings: pytest.MonkeyPatch, printed: pytest.Capture
         host = Host(registry, folder, settings, printed)
         host.set(SERVICE=SERVICE, REGISTRY_URL=url, KEY_DIR=str(host.key_dir))
         yield host
-
-
-def shown_on_the_page(command: str) -> str:
-    """What docs/how-to/terminal.md shows as the output of ``peerseal COMMAND``."""
-    page = (Path(__file__).parents[3] / "docs/how-to/terminal.md").read_text()
-    [shown] = re.findall(rf"```console\n\$ peerseal {command}\n(.*?)```", page, re.DOTALL)
-    return str(shown)

@@ -178,31 +178,6 @@ def test_bytes_reach_a_pipe_as_they_are_and_no_terminal(
 
 
 @pytest.mark.parametrize(
-    ("number", "head", "body"),
-    [
-        (
-            0,
-            "200 OK\r\nContent-Type: application/json",
-            '{"caller": "httpservice", "city": "London", "id": "1", "name": "Ada Lovelace", "user": null}',
-        ),
-        (
-            1,
-            "401 UNAUTHORIZED\r\nContent-Type: application/problem+json\r\nX-Request-Id: be1b649269a9a636",
-            '{"code": "wrong_audience", "status": 401, "title": "Unauthorized", "type": "about:blank"}',
-        ),
-    ],
-)
-def test_the_page_shows_what_the_command_prints(
-    number: int, head: str, body: str, service: CalledService, terminal: pytest.CaptureFixture[str]
-) -> None:
-    page = (ROOT / "docs/how-to/terminal.md").read_text()
-    blocks = re.findall(r"```console\n\$ peerseal call [^\n]*\n(.*?)```", page, re.DOTALL)
-    with raw_server(f"HTTP/1.1 {head}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}") as callee:
-        main(["call", CALLEE, "POST", callee.url])
-    assert "".join(terminal.readouterr()) == blocks[number]
-
-
-@pytest.mark.parametrize(
     ("content_type", "body"),
     [
         ("text/plain", b"fine\x1b[2J\x9b\r\n"),

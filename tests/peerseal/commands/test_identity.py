@@ -17,12 +17,12 @@ from werkzeug.serving import make_server
 
 from demo.processes import free_port
 from peerseal import Identity
-from peerseal.commands.identity import PENDING, Joined, Rotated
+from peerseal.commands.identity import PENDING
 from peerseal.errors import TrustUnavailable
 from peerseal.protocol.documents.key_set import ACTIVE, RETIRED
 from peerseal.protocol.join import JoinToken
 from peerseal.testing import Answer
-from tests.peerseal.commands.host import FIRST, KEYS, NOW, SECOND, Host, new_host, shown_on_the_page
+from tests.peerseal.commands.host import KEYS, Host, new_host
 from tests.registry.driver import Driver
 from tests.support.waiting import until
 
@@ -371,16 +371,3 @@ def typing(text: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             yield
     finally:
         os.close(keyboard)
-
-
-# ---- the page
-
-
-def test_the_page_shows_what_join_prints() -> None:
-    lines = Joined(FIRST, new=True).lines(NOW + 1)
-    assert "".join(f"{line}\n" for line in lines) == shown_on_the_page("join")
-
-
-def test_the_page_shows_what_rotate_prints() -> None:
-    lines = Rotated(FIRST, SECOND).lines(NOW + 6)
-    assert "".join(f"{line}\n" for line in lines) == shown_on_the_page("rotate")

@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,30 +52,6 @@ def test_json_holds_all_and_says_that_it_is_unverified(
         "peerseal-request+jwt",
     )
     assert shown["claims"]["iss"] == f"{registry.domain}/client"
-
-
-def test_the_page_shows_what_the_command_prints() -> None:
-    page = (Path(__file__).parents[3] / "docs/how-to/terminal.md").read_text()
-    [shown] = re.findall(r"```console\n\$ peerseal inspect [^\n]*\n(.*?)```", page, re.DOTALL)
-    header = {
-        "alg": "RS256",
-        "kid": f"{CALLER}/NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs",
-        "typ": "peerseal-request+jwt",
-    }
-    claims = {
-        "iss": CALLER,
-        "sub": CALLER,
-        "aud": "acme.internal/resource-service",
-        "iat": 1795953752,
-        "nbf": 1795953752,
-        "exp": 1795953812,
-        "jti": "8WSLDl2pPLXNZ8tVqKvvNw",
-        "method": "GET",
-        "target_digest": "sha-256=:qL0pXkvXGbsvRQ4F0S6oT4nqaRnPnVCuJvY8uJmY9Zc=:",
-        "content_digest": "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:",
-        "headers": {},
-    }
-    assert "".join(f"{line}\n" for line in lines_of(inspect(jws(header, claims)), 1795953755)) == shown
 
 
 @pytest.mark.parametrize("given", ["-", "@"])

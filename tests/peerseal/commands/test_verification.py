@@ -45,7 +45,7 @@ from peerseal.trust.beliefs import KeySource
 from peerseal.verify import event as event_steps
 from peerseal.verify import request as request_steps
 from tests.attacks import forge
-from tests.attacks.forge import ABSENT, CALLEE, CALLER, DOMAIN, NOW, OTHER, Keys, ec_key
+from tests.attacks.forge import ABSENT, CALLEE, CALLER, NOW, OTHER, Keys, ec_key
 from tests.attacks.test_event_tokens import AUDIENCE, PAYLOAD, SCOPE, TOPIC, event_claims, event_header
 from tests.attacks.test_transaction_tokens import EDGE, transaction_claims
 from tests.peerseal.served import served
@@ -667,13 +667,3 @@ def test_without_a_registry_nothing_can_be_verified(
     monkeypatch.delenv("PEERSEAL_REGISTRY_URL", raising=False)
     assert main(["verify", token(), *HONEST]) == 2
     assert "PEERSEAL_REGISTRY_URL is not set" in capsys.readouterr().err
-
-
-def test_the_page_shows_what_the_command_prints() -> None:
-    page = (ROOT / "docs/how-to/terminal.md").read_text()
-    [shown] = re.findall(r"```console\n\$ peerseal verify [^`]*?orders:write\n(.*?)```", page, re.DOTALL)
-    called = request_with(token(), target="/orders/7?full=yes")
-    found = verify_request(
-        keys(), called, audience=f"{DOMAIN}/resource-service", allow=ALLOW, scope="orders:write", clock=lambda: NOW
-    )
-    assert "".join(f"{line}\n" for line in found.lines(MARKS)) == shown

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from peerseal import Identity
-from peerseal.commands import whoami
 from peerseal.commands.whoami import (
     CANDIDATE,
     CURRENT,
@@ -16,16 +15,13 @@ from peerseal.commands.whoami import (
     NEXT,
     PREVIOUS,
     UNKNOWN,
-    HostFolder,
-    HostKey,
-    RegistryAnswer,
     use_of,
 )
 from peerseal.identity.key_folder import StoredKey, StoredKeys
 from peerseal.protocol.documents.key_set import ACTIVE, REVOKED
 from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Answer
-from tests.peerseal.commands.host import FIRST, KEYS, NOW, SECOND, Host, new_host, shown_on_the_page
+from tests.peerseal.commands.host import KEYS, Host, new_host
 
 PAIR = KeyPair.generate("ES256")
 
@@ -186,17 +182,3 @@ def test_the_uses_of_keys_follow_their_lives() -> None:
         )
     )
     assert [use_of(stored, key, 100) for key in stored.keys] == [ENDED, PREVIOUS, CURRENT, NEXT, CANDIDATE]
-
-
-def test_the_page_shows_what_it_prints() -> None:
-    shown = whoami.Host(
-        "billing",
-        ("https://registry.acme.internal",),
-        "Eo-IQ8kZP9OMWN5PbkmJIXir2SYTUEf-xUk8Cqc-ea4",
-        RegistryAnswer("acme.internal"),
-        "acme.internal",
-        (HostKey(FIRST, CURRENT, ACTIVE), HostKey(SECOND, NEXT, ACTIVE)),
-        True,
-        (HostFolder("PEERSEAL_KEY_DIR", Path("/var/lib/peerseal/billing"), "0700", 10001),),
-    )
-    assert "".join(f"{line}\n" for line in shown.lines(NOW + 7)) == shown_on_the_page("whoami")
