@@ -40,7 +40,7 @@ VARYING = (
     (r"\b20\d\d-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?Z?", "<time>"),
     (r"\b1[78]\d{8}\b", "<seconds>"),
     (r"\b(?:\w{3}, \d\d \w{3} 20\d\d) [\d:]{8} GMT", "<date>"),
-    (r"\b(?:in )?\d+ (?:second|minute|hour|day)s?(?: ago)?\b|(?<=Z, )now\b", "<duration>"),
+    (r"\b(?:in )?\d+ (?:second|minute|hour|day)s?(?: ago)?\b|(?<=<time>, )now\b", "<duration>"),
     (r"(?<=jti) +[\w-]{22}$", "<id>"),
     (r"(?<=pid )\d+|\(\d+\)$", "<pid>"),
     (r"(?<=owner )(?:uid )?\d+", "<uid>"),

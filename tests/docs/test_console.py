@@ -67,6 +67,7 @@ KID = "acme.internal/shop/" + "hR_wUncDXA2Nb3LGsaAJOyTBx-gYSmfWh_X4K_GEe4s"
     [
         (f"revoked: {KID}", f"revoked: {KID.replace('Nb', 'Mc')}"),
         ("ends  2026-12-06 14:59:45Z, in 6 days", "ends  2026-12-07 01:00:00Z, in 5 days"),
+        ("2026-11-29 12:02:32Z, 3 seconds ago", "2026-11-29 12:03:32Z, now"),
         ("psj1.…", "psj1.a.b.c"),
         ("one\n…\nfour", "one\ntwo\nthree\nfour"),
         ("one\n…", "one"),
