@@ -81,14 +81,19 @@ def steps(text: str) -> Iterator[Step | File]:
             yield File(title, block)
 
 
-def names_in(shown: str, printed: str) -> dict[str, str] | None:
-    """None if a terminal printed something else than the page shows; else the printed name for each that is shown."""
+def names_in(shown: str, printed: str, known: Mapping[str, str]) -> dict[str, str] | None:
+    """None if a terminal printed something else than the page shows; else the printed name for each name of the page.
+    ``known`` are the names so far: a page shows one key or token by one name."""
     text = _comparable(shown)
     names = NAMES.findall(text)
     groups = [*(rf"([\w-]{{{len(name)}}})" for name in names), ""]
     pattern = "".join(f"{_pattern(part)}{group}" for part, group in zip(NAMES.split(text), groups, strict=True))
     found = re.fullmatch(pattern, _comparable(printed))
-    return None if found is None else dict(zip(names, found.groups(), strict=True))
+    if found is None:
+        return None
+    pairs = {*known.items(), *zip(names, found.groups(), strict=True)}
+    one_to_one = len(pairs) == len({name for name, _ in pairs}) == len({real for _, real in pairs})
+    return dict(pairs) if one_to_one else None
 
 
 def _comparable(text: str) -> str:
@@ -99,11 +104,6 @@ def _comparable(text: str) -> str:
 
 def _pattern(shown: str) -> str:
     return re.sub(r"^\.\*\\\n", r"(?:.*\\n)*?", re.escape(shown).replace("…", ".*"), flags=re.M)
-
-
-def agree(shown: str, printed: str) -> bool:
-    """Whether a terminal printed what the page shows."""
-    return names_in(shown, printed) is not None
 
 
 class Terminal:
@@ -232,10 +232,18 @@ def steps_of(page: str) -> list[Step]:
     return [step for step in steps((ROOT / page).read_text()) if isinstance(step, Step)]
 
 
-def typed(page: str, folder: Path) -> Iterator[tuple[Step, str]]:
-    """Each command of the page, and of what comes before it, with what it prints in ``folder``.
+class Typed(NamedTuple):
+    """A command that was typed. ``agrees``: it printed what the page shows. ``printed`` names keys and tokens as the
+    page does, where they were shown before."""
 
-    A command names keys and tokens as the page shows them; those of this run are typed."""
+    step: Step
+    printed: str
+    agrees: bool
+
+
+def typed(page: str, folder: Path) -> Iterator[Typed]:
+    """Each command of the page, and of what comes before it, in ``folder``. A command names keys and tokens as the page
+    shows them; those of this run are typed."""
     names: dict[str, str] = {}
 
     def of_this_run(name: re.Match[str]) -> str:
@@ -247,22 +255,27 @@ def typed(page: str, folder: Path) -> Iterator[tuple[Step, str]]:
                 (folder / step.name).write_text(step.text)
                 continue
             command = NAMES.sub(of_this_run, step.command)
-            printed = terminal.serve(command, partial(agree, step.shown)) if step.serves else terminal.run(command)
-            yield step, printed
-            names.update(names_in(step.shown, printed) or {})
+            if step.serves:
+                printed = terminal.serve(command, lambda text, shown=step.shown: names_in(shown, text, {}) is not None)
+            else:
+                printed = terminal.run(command)
+            found = names_in(step.shown, printed, names)
+            names = names if found is None else found
+            of_page = {real: name for name, real in names.items()}
+            yield Typed(step, NAMES.sub(lambda name, of=of_page: of.get(name[0], name[0]), printed), found is not None)
 
 
 def main(page: str) -> None:
     """Writes into the page what its commands print."""
     place = 0
     with TemporaryDirectory() as folder:
-        for step, printed in typed(page, Path(folder)):
+        for step, printed, agrees in typed(page, Path(folder)):
             printed = f"{printed.strip()}\n" if printed.strip() else ""
             text, block = (ROOT / page).read_text(), f"$ {step.command}\n{step.shown}"
             if block not in text:
                 continue  # it comes before the page
             place = text.index(block, place)
-            if not agree(step.shown, printed):
+            if not agrees:
                 (ROOT / page).write_text(f"{text[:place]}$ {step.command}\n{printed}{text[place + len(block) :]}")
                 print(f"$ {step.command}\n{printed}", flush=True)
             place += len(step.command)
