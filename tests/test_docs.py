@@ -33,8 +33,15 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("exam
 HOSTS = frozenset(
     {
         *("bitbucket.org", "c2sp.org", "curity.io", "datatracker.ietf.org", "github.com", "go.dev", "httpie.io"),
-        *("keepachangelog.com", "openid.net", "pyjwt.readthedocs.io", "s2sauth.bitbucket.io", "semver.org"),
-        *("spiffe.io", "www.rfc-editor.org", "www.sigsum.org"),
+        *(
+            "keepachangelog.com",
+            "openid.net",
+            "opentelemetry.io",
+            "pyjwt.readthedocs.io",
+            "s2sauth.bitbucket.io",
+            "semver.org",
+        ),
+        *("spiffe.io", "www.rfc-editor.org", "www.sigsum.org", "www.w3.org"),
     }
 )
 """The hosts that pages link to: a new one is added here, and a mistyped one is none of them."""
