@@ -36,7 +36,7 @@ from pathlib import Path
 from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Webhook
 from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
 from peerseal.commands.agent import add_agent
-from peerseal.commands.arguments import Subcommands, add_command, seconds
+from peerseal.commands.arguments import Subcommands, add_command, seconds, seconds_or_none
 from peerseal.commands.call import add_call
 from peerseal.commands.completion import add_completion
 from peerseal.commands.doctor import add_doctor
@@ -198,7 +198,11 @@ def add_monitor(commands: Subcommands) -> None:
     parser.add_argument("--webhook", metavar="URL", help="URL that gets each report by POST, as JSON")
     parser.add_argument("--interval", type=seconds, default=1.0, metavar="SECONDS", help="time between two looks [1]")
     parser.add_argument(
-        "--grace", type=seconds, default=GRACE, metavar="SECONDS", help="time without an answer before an alert [60]"
+        "--grace",
+        type=seconds_or_none,
+        default=GRACE,
+        metavar="SECONDS",
+        help="time without an answer before an alert [60]; 0: at once",
     )
     parser.add_argument("--once", action="store_true", help="look once and exit")
     add_registry_options(parser)
