@@ -356,7 +356,6 @@ def test_the_server_runs_in_no_request_while_it_takes_or_gives_a_message(
     headers = [(b"x-request-id", b"of-this-request")]
     scope = {"type": kind, "method": "GET", "path": path, "raw_path": path.encode(), "headers": headers}
     asyncio.run(Callee(registry, application).auth(scope, receive, send))
-    assert len(of_server) >= 2
     assert set(of_server) == {None}
     assert of_application == (["of-this-request"] if path == "/healthz" else [])
 
