@@ -267,9 +267,10 @@ class _WebSocketCall(_Call):
     async def send(self, event: Event) -> None:
         """See _Call. The application may go on and wait for the client: so the first message after a refusal closes."""
         if self.refused is not None and not self.began:
-            return await self.answer(self.refused)
-        self.began = self.began or event["type"] in _LAST_OF_WEBSOCKET
-        await self.send_on(event)
+            await self.answer(self.refused)
+        else:
+            self.began = self.began or event["type"] in _LAST_OF_WEBSOCKET
+            await self.send_on(event)
 
     async def answer(self, error: PeersealError) -> None:
         """See _Call; once."""

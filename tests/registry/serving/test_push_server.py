@@ -192,12 +192,12 @@ def connections(stack: Stack) -> int:
 
 
 @pytest.mark.parametrize(("hard", "soft", "connections"), [(1_000, 1_000, 1_000 - 256), (20_000, 5_000 + 256, 5_000)])
-def test_a_worker_takes_no_more_connections_than_it_may_have_descriptors(
+def test_a_process_takes_no_more_connections_than_it_may_have_descriptors(
     tmp_path: Path, hard: int, soft: int, connections: int
 ) -> None:
     script = (
         f"import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (300, {hard}))\n"
-        "from registry.serving.worker import connections_allowed as allowed\n"
+        "from peerseal.runtime.descriptors import connections_allowed as allowed\n"
         "print(allowed(5_000), r.getrlimit(r.RLIMIT_NOFILE)[0])"
     )
     environ = environment({"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)})
