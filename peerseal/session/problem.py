@@ -2,7 +2,6 @@
 
 import functools
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -12,6 +11,8 @@ import requests
 from urllib3 import HTTPResponse
 from urllib3.exceptions import HTTPError
 
+from peerseal.errors import MalformedToken
+from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.problem_document import MEDIA_TYPE
 from peerseal.verify.context import REQUEST_ID, valid_request_id
 
@@ -75,10 +76,9 @@ def code_in(body: bytes) -> str | None:
 
 def _document(body: bytes) -> Mapping[str, Any]:
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):  # too long, or no JSON
+        return strict_json_object(body)
+    except MalformedToken:  # too long, too
         return {}
-    return document if isinstance(document, dict) else {}
 
 
 def _text(document: Mapping[str, Any], name: str) -> str | None:
