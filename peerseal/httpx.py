@@ -14,12 +14,12 @@ redirects themselves.
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, Unpack
 
 from requests.utils import unquote_unreserved
-from urllib3 import HTTPResponse, Retry
+from urllib3 import HTTPResponse
 from urllib3.exceptions import ConnectTimeoutError, ProtocolError
 
 from peerseal.errors import CallNotMade, CircuitOpen, ConfigurationError, TooManyCalls, UnsignableRequest
@@ -28,9 +28,9 @@ from peerseal.protocol.hosts import is_this_machine
 from peerseal.runtime.limits import CallLimits
 from peerseal.runtime.options import check_callable
 from peerseal.session.circuit import Attempt, Circuit, Circuits
-from peerseal.session.options import MAX_BUFFER, SessionOptions
+from peerseal.session.options import CallOptions, SessionOptions, SigningOptions
 from peerseal.session.origin import Origin
-from peerseal.session.retries import RETRIES, Attempts
+from peerseal.session.retries import Attempts
 from peerseal.session.signing import Signer
 
 __all__ = ["CTX", "AsyncPeerSession", "Auth", "CircuitOpenError", "TooManyCallsError"]
@@ -49,6 +49,27 @@ class TooManyCallsError(TooManyCalls, httpx.ConnectError):
     """`peerseal.errors.TooManyCalls`, and an exception of httpx for applications that catch those."""
 
 
+class AsyncSessionOptions(CallOptions, total=False):
+    """The options of an `AsyncPeerSession`: those of all sessions, and those of httpx.AsyncClient."""
+
+    sleep: Callable[[float], Awaitable[None]]
+    params: Any
+    headers: Any
+    cookies: Any
+    verify: ssl.SSLContext | str | bool
+    cert: Any
+    http1: bool
+    http2: bool
+    proxy: Any
+    mounts: Mapping[str, httpx.AsyncBaseTransport | None] | None
+    follow_redirects: bool
+    max_redirects: int
+    event_hooks: Mapping[str, list[Callable[..., Any]]] | None
+    transport: httpx.AsyncBaseTransport | None
+    trust_env: bool
+    default_encoding: str | Callable[[bytes], str]
+
+
 class AsyncPeerSession(httpx.AsyncClient):
     """An `httpx.AsyncClient` whose requests to ``base_url`` are signed for ``audience``, a service's name or id, with
     the limits, retries and circuits of `peerseal.requests.PeerSession`. It works with asyncio.
@@ -64,41 +85,16 @@ class AsyncPeerSession(httpx.AsyncClient):
     that a call was not made. UnsignableRequest means that a request cannot be signed.
     """
 
-    def __init__(
-        self,
-        signer: Signer,
-        audience: str,
-        base_url: str,
-        *,
-        limits: CallLimits | None = None,
-        timeout: float | tuple[float | None, float | None] | None = None,
-        retries: int | Retry = RETRIES,
-        deadline: float | None = None,
-        bind_headers: Collection[str] = (),
-        buffer: bool = False,
-        max_buffer: int = MAX_BUFFER,
-        header: str = "Authorization",
-        ctx: Mapping[str, Any] | None = None,
-        circuits: Circuits | None = None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        **client: Any,
-    ) -> None:
-        given = CallLimits() if limits is None else limits
-        self._settings = SessionOptions(limits=given, timeout=timeout, deadline=deadline, retries=retries)
+    def __init__(self, signer: Signer, audience: str, base_url: str, **options: Unpack[AsyncSessionOptions]) -> None:
+        client: dict[str, Any] = {**options}
+        given = {name: client.pop(name) for name in CallOptions.__optional_keys__ & client.keys()}
+        ctx, circuits, sleep = given.pop("ctx", None), given.pop("circuits", None), client.pop("sleep", asyncio.sleep)
+        self._settings = SessionOptions.of(**given)
         check_callable("sleep", sleep)
         if client.get("auth") is not None:
             raise ConfigurationError("auth: this session signs its requests itself; send other credentials in headers")
-        self._signing = Auth(
-            signer,
-            audience,
-            base_url,
-            retries=retries,
-            bind_headers=bind_headers,
-            buffer=buffer,
-            max_buffer=max_buffer,
-            header=header,
-            ctx=ctx,
-        )
+        signing: Any = {name: given[name] for name in SigningOptions.__optional_keys__ & given.keys()}
+        self._signing = Auth(signer, audience, base_url, ctx=ctx, **signing)
         self._callee = Origin(base_url)
         self._circuits = circuits or Circuits()
         self._sleep = sleep

@@ -1,14 +1,12 @@
 """httpx: signs the requests of a client, one by one. `peerseal.httpx` has the names for applications."""
 
-from collections.abc import AsyncGenerator, Collection, Generator, Mapping
-from typing import Any, Final, TypedDict, Unpack
-
-from urllib3 import Retry
+from collections.abc import AsyncGenerator, Generator, Mapping
+from typing import Any, Final, Unpack
 
 from peerseal.errors import Replayed, UnsignableRequest
 from peerseal.runtime.extras import missing
 from peerseal.runtime.options import check_flag
-from peerseal.session.options import SessionOptions
+from peerseal.session.options import SessionOptions, SigningOptions
 from peerseal.session.origin import Origin
 from peerseal.session.problem import MAX_PROBLEM, code_in, is_problem
 from peerseal.session.request_ctx import RequestCtx
@@ -28,16 +26,6 @@ _CLIENT_FOLLOWED = (
     " give it to peerseal.httpx.Auth"
 )
 SENT_BACK: Final = "another origin redirects to this service: such a request is not signed"
-
-
-class AuthOptions(TypedDict, total=False):
-    """The options of an `Auth`; `peerseal.requests.PeerSession` describes them."""
-
-    bind_headers: Collection[str]
-    buffer: bool
-    max_buffer: int
-    header: str
-    retries: int | Retry
 
 
 class Auth(httpx.Auth):
@@ -64,7 +52,7 @@ class Auth(httpx.Auth):
         *,
         follow_redirects: bool = False,
         ctx: Mapping[str, Any] | None = None,
-        **options: Unpack[AuthOptions],
+        **options: Unpack[SigningOptions],
     ) -> None:
         check_flag("follow_redirects", follow_redirects)
         self._options = SessionOptions(**options)
