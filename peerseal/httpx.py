@@ -23,22 +23,31 @@ from urllib3 import HTTPResponse
 from urllib3.exceptions import ConnectTimeoutError, ProtocolError
 
 from peerseal.errors import CallNotMade, CircuitOpen, ConfigurationError, TooManyCalls, UnsignableRequest
-from peerseal.httpx_auth import CTX, SENT_BACK, Auth, httpx, stripped
+from peerseal.httpx_auth import CTX, SENT_BACK, SIGNED, Auth, httpx, stripped
 from peerseal.protocol.hosts import is_this_machine
 from peerseal.runtime.limits import CallLimits
 from peerseal.runtime.options import check_callable
 from peerseal.session.circuit import Attempt, Circuit, Circuits
 from peerseal.session.options import CallOptions, SessionOptions, SigningOptions
 from peerseal.session.origin import Origin
+from peerseal.session.problem import MAX_PROBLEM, PeerRefusal, refusal_from
 from peerseal.session.retries import Attempts
 from peerseal.session.signing import Signer
 
-__all__ = ["CTX", "AsyncPeerSession", "Auth", "CircuitOpenError", "TooManyCallsError"]
+__all__ = ["CTX", "AsyncPeerSession", "Auth", "CircuitOpenError", "PeerRefusal", "TooManyCallsError", "refusal_of"]
 
 T = TypeVar("T")
 
 _IDLE: Final = 10  # connections that a session keeps, as PeerSession does
 _NO_ANSWER = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError, httpx.ProxyError)
+
+
+def refusal_of(response: httpx.Response) -> PeerRefusal | None:
+    """Why the callee refused the call; None for an answer that is no refusal, or whose request was not signed. Raises
+    httpx.ResponseNotRead for a problem document that is streamed, says no length and is not read yet."""
+    if not response.extensions.get(SIGNED):
+        return None
+    return refusal_from(response.status_code, response.headers, lambda: response.content[:MAX_PROBLEM])
 
 
 class CircuitOpenError(CircuitOpen, httpx.ConnectError):
