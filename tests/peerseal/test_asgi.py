@@ -1,7 +1,7 @@
 """The ASGI adapter, driven as servers do: what gets through, what is refused, and what the application sees."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -14,18 +14,6 @@ from peerseal.verify.context import current_request_id
 from tests.support.asgi import Answer, Callee, signed
 
 BIG = b"x" * 200_000
-
-
-@pytest.fixture
-def registry() -> Iterator[MemoryRegistry]:
-    with MemoryRegistry() as registry:
-        registry.set_domain(minters=["client"])
-        yield registry
-
-
-@pytest.fixture
-def client(registry: MemoryRegistry) -> Identity:
-    return registry.identity("client")
 
 
 @pytest.fixture

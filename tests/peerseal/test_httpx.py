@@ -19,7 +19,9 @@ from peerseal.httpx import CTX, AsyncPeerSession, Auth, PeerRefusal, refusal_of
 from peerseal.protocol.encoding import digest_header
 from peerseal.testing import MemoryRegistry
 from peerseal.verify.context import Transaction, carrying, serving
-from tests.support.wire import DOMAIN, RESET, Answer, RawServer, Seen, Service, raw_server
+from tests.support.wire import RESET, Answer, RawServer, Service, assert_signed_as_seen, only, raw_server
+
+pytestmark = pytest.mark.usefixtures("no_proxies")
 
 PAGE = "docs/how-to/httpx.md"
 Options = dict[str, Any]
@@ -76,12 +78,6 @@ class InSession(Calls):
 WAYS: list[type[Calls]] = [Synchronous, Asynchronous, InSession]
 
 
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture(params=WAYS)
 def call(request: pytest.FixtureRequest, caller: Service) -> Calls:
     way: type[Calls] = request.param
@@ -92,23 +88,6 @@ def call(request: pytest.FixtureRequest, caller: Service) -> Calls:
 def async_call(request: pytest.FixtureRequest, caller: Service) -> Calls:
     way: type[Calls] = request.param
     return way(caller)
-
-
-def assert_signed_as_seen(seen: Seen) -> None:
-    """The token in a request is for exactly this request."""
-    claims = seen.claims
-    method, target, _ = seen.line.split(" ")
-    assert claims["aud"] == f"{DOMAIN}/callee"
-    assert claims["method"] == method
-    assert claims["target_digest"] == digest_header(target.encode("ascii"))
-    assert claims["content_digest"] == digest_header(seen.body)
-    for name in ("content-type", "content-encoding"):
-        assert seen.headers.get(name, [None]) == [claims["headers"].get(name)]
-
-
-def only(server: RawServer) -> Seen:
-    (seen,) = server.seen
-    return seen
 
 
 # ---- the target on the wire
