@@ -8,8 +8,9 @@ from typing import Final
 
 log = logging.getLogger("peerseal.agent")
 
-_AT_ONCE: Final = 0.3
-"""Seconds in which the event loop reads the first bytes of a connection: until then it is not closed."""
+_AT_ONCE: Final = 0.5
+"""Seconds in which a program on a busy host sends its request, and the event loop reads it. Until then its connection
+is not closed."""
 _QUIET: Final = 60.0
 """Seconds between two lines of the log: a crowd must not fill a disk."""
 
