@@ -22,45 +22,10 @@ ledger contradicts what was seen before, or cannot be believed; 4 and 5 of ``cal
 as for ``http --check-status``; 5 of the commands that register a key, the key waits for an operator.
 """
 
-import argparse
-import logging
-import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
-from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 
-from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Webhook
-from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
-from peerseal.commands.agent import add_agent
-from peerseal.commands.arguments import Subcommands, add_command, seconds
-from peerseal.commands.call import add_call
-from peerseal.commands.completion import add_completion
-from peerseal.commands.doctor import add_doctor
-from peerseal.commands.identity import PENDING, add_join, add_retire, add_rotate
-from peerseal.commands.keygen import add_keygen
-from peerseal.commands.mirror import LEDGER_INCONSISTENT, add_keep_ledger, add_mirror
-from peerseal.commands.own_identity import own_identity
-from peerseal.commands.registry_options import add_registry_options, registry_of, until_interrupted
-from peerseal.commands.tokens import add_inspect, add_sign
-from peerseal.commands.verification import add_verify
-from peerseal.commands.whoami import add_whoami
-from peerseal.errors import (
-    ConfigurationError,
-    EnrolmentPending,
-    FetchError,
-    InvalidName,
-    PeersealError,
-    TrustUnavailable,
-)
-from peerseal.identity.environment import settings_of
-from peerseal.protocol.names import check_service, split_kid
-from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME
-from peerseal.runtime.settings import read_bytes
 from peerseal.runtime.terminal import (
+    INTERRUPTED,
     LineFormatter,
     ended_quietly,
     log_to_stderr,
@@ -69,6 +34,47 @@ from peerseal.runtime.terminal import (
     say_folded,
     say_json,
 )
+
+try:
+    import argparse
+    import logging
+    import os
+    from collections.abc import Callable, Sequence
+    from dataclasses import replace
+    from datetime import UTC, datetime
+    from functools import partial
+    from importlib.metadata import version
+    from pathlib import Path
+
+    from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Webhook
+    from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
+    from peerseal.commands.agent import add_agent
+    from peerseal.commands.arguments import Subcommands, add_command, seconds, seconds_or_none
+    from peerseal.commands.call import add_call
+    from peerseal.commands.completion import add_completion
+    from peerseal.commands.doctor import add_doctor
+    from peerseal.commands.identity import PENDING, add_join, add_retire, add_rotate
+    from peerseal.commands.keygen import add_keygen
+    from peerseal.commands.mirror import LEDGER_INCONSISTENT, add_keep_ledger, add_mirror
+    from peerseal.commands.own_identity import own_identity
+    from peerseal.commands.registry_options import add_registry_options, registry_of, until_interrupted
+    from peerseal.commands.tokens import add_inspect, add_sign
+    from peerseal.commands.verification import add_verify
+    from peerseal.commands.whoami import add_whoami
+    from peerseal.errors import (
+        ConfigurationError,
+        EnrolmentPending,
+        FetchError,
+        InvalidName,
+        PeersealError,
+        TrustUnavailable,
+    )
+    from peerseal.identity.environment import settings_of
+    from peerseal.protocol.names import check_service, split_kid
+    from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME
+    from peerseal.runtime.settings import read_bytes
+except KeyboardInterrupt:  # the libraries take most of a second, in which `main` does not exist yet
+    sys.exit(INTERRUPTED)
 
 ALERTS_RAISED = 1
 USAGE = 2
@@ -206,7 +212,11 @@ def add_monitor(commands: Subcommands) -> None:
     parser.add_argument("--webhook", metavar="URL", help="URL that gets each report by POST, as JSON")
     parser.add_argument("--interval", type=seconds, default=1.0, metavar="SECONDS", help="time between two looks [1]")
     parser.add_argument(
-        "--grace", type=seconds, default=GRACE, metavar="SECONDS", help="time without an answer before an alert [60]"
+        "--grace",
+        type=seconds_or_none,
+        default=GRACE,
+        metavar="SECONDS",
+        help="time without an answer before an alert [60]; 0: at once",
     )
     parser.add_argument("--once", action="store_true", help="look once and exit")
     add_registry_options(parser)

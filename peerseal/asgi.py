@@ -76,6 +76,7 @@ _READ_FIRST = 64 * 1024
 """Bytes of a body that are read before the token is checked. The rest of a longer body is read after that, so that a
 caller without a good token cannot make a service hold megabytes."""
 _POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
+_LAST_OF_WEBSOCKET = ("websocket.close", "websocket.http.response.start")
 
 
 def requires(scope: str, *, transaction: bool = False) -> Callable[[], Awaitable[Peer | None]]:
@@ -137,17 +138,16 @@ class PeerAuth:
         if kind not in ("http", "websocket"):
             raise RuntimeError(f"a connection of the kind {kind!r}: expected http, websocket or lifespan")
         receive, send = _outside(receive), _outside(send)
-        call = _Call(scope, headers_of(scope), send, self._gate)
-        serve = self._http if kind == "http" else self._websocket
+        call = (_Call if kind == "http" else _WebSocketCall)(scope, headers_of(scope), send, self._gate)
         given = call.headers.get(REQUEST_ID), call.headers.get(TRACEPARENT)
         outer, before = calls.set(None), enter_request(*given)
         try:
-            return await serve(self._needs.need(scope), call, scope, receive)
+            return await self._serve(self._needs.need(scope), call, scope, receive)
         finally:
             leave_request(before)
             calls.reset(outer)
 
-    async def _http(self, need: Need, call: "_Call", scope: Scope, receive: Receive) -> None:
+    async def _serve(self, need: Need, call: "_Call", scope: Scope, receive: Receive) -> None:
         body = RequestBody(receive)
         try:
             if not need.public:
@@ -165,16 +165,6 @@ class PeerAuth:
         if call.refused is not None and not call.began:
             await call.answer(call.refused)
 
-    async def _websocket(self, need: Need, call: "_Call", scope: Scope, receive: Receive) -> None:
-        if not need.public:
-            error = InsufficientScope("WebSockets are refused unless their path is public")
-            if not self._gate.report_only:
-                call.refuse(error)
-                await receive()
-                return await call.send_on({"type": "websocket.close", "code": _POLICY_VIOLATION})
-            call.report(error)
-        return await self._app(scope, receive, call.send_on)
-
     async def _admit(self, need: Need, call: "_Call", scope: Scope, body: "RequestBody") -> None:
         """Verify the caller. Raises the refusal, unless refusals are reported only."""
         try:
@@ -185,6 +175,8 @@ class PeerAuth:
             call.report(error)
 
     async def _verified(self, need: Need, scope: Scope, headers: Mapping[str, str], body: "RequestBody") -> Peer:
+        if scope["type"] == "websocket":
+            raise InsufficientScope("WebSockets are refused unless their path is public")
         token = bearer_token(headers.get(self._gate.header))
         limit = self._gate.max_body
         too_large = ContentTooLarge(f"the body is longer than {limit} bytes")
@@ -227,7 +219,7 @@ class PeerAuth:
 
 
 class _Call(CheckedCall):
-    """One request or WebSocket."""
+    """One request."""
 
     def __init__(self, scope: Scope, headers: Mapping[str, str], send: Send, gate: Gate) -> None:
         super().__init__(gate)
@@ -264,6 +256,27 @@ class _Call(CheckedCall):
         headers.append((b"content-length", str(len(problem.body)).encode()))
         await self.send_on({"type": "http.response.start", "status": problem.status, "headers": headers})
         await self.send_on({"type": "http.response.body", "body": problem.body})
+
+
+class _WebSocketCall(_Call):
+    """One WebSocket. A refusal closes it, which a client that is not accepted yet sees as 403. ``began`` says that the
+    application has closed it, or denied it with an answer of its own."""
+
+    _closed = False
+
+    async def send(self, event: Event) -> None:
+        """See _Call. The application may go on and wait for the client: so the first message after a refusal closes."""
+        if self.refused is not None and not self.began:
+            await self.answer(self.refused)
+        else:
+            self.began = self.began or event["type"] in _LAST_OF_WEBSOCKET
+            await self.send_on(event)
+
+    async def answer(self, error: PeersealError) -> None:
+        """See _Call; once."""
+        if not self._closed:
+            self._closed = True
+            await self.send_on({"type": "websocket.close", "code": _POLICY_VIOLATION})
 
 
 def _outside(step: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:

@@ -15,6 +15,7 @@ class CheckedCall:
     """
 
     request_id = ""  # of a refused one
+    reported = False
 
     def __init__(self, gate: Gate) -> None:
         self.peer: Peer | None = None
@@ -34,7 +35,7 @@ class CheckedCall:
         if not self.gate.report_only:
             self.refuse(error)
             raise error
-        if self.peer is not None:  # where there is none, the check has reported it already
+        if self.peer is not None or not self.reported:  # once where there is none: the check may have done it
             self.report(error)
 
     def refuse(self, error: PeersealError) -> None:
@@ -44,6 +45,7 @@ class CheckedCall:
 
     def report(self, error: PeersealError) -> None:
         """Log and count what would have been refused."""
+        self.reported = True
         self.logged(error, reported=True)
 
 

@@ -14,31 +14,40 @@ redirects themselves.
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, Unpack
 
 from requests.utils import unquote_unreserved
-from urllib3 import HTTPResponse, Retry
+from urllib3 import HTTPResponse
 from urllib3.exceptions import ConnectTimeoutError, ProtocolError
 
 from peerseal.errors import CallNotMade, CircuitOpen, ConfigurationError, TooManyCalls, UnsignableRequest
-from peerseal.httpx_auth import CTX, SENT_BACK, Auth, httpx, stripped
+from peerseal.httpx_auth import CTX, SENT_BACK, SIGNED, Auth, httpx, stripped
 from peerseal.protocol.hosts import is_this_machine
 from peerseal.runtime.limits import CallLimits
 from peerseal.runtime.options import check_callable
 from peerseal.session.circuit import Attempt, Circuit, Circuits
-from peerseal.session.options import MAX_BUFFER, SessionOptions
+from peerseal.session.options import CallOptions, SessionOptions, SigningOptions
 from peerseal.session.origin import Origin
-from peerseal.session.retries import RETRIES, Attempts
+from peerseal.session.problem import MAX_PROBLEM, PeerRefusal, refusal_from
+from peerseal.session.retries import Attempts
 from peerseal.session.signing import Signer
 
-__all__ = ["CTX", "AsyncPeerSession", "Auth", "CircuitOpenError", "TooManyCallsError"]
+__all__ = ["CTX", "AsyncPeerSession", "Auth", "CircuitOpenError", "PeerRefusal", "TooManyCallsError", "refusal_of"]
 
 T = TypeVar("T")
 
 _IDLE: Final = 10  # connections that a session keeps, as PeerSession does
 _NO_ANSWER = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError, httpx.ProxyError)
+
+
+def refusal_of(response: httpx.Response) -> PeerRefusal | None:
+    """Why the callee refused the call; None for an answer that is no refusal, or whose request was not signed. Raises
+    httpx.ResponseNotRead for a problem document that is streamed, says no length and is not read yet."""
+    if not response.extensions.get(SIGNED):
+        return None
+    return refusal_from(response.status_code, response.headers, lambda: response.content[:MAX_PROBLEM])
 
 
 class CircuitOpenError(CircuitOpen, httpx.ConnectError):
@@ -47,6 +56,27 @@ class CircuitOpenError(CircuitOpen, httpx.ConnectError):
 
 class TooManyCallsError(TooManyCalls, httpx.ConnectError):
     """`peerseal.errors.TooManyCalls`, and an exception of httpx for applications that catch those."""
+
+
+class AsyncSessionOptions(CallOptions, total=False):
+    """The options of an `AsyncPeerSession`: those of all sessions, and those of httpx.AsyncClient."""
+
+    sleep: Callable[[float], Awaitable[None]]
+    params: Any
+    headers: Any
+    cookies: Any
+    verify: ssl.SSLContext | str | bool
+    cert: Any
+    http1: bool
+    http2: bool
+    proxy: Any
+    mounts: Mapping[str, httpx.AsyncBaseTransport | None] | None
+    follow_redirects: bool
+    max_redirects: int
+    event_hooks: Mapping[str, list[Callable[..., Any]]] | None
+    transport: httpx.AsyncBaseTransport | None
+    trust_env: bool
+    default_encoding: str | Callable[[bytes], str]
 
 
 class AsyncPeerSession(httpx.AsyncClient):
@@ -64,41 +94,16 @@ class AsyncPeerSession(httpx.AsyncClient):
     that a call was not made. UnsignableRequest means that a request cannot be signed.
     """
 
-    def __init__(
-        self,
-        signer: Signer,
-        audience: str,
-        base_url: str,
-        *,
-        limits: CallLimits | None = None,
-        timeout: float | tuple[float | None, float | None] | None = None,
-        retries: int | Retry = RETRIES,
-        deadline: float | None = None,
-        bind_headers: Collection[str] = (),
-        buffer: bool = False,
-        max_buffer: int = MAX_BUFFER,
-        header: str = "Authorization",
-        ctx: Mapping[str, Any] | None = None,
-        circuits: Circuits | None = None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        **client: Any,
-    ) -> None:
-        given = CallLimits() if limits is None else limits
-        self._settings = SessionOptions(limits=given, timeout=timeout, deadline=deadline, retries=retries)
+    def __init__(self, signer: Signer, audience: str, base_url: str, **options: Unpack[AsyncSessionOptions]) -> None:
+        client: dict[str, Any] = {**options}
+        given = {name: client.pop(name) for name in CallOptions.__optional_keys__ & client.keys()}
+        ctx, circuits, sleep = given.pop("ctx", None), given.pop("circuits", None), client.pop("sleep", asyncio.sleep)
+        self._settings = SessionOptions.of(**given)
         check_callable("sleep", sleep)
         if client.get("auth") is not None:
             raise ConfigurationError("auth: this session signs its requests itself; send other credentials in headers")
-        self._signing = Auth(
-            signer,
-            audience,
-            base_url,
-            retries=retries,
-            bind_headers=bind_headers,
-            buffer=buffer,
-            max_buffer=max_buffer,
-            header=header,
-            ctx=ctx,
-        )
+        signing: Any = {name: given[name] for name in SigningOptions.__optional_keys__ & given.keys()}
+        self._signing = Auth(signer, audience, base_url, ctx=ctx, **signing)
         self._callee = Origin(base_url)
         self._circuits = circuits or Circuits()
         self._sleep = sleep

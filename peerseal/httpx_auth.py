@@ -1,14 +1,12 @@
 """httpx: signs the requests of a client, one by one. `peerseal.httpx` has the names for applications."""
 
-from collections.abc import AsyncGenerator, Collection, Generator, Mapping
-from typing import Any, Final, TypedDict, Unpack
-
-from urllib3 import Retry
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from typing import Any, Final, Unpack
 
 from peerseal.errors import Replayed, UnsignableRequest
 from peerseal.runtime.extras import missing
 from peerseal.runtime.options import check_flag
-from peerseal.session.options import SessionOptions
+from peerseal.session.options import SessionOptions, SigningOptions
 from peerseal.session.origin import Origin
 from peerseal.session.problem import MAX_PROBLEM, code_in, is_problem
 from peerseal.session.request_ctx import RequestCtx
@@ -23,21 +21,16 @@ except ModuleNotFoundError as error:
 CTX: Final = "peerseal_ctx"
 """The extension of a request that holds its ``ctx``: ``client.get(url, extensions={CTX: {"purpose": "support"}})``."""
 
+SIGNED: Final = "peerseal_signed"
+"""The extension of an answer to a signed request."""
+
 _CLIENT_FOLLOWED = (
-    "the client followed a redirect with the token of the first request: leave follow_redirects of the client off, and"
+    "the client follows a redirect with the token of the first request: leave follow_redirects of the client off, and"
     " give it to peerseal.httpx.Auth"
 )
+_TRACE: Final = "trace"
+_BEFORE_HEADERS: Final = ".send_request_headers.started"
 SENT_BACK: Final = "another origin redirects to this service: such a request is not signed"
-
-
-class AuthOptions(TypedDict, total=False):
-    """The options of an `Auth`; `peerseal.requests.PeerSession` describes them."""
-
-    bind_headers: Collection[str]
-    buffer: bool
-    max_buffer: int
-    header: str
-    retries: int | Retry
 
 
 class Auth(httpx.Auth):
@@ -48,7 +41,8 @@ class Auth(httpx.Auth):
     `peerseal.current_transaction` and the `peerseal.current_request_id` as ``X-Request-Id``, if there are any.
 
     Leave the client's ``follow_redirects`` off: httpx would send the token of the first request along with the second.
-    With ``follow_redirects`` of this class, redirects are followed, and signed within the origin. ``ctx`` is data of
+    UnsignableRequest ends such a call, before a byte is sent where the redirect is to another origin. With
+    ``follow_redirects`` of this class, redirects are followed, and signed within the origin. ``ctx`` is data of
     the application in each token; the request extension `CTX` adds or replaces members.
 
     The other options are those of `peerseal.requests.PeerSession`. ``retries`` says here which methods may be signed
@@ -64,7 +58,7 @@ class Auth(httpx.Auth):
         *,
         follow_redirects: bool = False,
         ctx: Mapping[str, Any] | None = None,
-        **options: Unpack[AuthOptions],
+        **options: Unpack[SigningOptions],
     ) -> None:
         check_flag("follow_redirects", follow_redirects)
         self._options = SessionOptions(**options)
@@ -86,7 +80,7 @@ class Auth(httpx.Auth):
         flow = self._flow(self._settled(request))
         attempt = next(flow)
         while True:
-            response = yield attempt
+            response = yield self._kept(attempt, _Trace)
             if _is_refusal(response):
                 response.read()
             try:
@@ -99,7 +93,7 @@ class Auth(httpx.Auth):
         flow = self._flow(await self.settled(request))
         attempt = next(flow)
         while True:
-            response = yield attempt
+            response = yield self._kept(attempt, _AsyncTrace)
             if _is_refusal(response):
                 await response.aread()
             try:
@@ -121,6 +115,7 @@ class Auth(httpx.Auth):
                 if signs:
                     raise UnsignableRequest(_CLIENT_FOLLOWED)
                 return
+            response.extensions[SIGNED] = signs
             response.request = request  # without the token
             response.next_request = following = _without_added(response.next_request, request, attempt)
             if following is None or not self._follows:
@@ -129,10 +124,18 @@ class Auth(httpx.Auth):
                 raise UnsignableRequest(SENT_BACK)
             request = following
 
+    def _kept(self, attempt: httpx.Request, trace: "type[_Trace]") -> httpx.Request:
+        """The attempt, whose headers go to this origin only."""
+        if self.signs(attempt):
+            given = attempt.extensions.get(_TRACE)
+            attempt.extensions = {**attempt.extensions, _TRACE: trace(self._origin, given)}
+        return attempt
+
     def _was_sent_twice(self, response: httpx.Response) -> bool:
         """Whether the callee has seen the token, and the method is idempotent: a proxy may have sent it twice."""
         repeatable = is_repeatable(self._options.retry_policy, response.request.method)
-        return repeatable and _is_refusal(response) and code_in(response.content) == Replayed.code
+        refused = response.status_code == Replayed.status and _is_refusal(response)
+        return repeatable and refused and code_in(response.content) == Replayed.code
 
     def _signed(self, request: httpx.Request) -> httpx.Request:
         target: bytes = request.extensions.get("target", request.url.raw_path)
@@ -209,12 +212,47 @@ class Auth(httpx.Auth):
             raise UnsignableRequest(f"the body is longer than max_buffer, {self._options.max_buffer} bytes")
 
 
+class _Trace:
+    """httpx's extension ``trace``: httpcore, which sends all requests of httpx's own transports, calls it before and
+    after each step of each of them. The requests of redirects inherit it from the first one."""
+
+    def __init__(self, origin: tuple[bytes, bytes, int | None], given: Callable[..., Any] | None) -> None:
+        self._origin = origin
+        self._given = given
+
+    def __call__(self, event: str, info: Mapping[str, Any]) -> Any:
+        """Raises UnsignableRequest where the headers are about to go to another origin."""
+        if event.endswith(_BEFORE_HEADERS) and _destination(info["request"]) not in (None, self._origin):
+            raise UnsignableRequest(_CLIENT_FOLLOWED)
+        return None if self._given is None else self._given(event, info)
+
+
+class _AsyncTrace(_Trace):
+    """The same for an AsyncClient, whose trace is a coroutine."""
+
+    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        """See _Trace."""
+        given = super().__call__(event, info)
+        if given is not None:
+            await given
+
+
+def _destination(sent: Any) -> tuple[bytes, bytes, int | None] | None:
+    """The origin of an httpcore.Request, also at a forward proxy, which gets the whole URL. None for CONNECT, whose
+    headers are the proxy's."""
+    if sent.method == b"CONNECT":
+        return None
+    target: bytes = sent.url.target
+    if target.startswith(b"/"):
+        return sent.url.scheme, sent.url.host, sent.url.port
+    return _origin_of(httpx.URL(target.decode("ascii")))
+
+
 def _is_refusal(response: httpx.Response) -> bool:
-    """Whether it is a short problem document that refuses a token."""
+    """Whether it is a short problem document that refuses a request."""
     length = response.headers.get("Content-Length", "")
     short = length.isdecimal() and len(length) <= len(str(MAX_PROBLEM)) and int(length) <= MAX_PROBLEM
-    refused = response.status_code == Replayed.status and is_problem(response.headers.get("Content-Type", ""))
-    return refused and short
+    return short and response.is_error and is_problem(response.headers.get("Content-Type", ""))
 
 
 def _origin_of(url: httpx.URL) -> tuple[bytes, bytes, int | None]:
@@ -247,8 +285,9 @@ def stripped(request: httpx.Request) -> httpx.Request:
 def _without_added(
     following: httpx.Request | None, request: httpx.Request, attempt: httpx.Request
 ) -> httpx.Request | None:
-    """The request of a redirect without the headers that signing has added to the attempt, which httpx has copied."""
+    """The request of a redirect without what signing has added to the attempt, which httpx has copied."""
     if following is not None:
+        following.extensions = dict(request.extensions)
         for name in attempt.headers.keys() - request.headers.keys():
             following.headers.pop(name, None)
     return following

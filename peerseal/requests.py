@@ -10,9 +10,8 @@ The transport adapter signs each attempt: a token is valid once, for one method,
 """
 
 import copy
-import time
-from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol, Unpack
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 from weakref import WeakSet
@@ -20,14 +19,13 @@ from weakref import WeakSet
 import requests
 from requests.auth import HTTPBasicAuth
 from requests.utils import get_auth_from_url
-from urllib3 import Retry
 
 from peerseal.errors import UnsignableRequest
 from peerseal.runtime.limits import CallLimits
 from peerseal.session.body import settle_body
 from peerseal.session.circuit import Circuits
 from peerseal.session.options import MAX_BUFFER as MAX_BUFFER
-from peerseal.session.options import SessionOptions
+from peerseal.session.options import PeerSessionOptions, SessionOptions
 from peerseal.session.origin import Origin
 from peerseal.session.problem import REFUSAL
 from peerseal.session.problem import PeerRefusal as PeerRefusal
@@ -102,36 +100,10 @@ class PeerSession(requests.Session):
         post: "_Verb"
         put: "_Verb"
 
-    def __init__(
-        self,
-        signer: Signer,
-        audience: str,
-        base_url: str,
-        *,
-        limits: CallLimits | None = None,
-        timeout: float | tuple[float | None, float | None] | None = None,
-        retries: int | Retry = RETRIES,
-        deadline: float | None = None,
-        bind_headers: Collection[str] = (),
-        buffer: bool = False,
-        max_buffer: int = MAX_BUFFER,
-        header: str = "Authorization",
-        ctx: Mapping[str, Any] | None = None,
-        circuits: Circuits | None = None,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, signer: Signer, audience: str, base_url: str, **options: Unpack[PeerSessionOptions]) -> None:
         super().__init__()
-        self._options = SessionOptions(
-            limits=CallLimits() if limits is None else limits,
-            timeout=timeout,
-            deadline=deadline,
-            retries=retries,
-            bind_headers=bind_headers,
-            buffer=buffer,
-            max_buffer=max_buffer,
-            header=header,
-            sleep=sleep,
-        )
+        ctx, circuits = options.pop("ctx", None), options.pop("circuits", None)
+        self._options = SessionOptions.of(**options)
         self._origin, self._ctx = Origin(base_url), RequestCtx(ctx)
         self._sent_back: WeakSet[requests.PreparedRequest] = WeakSet()
         adapter = SigningAdapter(signer, audience, self._origin, self._options, circuits or Circuits(), self._ctx)

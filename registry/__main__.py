@@ -10,7 +10,7 @@ from typing import Any
 
 from peerseal.errors import FetchError, PeersealError
 from peerseal.runtime.extras import missing
-from peerseal.runtime.terminal import ended_quietly, say
+from peerseal.runtime.terminal import INTERRUPTED, ended_quietly, say
 
 try:
     import click
@@ -24,6 +24,8 @@ try:
     from registry.domain.errors import LedgerContradicted, Unavailable
 except ModuleNotFoundError as error:  # before `main` exists: its decorators are click's
     sys.exit(f"Error: {missing(error, 'registry')}")
+except KeyboardInterrupt:
+    sys.exit(INTERRUPTED)
 
 UNREACHABLE = 3
 REFUSED = 1

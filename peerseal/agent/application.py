@@ -4,9 +4,11 @@ Errors of a local program's own question are answered with a detail. The refusal
 with its code alone, as by any callee: the program may pass the answer on. The log has the detail.
 """
 
+import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from peerseal.agent.original import AUTHZ, original_request, raw_path
@@ -38,6 +40,8 @@ log = logging.getLogger("peerseal.agent")
 SECRET: Final = "peerseal-agent-secret"
 """The header that proves a caller on loopback."""
 _HEALTH: Final = "/healthz"
+_BEFORE_REFUSAL: Final = 1.0
+"""Seconds before a program without the secret is refused: programs that try on and on leave time to others."""
 _NO_SCOPE: Final = ""  # no caller has it
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
@@ -96,8 +100,12 @@ class Agent:
         if scope["type"] != "http":
             raise RuntimeError(f"a connection of the kind {scope['type']!r}: expected http")
         call = _Call(scope, headers_of(scope), RequestBody(receive), self._gate.max_body)
+        proven = self._is_proven(call.headers)
         try:
-            answer = await self._answered(call)
+            answer = await self._answered(call, proven)
+        except LocalCallerRefused as error:
+            await _pause(receive)
+            answer = problem_of(error)
         except (QuestionRefused, NoSuchCall) as error:
             log.warning("a question is refused: %s", error)  # a proxy shows the answer to no operator
             answer = problem_of(error, detail=str(error))
@@ -105,15 +113,19 @@ class Agent:
             answer = problem_of(error)
         headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
         headers.append((b"content-length", str(len(answer.body)).encode()))
+        if not proven:  # any user of the host could keep it
+            headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})
 
-    async def _answered(self, call: _Call) -> Problem:
+    def _is_proven(self, headers: Mapping[str, str]) -> bool:
+        """Whether the call has the secret, or needs none."""
+        return self._secret is None or hmac.compare_digest(headers.get(SECRET, "").encode(), self._secret.encode())
+
+    async def _answered(self, call: _Call, proven: bool) -> Problem:
         path = raw_path(call.scope)
-        if self._secret is not None and path != _HEALTH:
-            given = call.headers.get(SECRET, "")
-            if not hmac.compare_digest(given.encode(), self._secret.encode()):
-                raise LocalCallerRefused(f"the header {SECRET} is missing or wrong")
+        if not proven and path != _HEALTH:
+            raise LocalCallerRefused(f"the header {SECRET} is missing or wrong")
         if path == AUTHZ or path.startswith(f"{AUTHZ}/"):
             return await self._authorize(call)
         serve = self._calls.get((call.scope["method"], path))
@@ -223,6 +235,14 @@ def _peer_json(peer: Peer) -> dict[str, Any]:
     transaction = None if peer.transaction is None else _transaction_json(peer.transaction)
     members = {"service": peer.service, "id": peer.id, "kid": peer.kid, "scopes": sorted(peer.scopes)}
     return members | {"ctx": dict(peer.ctx), "transaction": transaction}
+
+
+async def _pause(receive: Receive) -> None:
+    """Wait for `_BEFORE_REFUSAL` seconds, or until the client is gone."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_BEFORE_REFUSAL):
+            while (await receive())["type"] != "http.disconnect":
+                pass
 
 
 def _transaction_json(transaction: Transaction) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 from peerseal.agent.application import Agent, LocalCallerRefused
 from peerseal.agent.listening import user_id
+from peerseal.agent.newcomers import Newcomers
 from peerseal.protocol.problem_document import problem_of
+from peerseal.runtime.descriptors import connections_allowed
 from peerseal.runtime.extras import missing
 
 try:
@@ -33,8 +35,8 @@ UNTIL_REFUSED = 5
 class Limits(NamedTuple):
     """What the connections of one agent may take."""
 
-    connections: int = 1000
-    """Further ones are answered with 503."""
+    connections: int = 2000
+    """Further ones are answered with 503. A quarter of them may be `Newcomers`; more come in within a moment."""
     transfer: float = 20
     """Seconds for a program to send a whole request, from its connection or the request's first byte, and to take the
     answer. A local program needs milliseconds."""
@@ -50,9 +52,11 @@ def serve(
     answered. With ``users``, ``listener`` is a Unix socket, and only these users may connect."""
     for end in (signal.SIGTERM, signal.SIGINT):
         signal.signal(end, _handled_by_uvicorn)
+    connections = connections_allowed(limits.connections)
+    newcomers = Newcomers(connections // 4)
     config = uvicorn.Config(
         agent,
-        http=connections_of(users, limits.transfer),
+        http=connections_of(users, limits.transfer, newcomers),
         loop="asyncio",
         ws="none",
         lifespan="off",
@@ -62,7 +66,7 @@ def serve(
         proxy_headers=False,
         server_header=False,
         date_header=False,
-        limit_concurrency=limits.connections,
+        limit_concurrency=connections,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=DRAIN,
     )
@@ -95,10 +99,12 @@ class Deadline:
 
 class TimedHttp(HttpToolsProtocol):
     """HTTP as uvicorn speaks it, which has no time limit for a request that has begun, or for an answer that the
-    client does not read. This closes the connection when one of them takes longer than ``transfer`` seconds."""
+    client does not read. This closes the connection when one of them takes longer than ``transfer`` seconds. The
+    connection is one of the ``newcomers`` until it has an answer, and is kept."""
 
-    def __init__(self, *, transfer: float, **uvicorns: Any) -> None:
+    def __init__(self, *, transfer: float, newcomers: Newcomers, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
+        self._newcomers = newcomers
         self._request = Deadline(transfer, self._cut)
         self._answer = Deadline(transfer, self._cut)
 
@@ -116,6 +122,7 @@ class TimedHttp(HttpToolsProtocol):
         """See asyncio.Protocol."""
         self._request.stop()
         self._answer.stop()
+        self._newcomers.discard(self.transport)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -133,6 +140,12 @@ class TimedHttp(HttpToolsProtocol):
         self._request.stop()
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        """See HttpToolsProtocol. A connection that is about to close stays a newcomer."""
+        super().on_response_complete()
+        if not self.transport.is_closing():
+            self._newcomers.discard(self.transport)
+
     def pause_writing(self) -> None:
         """See asyncio.Protocol."""
         self._answer.start()
@@ -144,19 +157,20 @@ class TimedHttp(HttpToolsProtocol):
         super().resume_writing()
 
 
-def connections_of(users: frozenset[int] | None, transfer: float) -> type[asyncio.Protocol]:
+def connections_of(users: frozenset[int] | None, transfer: float, newcomers: Newcomers) -> type[asyncio.Protocol]:
     """The protocol of a socket's connections: HTTP, within these seconds, and for a Unix socket's other users one
-    answer, whatever they send."""
+    answer, whatever they send. Each begins as one of the ``newcomers``."""
 
     class Connection(asyncio.Protocol):
         """A connection whose user is not known yet, or may not ask."""
 
         def __init__(self, **uvicorns: Any) -> None:
-            self._http = TimedHttp(transfer=transfer, **uvicorns)
+            self._http = TimedHttp(transfer=transfer, newcomers=newcomers, **uvicorns)
             self._transport: Any = None
 
         def connection_made(self, transport: Any) -> None:
             """See asyncio.Protocol."""
+            newcomers.add(transport)
             if users is None or (uid := user_id(transport.get_extra_info("socket"))) in users:
                 transport.set_protocol(self._http)
                 self._http.connection_made(transport)
@@ -169,6 +183,10 @@ def connections_of(users: frozenset[int] | None, transfer: float) -> type[asynci
             """See asyncio.Protocol. An answer before the question would look like a broken connection to curl."""
             self._transport.write(_REFUSAL)
             self._transport.close()
+
+        def connection_lost(self, _: Exception | None) -> None:
+            """See asyncio.Protocol."""
+            newcomers.discard(self._transport)
 
     return Connection
 

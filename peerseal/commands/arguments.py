@@ -45,8 +45,16 @@ def add_command(
 
 
 def seconds(text: str) -> float:
-    """An argument that is a time, in seconds or such as ``10m``. Raises ValueError, which argparse reports."""
+    """An argument that is a time, in seconds or such as ``10m``. Raises argparse.ArgumentTypeError."""
+    value = seconds_or_none(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"{text!r:.60}: expected more than no time, such as 90 or 10m")
+    return value
+
+
+def seconds_or_none(text: str) -> float:
+    """As `seconds`, or no time at all, such as ``0``."""
     value = duration(text)
-    if not 0 < value <= threading.TIMEOUT_MAX:
-        raise ValueError(f"{text!r}: expected a duration such as 90 or 10m")
+    if not 0 <= value <= threading.TIMEOUT_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r:.60}: expected a duration such as 90 or 10m")
     return value

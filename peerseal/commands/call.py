@@ -3,7 +3,6 @@
 import argparse
 import base64
 import json
-import math
 import re
 import sys
 import textwrap
@@ -31,7 +30,7 @@ from peerseal.errors import (
     TrustUnavailable,
 )
 from peerseal.protocol.encoding import HTTP_TOKEN, strict_json
-from peerseal.protocol.problem_document import MEDIA_TYPE
+from peerseal.requests import refusal_of
 from peerseal.runtime.terminal import on_terminal, say, say_json
 from peerseal.session.origin import origin_url
 from peerseal.session.retries import cause_of
@@ -247,20 +246,11 @@ def _member(name: str, separator: str, value: str) -> Any:
         raise ConfigurationError(f"{name}: nested names are HTTPie's; give the whole value, such as items:='[1]'")
     try:
         text = given_body(f"@{value}").decode() if separator.endswith("@") else value
-        return json.loads(text, parse_constant=_no_number, parse_float=_finite) if ":" in separator else text
-    except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{name}: {'not JSON' if ':' in separator else 'not UTF-8 text'}: {error}") from error
-
-
-def _no_number(constant: str) -> None:
-    raise ValueError(f"{constant} is no number (RFC 8259 section 6)")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError(f"{text} is too large for a number (RFC 8259 section 6)")
-    return number
+        return strict_json(text) if ":" in separator else text
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{name}: not UTF-8 text: {error}") from error
+    except MalformedToken as error:
+        raise ConfigurationError(f"{name}: {error}") from error
 
 
 # ---- what is printed
@@ -296,19 +286,17 @@ def _version(answer: Answer) -> str:
 
 
 def _refusal(answer: Answer, request_id: str) -> list[str] | None:
-    """The problem document (RFC 9457) of the answer in words; None for any other answer. ``request_id`` was sent,
-    unless an item named another one."""
-    value = _json(answer)
-    if _media_type(answer) != MEDIA_TYPE or value is None or not isinstance(value[0], dict):
+    """The refusal of the callee in words; None for any other answer. ``request_id`` was sent, unless an item named
+    another one."""
+    refusal = refusal_of(answer.response)
+    if refusal is None:
         return None
-    title, detail, code = (value[0].get(name) for name in ("title", "detail", "code"))
-    meaning = _MEANINGS.get(code) if isinstance(code, str) else None
     sent = answer.response.request.headers.get(REQUEST_ID)
-    named = answer.response.headers.get(REQUEST_ID) or (sent if isinstance(sent, str) else request_id)
-    lines = [f"Error: {code or answer.response.status_code}: {title or answer.response.reason}"]
-    for text in (detail, meaning, f"The callee's log names this request {named}."):
+    named = refusal.request_id or (sent if isinstance(sent, str) else request_id)
+    lines = [f"Error: {refusal.code}: {refusal.title or answer.response.reason}"]
+    for text in (refusal.detail, _MEANINGS.get(refusal.code), f"The callee's log names this request {named}."):
         if text:
-            lines += textwrap.wrap(str(text), _WIDTH, initial_indent="  ", subsequent_indent="  ")
+            lines += textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="  ")
     return lines
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peerseal.commands.arguments import Subcommands, add_command, seconds
+from peerseal.commands.arguments import Subcommands, add_command, seconds_or_none
 from peerseal.commands.keygen import pair_in
 from peerseal.commands.own_identity import own_folder, own_identity, signing_key, unstarted_identity
 from peerseal.commands.tokens import in_words, utc
@@ -85,10 +85,10 @@ def add_join(commands: Subcommands) -> None:
     )
     parser.add_argument(
         "--wait",
-        type=seconds,
+        type=seconds_or_none,
         default=0.0,
         metavar="SECONDS",
-        help="try again for so long where the registry does not answer, or an operator must approve; without it, once",
+        help="try again for so long where the registry does not answer, or an operator must approve; 0: once [0]",
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from peerseal.errors import TrustUnavailable, UnsignableRequest
 from peerseal.identity.access_tokens import AccessToken, AccessTokens
@@ -49,6 +49,7 @@ from peerseal.runtime.process_metrics import process_metrics
 from peerseal.runtime.tracing import traced
 from peerseal.runtime.worker_counters import ServiceMetrics
 from peerseal.session.circuit import Circuits, CircuitStatus
+from peerseal.session.options import PeerSessionOptions
 from peerseal.transport.fetch import Fetcher
 from peerseal.trust.store import TrustStore
 from peerseal.verify.audit_log import AuditLog
@@ -61,7 +62,7 @@ from peerseal.verify.target import check_external_prefix
 from peerseal.verify.users import User
 
 if TYPE_CHECKING:
-    from peerseal.httpx import AsyncPeerSession
+    from peerseal.httpx import AsyncPeerSession, AsyncSessionOptions
     from peerseal.requests import PeerSession
 
 log = logging.getLogger("peerseal.identity")
@@ -429,19 +430,23 @@ class Identity:
         TrustUnavailable."""
         return self._minter.for_event(event)
 
-    def session(self, audience: str, base_url: str, **options: Any) -> "PeerSession":
+    def session(self, audience: str, base_url: str, **options: Unpack[PeerSessionOptions]) -> "PeerSession":
         """A `requests.Session` that signs every attempt of every request to ``base_url`` for ``audience``. See
         `peerseal.requests.PeerSession` for the options."""
         from peerseal.requests import PeerSession  # loaded on first use, as every adapter
 
-        return PeerSession(self, audience, base_url, **{"circuits": self._circuits, **options})
+        options.setdefault("circuits", self._circuits)
+        return PeerSession(self, audience, base_url, **options)
 
-    def async_session(self, audience: str, base_url: str, **options: Any) -> "AsyncPeerSession":
+    def async_session(
+        self, audience: str, base_url: str, **options: Unpack["AsyncSessionOptions"]
+    ) -> "AsyncPeerSession":
         """An `httpx.AsyncClient` that signs every attempt of every request to ``base_url`` for ``audience``. See
         `peerseal.httpx.AsyncPeerSession` for the options."""
         from peerseal.httpx import AsyncPeerSession  # loaded on first use, as every adapter
 
-        return AsyncPeerSession(self, audience, base_url, **{"circuits": self._circuits, **options})
+        options.setdefault("circuits", self._circuits)
+        return AsyncPeerSession(self, audience, base_url, **options)
 
     def circuits(self) -> tuple[CircuitStatus, ...]:
         """The circuits of this process to other services, for all sessions of this identity."""

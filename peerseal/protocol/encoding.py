@@ -115,7 +115,7 @@ def strict_json(data: bytes | str) -> Any:
         if "\\" in text or type(data) is not bytes:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError, StopIteration) as error:
-        raise MalformedToken(f"not strict JSON: {_REASONS.get(type(error), type(error).__name__)}") from error
+        raise MalformedToken(f"not strict JSON: {_REASONS.get(type(error), str(error))}") from error
     return value
 
 

@@ -1,9 +1,9 @@
 """The options of a session. They are checked at once: a wrong value would fail at each call, or wait for ever."""
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, Self, TypedDict
 
 from urllib3 import Retry, Timeout
 
@@ -17,6 +17,7 @@ from peerseal.runtime.options import (
     check_number,
     check_whole,
 )
+from peerseal.session.circuit import Circuits
 from peerseal.session.retries import RETRIES
 
 MAX_BUFFER: Final = 16 * 1024 * 1024
@@ -27,9 +28,35 @@ _OF_THE_TRANSPORT = frozenset(
 )
 
 
+class SigningOptions(TypedDict, total=False):
+    """What `peerseal.httpx.Auth` shares with the sessions; `SessionOptions` describes them."""
+
+    bind_headers: Collection[str]
+    buffer: bool
+    max_buffer: int
+    header: str
+    retries: int | Retry
+
+
+class CallOptions(SigningOptions, total=False):
+    """What all sessions share; `peerseal.requests.PeerSession` describes them."""
+
+    limits: CallLimits | None
+    timeout: float | tuple[float | None, float | None] | None
+    deadline: float | None
+    ctx: Mapping[str, Any] | None
+    circuits: Circuits | None
+
+
+class PeerSessionOptions(CallOptions, total=False):
+    """The options of a `peerseal.requests.PeerSession`."""
+
+    sleep: Callable[[float], None]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionOptions:
-    """The options of one `peerseal.requests.PeerSession`."""
+    """The checked options of one session, but ``ctx`` and ``circuits``."""
 
     limits: CallLimits = field(default_factory=CallLimits)
     """How long calls take, how many run at once, and when they fail fast."""
@@ -48,6 +75,12 @@ class SessionOptions:
     header: str = "Authorization"
     """Name of the header that carries the token."""
     sleep: Callable[[float], None] = time.sleep
+
+    @classmethod
+    def of(cls, *, limits: CallLimits | None = None, **options: Any) -> Self:
+        """These options; without ``limits`` the usual ones. Raises TypeError for an unknown option, and
+        ConfigurationError."""
+        return cls(limits=CallLimits() if limits is None else limits, **options)
 
     def __post_init__(self) -> None:
         """Raises ConfigurationError, which names the option."""

@@ -2,9 +2,9 @@
 
 import functools
 import io
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -12,6 +12,8 @@ import requests
 from urllib3 import HTTPResponse
 from urllib3.exceptions import HTTPError
 
+from peerseal.errors import MalformedToken
+from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.problem_document import MEDIA_TYPE
 from peerseal.verify.context import REQUEST_ID, valid_request_id
 
@@ -46,21 +48,27 @@ def refusal_in(response: requests.Response) -> PeerRefusal | None:
     """The refusal in an answer whose body is still to be read; None for any answer but a problem document with a
     ``code``. The body can be read or streamed afterwards from its beginning. Raises requests.ConnectionError if no body
     comes."""
-    document = {} if response.status_code < 400 else _problem_in(response)
+    return refusal_from(response.status_code, response.headers, lambda: _start_of(response))
+
+
+def refusal_from(status: int, headers: Mapping[str, str], body: Callable[[], bytes]) -> PeerRefusal | None:
+    """The refusal in an answer; None for any answer but a problem document with a ``code``. ``headers`` ignores case,
+    and ``body``, of which `MAX_PROBLEM` bytes are enough, is only called for a problem document."""
+    if status < HTTPStatus.BAD_REQUEST or not is_problem(headers.get("Content-Type", "")):
+        return None
+    document = _document(body())
     code = _text(document, "code")
     if code is None:
         return None
-    request_id = valid_request_id(response.headers.get(REQUEST_ID))
-    return PeerRefusal(response.status_code, code, _text(document, "title"), _text(document, "detail"), request_id)
+    request_id = valid_request_id(headers.get(REQUEST_ID))
+    return PeerRefusal(status, code, _text(document, "title"), _text(document, "detail"), request_id)
 
 
-def _problem_in(response: requests.Response) -> Mapping[str, Any]:
-    if not is_problem(response.headers.get("Content-Type", "")):
-        return {}
+def _start_of(response: requests.Response) -> bytes:
     try:
-        return _document(_beginning(response).read(MAX_PROBLEM, decode_content=True))
+        return bytes(_beginning(response).read(MAX_PROBLEM, decode_content=True))
     except HTTPError:  # in an unknown encoding
-        return {}
+        return b""
 
 
 def is_problem(content_type: str) -> bool:
@@ -75,10 +83,9 @@ def code_in(body: bytes) -> str | None:
 
 def _document(body: bytes) -> Mapping[str, Any]:
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):  # too long, or no JSON
+        return strict_json_object(body)
+    except MalformedToken:  # too long, too
         return {}
-    return document if isinstance(document, dict) else {}
 
 
 def _text(document: Mapping[str, Any], name: str) -> str | None:

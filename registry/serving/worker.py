@@ -8,7 +8,6 @@ formats answers.
 import asyncio
 import errno
 import os
-import resource
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from gunicorn.http import wsgi  # type: ignore[import-untyped]
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 from gunicorn.workers import base  # type: ignore[import-untyped]
 
+from peerseal.runtime.descriptors import connections_allowed
 from registry.serving import gunicorn_conf
 from registry.serving.connection import LINGER, Connection
 from registry.serving.incoming import Incoming
@@ -42,7 +42,6 @@ ALIVE_PATH = "/healthz"
 DEFAULT_ONLY = ("protocol", "http_protocols", "http2_cleartext", "proxy_protocol")
 """gunicorn's settings for which the worker supports the default only: HTTP/1.1, from clients and from proxies."""
 
-_OTHER_DESCRIPTORS = 256
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
@@ -369,14 +368,3 @@ class Worker(base.Worker):  # type: ignore[misc]
             exchange.response.force_close()
             self.handle_error(exchange.request, exchange.answer, exchange.client, error)
         return None
-
-
-def connections_allowed(wanted: int) -> int:
-    """The number of connections, up to ``wanted``, for which the process has descriptors. It raises the process's limit
-    where it can. Some descriptors, half of them where there are few, are left for files and the database."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + _OTHER_DESCRIPTORS
-    if soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return min(wanted, soft - min(_OTHER_DESCRIPTORS, soft // 2))

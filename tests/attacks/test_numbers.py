@@ -1,6 +1,7 @@
 """Numbers, dates and lengths of others that no machine can hold: what comes out is the answer, or an error that is
 documented."""
 
+import argparse
 import json
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from urllib3.exceptions import HTTPError
 
-from peerseal.__main__ import seconds
+from peerseal.commands.arguments import seconds, seconds_or_none
 from peerseal.errors import ContentTooLarge, DocumentRefused, FetchError, MalformedToken
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.ledger.checkpoint import parse_checkpoint
@@ -176,8 +177,18 @@ def test_the_length_of_a_request(declared: str) -> None:
 
 @pytest.mark.parametrize("text", ["1e300", "1e10", "inf", "nan", "0", "-1", "9" * 400, ""])
 def test_an_interval_that_no_timer_can_wait_for(text: str) -> None:
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected"):
         seconds(text)
+
+
+@pytest.mark.parametrize("text", ["1e300", "inf", "nan", "-0", "-1", "9" * 400, ""])
+def test_a_wait_that_no_timer_can_keep(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="expected"):
+        seconds_or_none(text)
+
+
+def test_a_wait_may_be_no_time_at_all() -> None:
+    assert seconds_or_none("0") == 0.0
 
 
 @pytest.mark.parametrize("length", [LONG, "9" * 20, "-1", "+2", "2, 3", "0x2", "", "1_0", "2.0", "\xb2", "2 2", "NaN"])

@@ -161,6 +161,35 @@ _SLEEPER = (  # a shell starts what runs in its background with Ctrl-C ignored
 )
 
 
+@pytest.mark.parametrize("program", ["peerseal", "registry"])
+def test_ctrl_c_while_modules_load_ends_without_a_traceback(program: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _SLOW_IMPORTS + f"runpy.run_module({program!r}, run_name='__main__')"],
+        cwd=ROOT,
+        env=environment({}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"loading\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == b""
+        assert process.wait(20) == INTERRUPTED
+
+
+_SLOW_IMPORTS = """
+import runpy, signal, sys, time
+class Slow:
+    def find_spec(self, name, *_):
+        if name == "jose":
+            print("loading", flush=True)
+            time.sleep(60)
+sys.meta_path.insert(0, Slow())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+
+
 def test_an_argument_that_is_no_text_is_refused_without_a_traceback(home: Path) -> None:
     arguments = [sys.executable, "-m", "registry", "keys", b"\xff\xfe"]
     ended = subprocess.run(

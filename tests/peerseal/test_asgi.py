@@ -1,7 +1,7 @@
 """The ASGI adapter, driven as servers do: what gets through, what is refused, and what the application sees."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -14,18 +14,6 @@ from peerseal.verify.context import current_request_id
 from tests.support.asgi import Answer, Callee, signed
 
 BIG = b"x" * 200_000
-
-
-@pytest.fixture
-def registry() -> Iterator[MemoryRegistry]:
-    with MemoryRegistry() as registry:
-        registry.set_domain(minters=["client"])
-        yield registry
-
-
-@pytest.fixture
-def client(registry: MemoryRegistry) -> Identity:
-    return registry.identity("client")
 
 
 @pytest.fixture
@@ -356,7 +344,6 @@ def test_the_server_runs_in_no_request_while_it_takes_or_gives_a_message(
     headers = [(b"x-request-id", b"of-this-request")]
     scope = {"type": kind, "method": "GET", "path": path, "raw_path": path.encode(), "headers": headers}
     asyncio.run(Callee(registry, application).auth(scope, receive, send))
-    assert len(of_server) >= 2
     assert set(of_server) == {None}
     assert of_application == (["of-this-request"] if path == "/healthz" else [])
 

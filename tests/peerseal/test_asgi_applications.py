@@ -1,7 +1,7 @@
 """Applications under the ASGI adapter: their errors, their threads, and those of Starlette's."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,18 +18,6 @@ from peerseal.asgi import PUBLIC, Need, current_peer, require_scope
 from peerseal.errors import TrustUnavailable
 from peerseal.testing import MemoryRegistry
 from tests.support.asgi import Callee, signed, user
-
-
-@pytest.fixture
-def registry() -> Iterator[MemoryRegistry]:
-    with MemoryRegistry() as registry:
-        registry.set_domain(minters=["client"])
-        yield registry
-
-
-@pytest.fixture
-def client(registry: MemoryRegistry) -> Identity:
-    return registry.identity("client")
 
 
 def token_for_ada(client: Identity) -> str:

@@ -34,18 +34,6 @@ NEEDS = {
 
 
 @pytest.fixture
-def registry() -> Iterator[MemoryRegistry]:
-    with MemoryRegistry() as registry:
-        registry.set_domain(minters=["client"])
-        yield registry
-
-
-@pytest.fixture
-def client(registry: MemoryRegistry) -> Identity:
-    return registry.identity("client")
-
-
-@pytest.fixture
 def auth(registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch) -> PeerAuth:
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "tests.support.django_site.settings")
     seen.clear()

@@ -2,17 +2,22 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, WebSocket, WebSocketDisconnect
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import WebSocketRoute
+from starlette.testclient import TestClient, WebSocketTestSession
 
 import peerseal
 from peerseal import Identity, Peer, User, carrying
-from peerseal.asgi import ANY_ALLOWED, PUBLIC, PeerAuth, current_peer, requires
+from peerseal.asgi import ANY_ALLOWED, PUBLIC, PeerAuth, current_peer, require_scope, requires
 from peerseal.errors import ConfigurationError, MissingToken
 from peerseal.testing import MemoryRegistry
 
@@ -101,6 +106,130 @@ def test_a_route_for_users_needs_one(client: Identity, callee: Identity) -> None
 def test_a_route_on_a_public_path_still_needs_its_scope(client: Identity, callee: Identity) -> None:
     answer = called(client, callee, "GET", "/reads", options={"needs": {"/": PUBLIC}})
     assert (answer.status_code, answer.json()["code"]) == (401, "missing_token")
+
+
+# ---- WebSockets, whose path is public
+
+
+@api.websocket("/live")
+async def live(websocket: WebSocket, peer: Annotated[Peer, Depends(requires("read"))]) -> None:
+    await websocket.accept()
+    await websocket.send_text("reached")
+    await websocket.close()
+
+
+@api.websocket("/late")
+async def late(websocket: WebSocket) -> None:
+    await websocket.accept()
+    await websocket.send_text(await websocket.receive_text())
+    require_scope("read")
+    await websocket.close()
+
+
+def caught(websocket: WebSocket) -> None:
+    with suppress(MissingToken):
+        require_scope("read")
+
+
+async def caught_before_it_accepts(websocket: WebSocket) -> None:
+    caught(websocket)
+    await websocket.accept()
+    await websocket.receive_text()
+
+
+async def caught_and_closed(websocket: WebSocket) -> None:
+    await websocket.accept()
+    caught(websocket)
+    await websocket.close(1000)
+
+
+async def caught_and_left_open(websocket: WebSocket) -> None:
+    await websocket.accept()
+    caught(websocket)
+
+
+async def denied_by_itself(websocket: WebSocket) -> None:
+    await websocket.send_denial_response(PlainTextResponse("not today", 503))
+    require_scope("read")
+
+
+starlette = Starlette(
+    routes=[
+        WebSocketRoute("/before", caught_before_it_accepts),
+        WebSocketRoute("/closed", caught_and_closed),
+        WebSocketRoute("/open", caught_and_left_open),
+        WebSocketRoute("/denied", denied_by_itself),
+    ]
+)
+
+
+def websocket_to(app: Any, path: str) -> WebSocketTestSession:
+    return TestClient(app).websocket_connect(path)
+
+
+@pytest.fixture
+def public(callee: Identity) -> Callable[..., PeerAuth]:
+    def public(app: Any, **options: Any) -> PeerAuth:
+        return PeerAuth(app, callee, allow={}, needs={"/": PUBLIC}, **options)
+
+    return public
+
+
+@pytest.mark.parametrize(("app", "path"), [(api, "/live"), (starlette, "/before")], ids=["FastAPI", "Starlette"])
+def test_a_websocket_whose_route_needs_a_scope_is_refused(public: Any, app: Any, path: str) -> None:
+    auth = public(app)
+    with pytest.raises(WebSocketDisconnect) as refused, websocket_to(auth, path):
+        pytest.fail("accepted")
+    assert refused.value.code == 1008
+    assert auth.refusals == {"missing_token": 1}
+
+
+@pytest.mark.parametrize("path", ["/closed", "/open"])
+def test_a_websocket_that_was_accepted_is_closed_where_its_handler_refuses(public: Any, path: str) -> None:
+    auth = public(starlette)
+    with websocket_to(auth, path) as websocket, pytest.raises(WebSocketDisconnect) as refused:
+        websocket.receive_text()
+    assert refused.value.code == 1008
+    assert auth.refusals == {"missing_token": 1}
+
+
+def test_a_websocket_that_exchanged_messages_is_closed_where_its_handler_refuses(public: Any) -> None:
+    auth = public(api)
+    with websocket_to(auth, "/late") as websocket:
+        websocket.send_text("echo")
+        assert websocket.receive_text() == "echo"
+        with pytest.raises(WebSocketDisconnect) as refused:
+            websocket.receive_text()
+    assert refused.value.code == 1008
+    assert auth.refusals == {"missing_token": 1}
+
+
+def test_a_denial_of_the_applications_own_stays_as_it_is(public: Any) -> None:
+    auth = public(starlette)
+    with pytest.raises(MissingToken), websocket_to(auth, "/denied"):
+        pytest.fail("accepted")
+    assert auth.refusals == {"missing_token": 1}
+
+
+@pytest.mark.parametrize("path", ["/late", "/live"])
+def test_report_only_serves_the_websocket_and_logs_what_it_would_refuse(public: Any, path: str) -> None:
+    auth = public(api, report_only=True)
+    with websocket_to(auth, path) as websocket:
+        websocket.send_text("reached")
+        assert websocket.receive_text() == "reached"
+        with pytest.raises(WebSocketDisconnect) as ended:
+            websocket.receive_text()
+    assert ended.value.code == 1000
+    assert auth.refusals == {"missing_token": 1}
+
+
+def test_report_only_logs_what_a_route_on_a_public_path_would_refuse(client: Identity, callee: Identity) -> None:
+    auth = PeerAuth(api, callee, allow={}, needs={"/": PUBLIC}, report_only=True)
+    assert called(client, callee, "GET", "/reads", app=auth).json() is None
+    assert auth.refusals == {"missing_token": 1}
+
+
+# ---- without refusals
 
 
 def test_report_only_runs_the_route_without_a_caller(client: Identity, callee: Identity) -> None:

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 
 import peerseal
 from peerseal.errors import ConfigurationError, UnsignableRequest
-from peerseal.httpx import CTX, AsyncPeerSession, Auth
+from peerseal.httpx import CTX, AsyncPeerSession, Auth, PeerRefusal, refusal_of
 from peerseal.protocol.encoding import digest_header
 from peerseal.testing import MemoryRegistry
 from peerseal.verify.context import Transaction, carrying, serving
-from tests.support.wire import DOMAIN, RESET, Answer, RawServer, Seen, Service, raw_server
+from tests.support.wire import RESET, Answer, RawServer, Service, assert_signed_as_seen, only, raw_server
+
+pytestmark = pytest.mark.usefixtures("no_proxies")
 
 PAGE = "docs/how-to/httpx.md"
 Options = dict[str, Any]
@@ -76,12 +78,6 @@ class InSession(Calls):
 WAYS: list[type[Calls]] = [Synchronous, Asynchronous, InSession]
 
 
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture(params=WAYS)
 def call(request: pytest.FixtureRequest, caller: Service) -> Calls:
     way: type[Calls] = request.param
@@ -92,23 +88,6 @@ def call(request: pytest.FixtureRequest, caller: Service) -> Calls:
 def async_call(request: pytest.FixtureRequest, caller: Service) -> Calls:
     way: type[Calls] = request.param
     return way(caller)
-
-
-def assert_signed_as_seen(seen: Seen) -> None:
-    """The token in a request is for exactly this request."""
-    claims = seen.claims
-    method, target, _ = seen.line.split(" ")
-    assert claims["aud"] == f"{DOMAIN}/callee"
-    assert claims["method"] == method
-    assert claims["target_digest"] == digest_header(target.encode("ascii"))
-    assert claims["content_digest"] == digest_header(seen.body)
-    for name in ("content-type", "content-encoding"):
-        assert seen.headers.get(name, [None]) == [claims["headers"].get(name)]
-
-
-def only(server: RawServer) -> Seen:
-    (seen,) = server.seen
-    return seen
 
 
 # ---- the target on the wire
@@ -430,6 +409,111 @@ def test_a_client_that_follows_redirects_itself_is_told_to_leave_that(caller: Se
         httpx.get(server.url, auth=Auth(caller, "callee", server.url), follow_redirects=True)
 
 
+class FollowsItself(Synchronous):
+    """`Auth` in an httpx.Client that follows redirects."""
+
+    def __call__(self, url: str, method: str = "GET", signing: Options | None = None, **request: Any) -> httpx.Response:
+        return super().__call__(url, method, signing, follow_redirects=True, **request)
+
+
+class FollowsItselfAsync(Asynchronous):
+    """`Auth` in an httpx.AsyncClient that follows redirects."""
+
+    def __call__(self, url: str, method: str = "GET", signing: Options | None = None, **request: Any) -> httpx.Response:
+        return super().__call__(url, method, signing, follow_redirects=True, **request)
+
+
+@pytest.mark.parametrize("way", [FollowsItself, FollowsItselfAsync])
+@pytest.mark.parametrize("status", [302, 307])
+def test_a_client_that_follows_redirects_itself_sends_nothing_to_another_origin(
+    caller: Service, server: RawServer, way: type[Calls], status: int
+) -> None:
+    with raw_server() as other, carrying(TRANSACTION), serving("r1"):
+        server.script[:] = [Answer(status, {"Location": f"{other.url}/x"})]
+        with pytest.raises(UnsignableRequest, match="leave follow_redirects of the client off"):
+            way(caller)(server.url, "PUT", {"header": "X-Peer-Token"}, content=b"x")
+        assert other.seen == []
+    assert {"x-peer-token", "txn-token", "x-request-id"} <= only(server).headers.keys()
+
+
+def test_the_trace_of_an_application_goes_on(caller: Service, server: RawServer) -> None:
+    events = list[str]()
+
+    async def trace(event: str, _: Any) -> None:
+        events.append(event)
+
+    server.script[:] = [Answer(200), Answer(200)]
+    Synchronous(caller)(server.url, extensions={"trace": lambda event, _: events.append(event)})
+    InSession(caller)(server.url, extensions={"trace": trace})
+    assert events.count("http11.send_request_headers.started") == 2
+
+
+def test_a_signed_request_goes_through_a_proxy(caller: Service, server: RawServer) -> None:
+    """The proxy of http gets the whole URL."""
+    server.script[:] = [Answer(200), Answer(302, {"Location": "http://other.test/"})]
+    auth = Auth(caller, "callee", "http://callee.test:8080")
+    with httpx.Client(auth=auth, proxy=server.url, verify=PLAIN) as client:
+        assert client.get("http://callee.test:8080/a").status_code == 200
+        with pytest.raises(UnsignableRequest):
+            client.get("http://callee.test:8080/a", follow_redirects=True)
+    assert [seen.target for seen in server.seen] == ["http://callee.test:8080/a"] * 2
+
+
+# ---- refusals
+
+FORBIDDEN = b'{"type":"about:blank","title":"Forbidden","status":403,"code":"insufficient_scope"}'
+REFUSED = Answer(403, PROBLEM | {"X-Request-Id": "req-42"}, FORBIDDEN)
+
+
+def test_a_refusal_is_a_typed_value(call: Calls, server: RawServer) -> None:
+    server.script[:] = [REFUSED]
+    response = call(server.url)
+    assert refusal_of(response) == PeerRefusal(403, "insufficient_scope", "Forbidden", None, "req-42")
+    assert response.content == FORBIDDEN
+
+
+def test_a_refusal_of_a_stream_is_a_typed_value_and_the_body_can_still_be_read(
+    caller: Service, server: RawServer
+) -> None:
+    server.script[:] = [REFUSED]
+    client = httpx.Client(auth=Auth(caller, "callee", server.url), verify=PLAIN)
+    with client, client.stream("GET", server.url) as response:
+        refusal = refusal_of(response)
+        assert b"".join(response.iter_bytes()) == FORBIDDEN
+    assert refusal is not None
+    assert refusal.code == "insufficient_scope"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(200, PROBLEM, FORBIDDEN),
+        Answer(403, {"Content-Type": "application/json"}, FORBIDDEN),
+        Answer(404, PROBLEM, b'{"title":"Not Found"}'),
+        Answer(404, PROBLEM, b'{"code":"x","code":"y"}'),
+        Answer(404, PROBLEM, b'{"code":"x","detail":"' + b"x" * 5000 + b'"}'),
+    ],
+    ids=["no error", "no problem", "no code", "two codes", "too long"],
+)
+def test_every_other_answer_is_no_refusal(call: Calls, server: RawServer, answer: Answer) -> None:
+    server.script[:] = [answer]
+    response = call(server.url)
+    assert refusal_of(response) is None
+    assert response.content == answer.body
+
+
+def test_another_origin_refuses_nothing_in_the_name_of_the_callee(call: Calls, server: RawServer) -> None:
+    with raw_server(REFUSED) as other:
+        server.script[:] = [Answer(302, {"Location": other.url})]
+        response = call(server.url, signing={"follow_redirects": True})
+    assert response.status_code == 403
+    assert refusal_of(response) is None
+    assert refusal_of(httpx.Response(403, headers=PROBLEM, content=FORBIDDEN)) is None
+
+
+# ---- broken connections
+
+
 def test_a_broken_connection_is_an_error_of_httpx(call: Calls, server: RawServer) -> None:
     server.script[:] = [RESET]
     with pytest.raises(httpx.ReadError):
@@ -464,9 +548,15 @@ def test_a_protected_application_accepts_the_calls() -> None:
 def test_the_page_runs_and_each_of_its_calls_is_signed(server: RawServer) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (Path(peerseal.__file__).parents[1] / PAGE).read_text(), re.DOTALL)
     with MemoryRegistry() as registry:
-        identity = registry.identity("client-service")
+        names = {"identity": registry.identity("client-service")}
         for block in blocks:
-            exec(block.replace("http://resource-service:8080", server.url), {"identity": identity})
-    assert [seen.target for seen in server.seen] == ["/profiles/42", "/orders", "/export", "/profiles/42"]
-    assert [seen.claims.get("ctx") for seen in server.seen] == [None, {"purpose": "support"}, None, None]
-    assert [seen.claims["headers"].get("x-tenant") for seen in server.seen] == [None, None, None, "acme"]
+            exec(block.replace("http://resource-service:8080", server.url), names)
+    assert [seen.target for seen in server.seen] == [
+        "/profiles/42",
+        "/orders",
+        "/export",
+        "/profiles/42",
+        "/profiles/42",
+    ]
+    assert [seen.claims.get("ctx") for seen in server.seen] == [None, {"purpose": "support"}, None, None, None]
+    assert [seen.claims["headers"].get("x-tenant") for seen in server.seen] == [None, None, None, "acme", None]

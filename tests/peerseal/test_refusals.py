@@ -19,17 +19,6 @@ from tests.support.wire import Answer, RawServer, Service, raw_server
 Refused = Callable[..., dict[str, str]]
 
 
-@pytest.fixture
-def registry() -> Iterator[MemoryRegistry]:
-    with MemoryRegistry() as registry:
-        yield registry
-
-
-@pytest.fixture
-def client(registry: MemoryRegistry) -> Identity:
-    return registry.identity("client")
-
-
 def flask_app(registry: MemoryRegistry, **options: Any) -> Flask:
     app = Flask(__name__)
     PeerAuth(app, registry.identity("callee"), allow={"client": {"read"}}, **options)

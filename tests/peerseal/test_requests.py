@@ -22,16 +22,16 @@ from peerseal.requests import MAX_BUFFER, RETRIES, TIMEOUT, PeerSession
 from peerseal.runtime.limits import CallLimits
 from peerseal.session.origin import Origin
 from peerseal.session.problem import MAX_PROBLEM
-from tests.support.wire import DOMAIN, RESET, Answer, RawServer, Seen, Service, raw_server
+from tests.support.wire import RESET, Answer, RawServer, Seen, Service, assert_signed_as_seen, only, raw_server
+
+pytestmark = pytest.mark.usefixtures("no_proxies")
 
 SessionFor = Callable[..., PeerSession]
 
 
 @pytest.fixture
-def session_for(caller: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[SessionFor]:
+def session_for(caller: Service) -> Iterator[SessionFor]:
     """A session with a server, that never really sleeps."""
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
     made = []
 
     def session_for(server: RawServer, path: str = "", **options: Any) -> PeerSession:
@@ -47,23 +47,6 @@ def session_for(caller: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Se
 @pytest.fixture
 def session(session_for: SessionFor, server: RawServer) -> PeerSession:
     return session_for(server)
-
-
-def assert_signed_as_seen(seen: Seen) -> None:
-    """The token in a request is for exactly this request."""
-    claims = seen.claims
-    method, target, _ = seen.line.split(" ")
-    assert claims["aud"] == f"{DOMAIN}/callee"
-    assert claims["method"] == method
-    assert claims["target_digest"] == digest_header(target.encode("ascii"))
-    assert claims["content_digest"] == digest_header(seen.body)
-    for name in ("content-type", "content-encoding"):
-        assert seen.headers.get(name, [None]) == [claims["headers"].get(name)]
-
-
-def only(server: RawServer) -> Seen:
-    (seen,) = server.seen
-    return seen
 
 
 # ---- where a request goes

@@ -24,18 +24,6 @@ NEEDS = {
 }
 
 
-@pytest.fixture
-def registry() -> Iterator[MemoryRegistry]:
-    with MemoryRegistry() as registry:
-        registry.set_domain(minters=["client"])
-        yield registry
-
-
-@pytest.fixture
-def client(registry: MemoryRegistry) -> Identity:
-    return registry.identity("client")
-
-
 class Callee:
     """The service ``callee``; what its application saw is kept."""
 

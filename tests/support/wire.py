@@ -141,6 +141,18 @@ class Seen:
         return claims_of(self.token)
 
 
+def assert_signed_as_seen(seen: Seen) -> None:
+    """The token in a request to ``callee`` is for exactly this request."""
+    claims = seen.claims
+    method, target, _ = seen.line.split(" ")
+    assert claims["aud"] == f"{DOMAIN}/callee"
+    assert claims["method"] == method
+    assert claims["target_digest"] == digest_header(target.encode("ascii"))
+    assert claims["content_digest"] == digest_header(seen.body)
+    for name in ("content-type", "content-encoding"):
+        assert seen.headers.get(name, [None]) == [claims["headers"].get(name)]
+
+
 @dataclass(frozen=True)
 class Answer:
     status: int = 200
@@ -270,3 +282,9 @@ def raw_exchange(address: tuple[str, int], data: bytes) -> RawAnswer:
     first, *rest = head.decode("latin-1").splitlines()
     answered = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
     return RawAnswer(int(first.split(" ")[1]), answered, content)
+
+
+def only(server: RawServer) -> Seen:
+    """The one request that the server has received."""
+    (seen,) = server.seen
+    return seen

@@ -1,77 +1,19 @@
 """A real agent and clients that do not send a whole request, or do not read the answer: each is cut in time."""
 
 import socket
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
-from tests.support.impatient_agent import LIMITS
-from tests.support.processes import LOOPBACK, Process, free_port
+from tests.support.impatient_agent import LAST, LIMITS, WHOLE, ImpatientAgent, answer_on, until_closed
+from tests.support.processes import free_port
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.e2e
 
-WHOLE = b"GET /healthz HTTP/1.1\r\nHost: agent\r\n\r\n"
-LAST = WHOLE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-PATIENCE = 60
-"""Seconds: fewer than the agent keeps an idle connection."""
-
-
 on_one_place = pytest.mark.parametrize("agent", ["unix"], indirect=True)
 """Saves seconds: the protocol is the same on loopback, where an unread answer fills megabytes."""
-
-
-class ImpatientAgent(Process):
-    """An agent that listens at a path, or on a port of loopback."""
-
-    def __init__(self, place: Path | int, *, log: Path, settings: Mapping[str, str]) -> None:
-        self.place = place
-        named = str(place) if isinstance(place, Path) else f"{LOOPBACK}:{place}"
-        command = [sys.executable, "-m", "tests.support.impatient_agent", named]
-        super().__init__("agent", command, log=log, settings=settings)
-
-    def connection(self, sent: bytes) -> socket.socket:
-        """A connection on which this was sent."""
-        if isinstance(self.place, Path):
-            client = socket.socket(socket.AF_UNIX)
-            client.settimeout(PATIENCE)
-            client.connect(str(self.place))
-        else:
-            client = socket.create_connection((LOOPBACK, self.place), timeout=PATIENCE)
-        client.sendall(sent)
-        return client
-
-    def answers(self) -> bool:
-        """Whether a caller that sends a whole request is answered with 200."""
-        try:
-            with self.connection(LAST) as client:
-                return until_closed(client).startswith(b"HTTP/1.1 200 ")
-        except OSError:
-            return False
-
-
-def answer_on(client: socket.socket) -> bytes:
-    """One answer to `WHOLE`."""
-    received = b""
-    while not received.endswith(b'{"ready":true}'):
-        data = client.recv(65536)
-        assert data, received
-        received += data
-    return received
-
-
-def until_closed(client: socket.socket) -> bytes:
-    """What the client receives until the agent closes the connection. Raises TimeoutError."""
-    received = b""
-    try:
-        while data := client.recv(65536):
-            received += data
-    except ConnectionError:  # the agent had not read everything
-        pass
-    return received
 
 
 def takes(client: socket.socket, data: bytes) -> bool:

@@ -135,14 +135,24 @@ def test_a_refusal_is_told_in_words(service: CalledService, terminal: pytest.Cap
 def test_the_words_name_the_request_id_that_was_sent(
     service: CalledService, items: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    problem = Answer(403, {"Content-Type": "application/problem+json"}, b'{"detail": "Not today."}')
+    problem = Answer(403, {"Content-Type": "application/problem+json"}, b'{"code": "closed", "detail": "Not today."}')
     with raw_server(problem) as callee:
         assert main(["call", CALLEE, "GET", callee.url, *items]) == 4
     (sent,) = callee.seen[0].headers["x-request-id"]
     assert re.fullmatch(named, sent)
     assert capsys.readouterr().err == (
-        f"Error: 403: As Scripted\n  Not today.\n  The callee's log names this request {sent}.\n"
+        f"Error: closed: As Scripted\n  Not today.\n  The callee's log names this request {sent}.\n"
     )
+
+
+def test_a_problem_without_a_code_is_shown_as_any_answer(
+    service: CalledService, terminal: pytest.CaptureFixture[str]
+) -> None:
+    problem = Answer(403, {"Content-Type": "application/problem+json"}, b'{"detail": "Not today."}')
+    with raw_server(problem) as callee:
+        assert main(["call", CALLEE, "GET", callee.url]) == 4
+    shown = terminal.readouterr()
+    assert (shown.out, shown.err) == ('HTTP/1.1 403 As Scripted\n{\n  "detail": "Not today."\n}\n', "")
 
 
 def test_a_refusal_into_a_pipe_is_the_problem_document_and_the_words(
@@ -339,11 +349,14 @@ def test_items_are_those_of_httpie(tmp_path: Path) -> None:
     [
         (["orders"], "is no item"),
         (["=a"], "is no item"),
-        (["a:=b"], "a: not JSON"),
-        (["a:=NaN"], "NaN is no number"),
-        (["a:=1e999"], "a: not JSON: 1e999 is too large for a number"),
-        (["a:=[-1e999]"], "a: not JSON: -1e999 is"),
-        (["a:=" + "[" * 100_000], "a: not JSON"),
+        (["a:=b"], "a: not strict JSON"),
+        (["a:=NaN"], "a: not strict JSON: NaN is not JSON"),
+        (["a:=1e999"], "a: not strict JSON: a number out of range"),
+        (["a:=[-1e999]"], "a: not strict JSON: a number out of range"),
+        (["a:=" + "[" * 100_000], "a: not strict JSON: nested too deeply"),
+        (["a:=" + "[" * 33 + "]" * 33], "a: not strict JSON: nested too deeply"),
+        (['a:={"b": 1, "b": 2}'], "a: not strict JSON: a member is repeated"),
+        (["a:=[1,"], "a: not strict JSON: no value where one is expected"),
         (["a=1", "a=2"], "a is given twice"),
         (["A:1", "A:2"], "A is given twice"),
         (["content-type:x", "Content-Type:y"], "Content-Type is given twice"),

@@ -97,6 +97,15 @@ def test_a_host_whose_registry_is_away_does_not_join(host: Host) -> None:
     assert host.run("join") == (3, "")
 
 
+@pytest.mark.parametrize("none", ["0", "0s", "0.0"])
+def test_a_wait_of_no_time_tries_once(host: Host, none: str) -> None:
+    host.with_token()
+    host.registry.down = True
+    assert host.run("join", "--wait", none) == (3, "")
+    host.registry.down = False
+    assert host.run("join", "--wait", none)[0] == 0
+
+
 def test_a_key_of_which_the_registry_says_nothing_is_not_called_active(joined: Host) -> None:
     [key] = joined.stored().keys
     joined.registry.down = True

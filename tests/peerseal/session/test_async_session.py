@@ -21,6 +21,8 @@ from tests.support.certificates import Authority
 from tests.support.misbehaving import hangs, misbehaving, refused
 from tests.support.wire import RESET, Answer, RawServer, Service, raw_server
 
+pytestmark = pytest.mark.usefixtures("no_proxies")
+
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 LIMITS = CallLimits(failures=3, open_time=2.0, jitter=0.0)
 
@@ -45,10 +47,8 @@ def pauses() -> list[float]:
 
 
 @pytest.fixture
-def run(caller: Service, circuits: Circuits, pauses: list[float], monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(caller: Service, circuits: Circuits, pauses: list[float]) -> Run:
     """Runs a coroutine function with a session to that URL."""
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
 
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)

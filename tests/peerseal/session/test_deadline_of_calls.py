@@ -17,13 +17,9 @@ from tests.support.misbehaving import FAR_TOO_LONG, IN_TIME, Behaviour, misbehav
 from tests.support.wire import Service
 
 DEADLINE = 0.25
+pytestmark = pytest.mark.usefixtures("no_proxies")
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-
-@pytest.fixture(autouse=True)
-def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def trickles(head: bytes, piece: bytes = b"x") -> Behaviour:

@@ -20,6 +20,8 @@ from tests.support.misbehaving import Behaviour, hangs, misbehaving, refused
 from tests.support.waiting import until
 from tests.support.wire import RESET, Answer, RawServer, Service, raw_server
 
+pytestmark = pytest.mark.usefixtures("no_proxies")
+
 SessionFor = Callable[..., PeerSession]
 LIMITS = CallLimits(failures=3, open_time=2.0, jitter=0.0)
 BUSY = Answer(503, {"Retry-After": "5"})
@@ -36,10 +38,8 @@ def circuits(clock: Clock) -> Circuits:
 
 
 @pytest.fixture
-def session_for(caller: Service, circuits: Circuits, monkeypatch: pytest.MonkeyPatch) -> Iterator[SessionFor]:
+def session_for(caller: Service, circuits: Circuits) -> Iterator[SessionFor]:
     """Sessions that share their circuits, try once, and never really sleep."""
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
     made = []
 
     def session_for(url: str, **options: Any) -> PeerSession:

@@ -8,10 +8,9 @@ import requests
 from requests_toolbelt import MultipartEncoder
 
 from peerseal.errors import ConfigurationError, InvalidName, UnsignableRequest
-from peerseal.protocol.encoding import digest_header
 from peerseal.session.options import MAX_BUFFER
 from peerseal.session.signed_request import RequestSigner
-from tests.support.wire import Answer, RawServer, Seen, Service, raw_server
+from tests.support.wire import Answer, RawServer, Service, assert_signed_as_seen, raw_server
 
 
 @pytest.fixture
@@ -33,15 +32,6 @@ def send(request: requests.PreparedRequest, *, follow: bool = False) -> requests
             if response.next is None or not follow:
                 return response
             request = response.next
-
-
-def assert_signed_as_seen(seen: Seen) -> None:
-    claims = seen.claims
-    method, target, _ = seen.line.split(" ")
-    assert (claims["method"], claims["target_digest"]) == (method, digest_header(target.encode("ascii")))
-    assert claims["content_digest"] == digest_header(seen.body)
-    for name in ("content-type", "content-encoding"):
-        assert seen.headers.get(name, [None]) == [claims["headers"].get(name)]
 
 
 def test_the_request_is_signed_as_it_is_sent(signer: RequestSigner, server: RawServer) -> None:

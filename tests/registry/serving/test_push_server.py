@@ -3,8 +3,6 @@
 import json
 import selectors
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +13,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from demo.processes import ROOT, ServerOptions, environment
+from demo.processes import ServerOptions
 from demo.stack import Stack
 from peerseal.protocol.encoding import b64url_decode
 from registry.services.registry import Registry
@@ -189,20 +187,6 @@ def connections(stack: Stack) -> int:
         row = own.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()").fetchone()
         assert row is not None
         return int(row[0])
-
-
-@pytest.mark.parametrize(("hard", "soft", "connections"), [(1_000, 1_000, 1_000 - 256), (20_000, 5_000 + 256, 5_000)])
-def test_a_worker_takes_no_more_connections_than_it_may_have_descriptors(
-    tmp_path: Path, hard: int, soft: int, connections: int
-) -> None:
-    script = (
-        f"import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (300, {hard}))\n"
-        "from registry.serving.worker import connections_allowed as allowed\n"
-        "print(allowed(5_000), r.getrlimit(r.RLIMIT_NOFILE)[0])"
-    )
-    environ = environment({"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)})
-    told = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environ, capture_output=True, check=True)
-    assert told.stdout.decode().split() == [str(connections), str(soft)]
 
 
 def test_one_address_leaves_places_to_others() -> None:
