@@ -20,10 +20,11 @@ from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.protocol.tokens.proof import sign_proof
 from registry.domain.admission import Joined
 from registry.domain.keys import KeyRecord
+from registry.limits import Limits
 from registry.services.access.operators import LOCAL
 from registry.services.registry import Registry
 from registry.services.setup.initialise import initialise
-from registry.settings import Limits, Settings
+from registry.settings import Settings
 from registry.storage.batched_writes import Write
 from registry.storage.engine import create_engine
 from registry.storage.queries import keys, ledger

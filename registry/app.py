@@ -11,7 +11,7 @@ from registry.services.registry import Registry
 from registry.settings import Settings
 from registry.storage.engine import connection_counts
 from registry.web.limiting import limit_refusals
-from registry.web.metrics import DATABASE, WAITING_LIMIT, WORKERS, note, timed
+from registry.web.metrics import CACHES, DATABASE, WAITING_LIMIT, WORKERS, note, timed
 from registry.web.problems import answer_errors
 from registry.web.published import SECURITY, Published, WarmAnswers
 from registry.web.routes import BLUEPRINTS
@@ -51,6 +51,7 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Fl
     limit_refusals(app, settings)
     answer_errors(app)
     WORKERS.share_in(settings.home)
+    CACHES.read_from(use_cases.cached_bytes)
     DATABASE.read_from(lambda: connection_counts(use_cases.store.engine))
     WAITING_LIMIT.set_function(lambda: use_cases.changes.waiting.most)
     app.wsgi_app = timed(WarmAnswers(app.wsgi_app, use_cases))  # type: ignore[assignment, method-assign]

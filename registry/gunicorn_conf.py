@@ -2,6 +2,11 @@
 
 import sys
 
-from registry.serving import gunicorn_conf
+from peerseal.errors import ConfigurationError
+
+try:
+    from registry.serving import gunicorn_conf
+except ConfigurationError as error:
+    sys.exit(f"Error: {error.code}: {error}")  # gunicorn would print a traceback
 
 sys.modules[__name__] = gunicorn_conf

@@ -24,6 +24,8 @@ _QUOTES = ("'", '"')
 _BYTE_ORDER_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)([smhdSMHD]?)")
+_SIZE = re.compile(r"([0-9]{1,15})(|KiB|MiB|GiB)", re.I)
+_SIZE_UNITS = {"": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 _COUNT = re.compile(r"[0-9]{1,18}")
 _LONGEST_SHOWN = 60
 _LARGEST_FILE = 64 * 1024
@@ -115,6 +117,18 @@ class SettingsReader:
         value = whole_number(text)
         if value is None or not at_least <= value <= at_most:
             raise ConfigurationError(f"{name}={_shown(text)}: expected a whole number from {at_least} to {at_most}")
+        return value
+
+    def size(self, name: str, default: int, *, at_least: int = 0, at_most: int) -> int:
+        """A number of bytes, or a size such as 64KiB, 16MiB or 1GiB."""
+        text = self.text(name)
+        if text is None:
+            return default
+        match = _SIZE.fullmatch(text)
+        value = int(match[1]) * _SIZE_UNITS[match[2].lower()] if match else -1
+        if not at_least <= value <= at_most:
+            bounds = f"{at_least} to {at_most} bytes, or a size such as 64KiB or 16MiB"
+            raise ConfigurationError(f"{name}={_shown(text)}: expected {bounds}")
         return value
 
     def path(self, name: str) -> Path | None:

@@ -5,4 +5,4 @@ import sys
 
 from peerseal.runtime.old_names import OldNames
 
-sys.meta_path.append(OldNames({f"{__name__}.together": f"{__name__}.group_commit"}))
+sys.meta_path.append(OldNames({f"{__name__}.together": "registry.storage.group_commit"}))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from registry.domain.errors import StorageUnavailable
-from registry.settings import Limits
+from registry.limits import Limits
 from registry.storage.queries import applicants, used_tokens
 from registry.storage.queries.tokens import JOIN_TOKENS, OPERATOR_TOKENS
 from registry.storage.unit import Store

@@ -50,7 +50,8 @@ class Registry:
         self.histories = HistoryDeclarations(unguarded, clock)
         self.housekeeping = Housekeeping(self.store, settings.limits, clock)
         changed = revisions(self.store.engine)
-        self.ledger = LedgerView(self.store, changed, self.authority, clock, lambda: self.fork_guard.note)
+        most = settings.limits.tiles_cached
+        self.ledger = LedgerView(self.store, changed, self.authority, clock, lambda: self.fork_guard.note, most)
         self._add_use_cases(Node(self.store, changed, self.authority, self.ledger, settings.limits, clock))
 
     def _add_use_cases(self, node: Node) -> None:
@@ -74,6 +75,15 @@ class Registry:
         self.changes = ChangesFeed(node)
         self.current = CurrentLists(node)
 
+    def cached_bytes(self) -> dict[str, int]:
+        """Bytes that the caches of this process hold, by what they keep."""
+        return {
+            "documents": self.publisher.held,
+            "policies": self.documents.held,
+            "changes": self.changes.held + self.current.held,
+            "tiles": self.ledger.held + self.fork_guard.held,
+        }
+
     def readiness(self) -> Readiness:
         """Whether this node can read, and whether it can write too."""
         return self.checks.now()
@@ -82,7 +92,7 @@ class Registry:
 def store_of(settings: Settings, timeouts: DatabaseTimeouts | None = None) -> Store:
     """The database that the settings name. Raises ConfigurationError."""
     guard = DurabilityGuard(settings.allow_async_replication)
-    engine = create_engine(settings.database_url, timeouts)
+    engine = create_engine(settings.database_url, timeouts, settings.limits.database_connections)
     listen = create_engine(settings.listen_url) if settings.listen_url else None
     if listen is not None and {engine.dialect.name, listen.dialect.name} != {POSTGRESQL}:
         raise ConfigurationError(

@@ -6,9 +6,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from registry.limits import Limits
 from registry.services.authority.authority import AuthoritySource
 from registry.services.documents.ledger import LedgerView
-from registry.settings import Limits
 from registry.storage.revisions import Revisions
 from registry.storage.unit import Store
 

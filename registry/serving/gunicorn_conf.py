@@ -1,42 +1,40 @@
 """How gunicorn serves a registry: ``gunicorn --config python:registry.gunicorn_conf registry.wsgi:app``.
 
-The names in lower case are gunicorn's settings. ``peerseal-registry serve`` reads them from here as well.
+The names in lower case are gunicorn's settings; `registry.limits.ServerLimits` has their units and reasons.
+``peerseal-registry serve`` reads them from here as well.
 """
 
 import os
 import threading
 from typing import Any
 
+from registry.limits import server_limits
 from registry.serving.drain import DRAIN
-from registry.settings import Settings, drain_seconds
+from registry.settings import Settings, drain_seconds, preloads
 
-SERVED_AT_ONCE = 8
-"""Calls that a worker serves at once; most of them wait for the database. Further calls, fully received, wait for a
-thread."""
+_limits = server_limits(os.environ)
+
 WAITING_CALLS = 10_000
 """Calls that may wait for a change in one worker, 12 KiB each, if it has enough file descriptors."""
+SOCKET_TIMEOUT = _limits.socket_timeout
+REQUEST_DEADLINE = _limits.request_deadline
 
 worker_class = "registry.serving.worker.Worker"
 logger_class = "registry.serving.logger.Logger"  # as ever, or JSON: REGISTRY_LOG_FORMAT
-threads = SERVED_AT_ONCE
-worker_connections = 1000  # of one worker, without calls that wait for a change; more wait in the kernel's queue
-backlog = 512
-keepalive = 5  # seconds; a proxy in front reuses connections
-timeout = 30  # seconds without a sign of life from a worker as a whole
-graceful_timeout = 20  # calls that wait for a change are answered at once
-limit_request_line = 4094  # bytes; the longest valid target, a ledger proof's, has some 500
-limit_request_fields = 50
-limit_request_field_size = 8190  # bytes; a request token has 6 KiB at most
+preload_app = preloads(os.environ)
+threads = _limits.threads
+worker_connections = _limits.worker_connections
+backlog = _limits.backlog
+keepalive = _limits.keepalive
+timeout = _limits.timeout
+graceful_timeout = _limits.graceful_timeout
+limit_request_line = _limits.request_line
+limit_request_fields = _limits.request_headers
+limit_request_field_size = _limits.request_header
 forwarder_headers = ""  # no header of a proxy may shift the routing away from the request line
 control_socket_disable = True  # the registry needs no socket that controls the server
 access_log_format = '%(h)s - - %(t)s "%(r)s" %(s)s %(b)s'  # without the user: it may hold a line break
 proc_name = "peerseal-registry"
-
-SOCKET_TIMEOUT = 10
-"""Seconds to wait for the first or next bytes of a request."""
-REQUEST_DEADLINE = 45
-"""Seconds from the first byte of a request until all of it has arrived: 64 KiB of head and of body. The same for its
-answer, 4 MiB at most, until the client has read it."""
 
 
 def on_starting(server: Any) -> None:

@@ -23,10 +23,14 @@ from peerseal.errors import ConfigurationError
 from peerseal.runtime.database_url import sqlalchemy_url
 from peerseal.runtime.files import resolved
 from peerseal.runtime.settings import whole_number
+from registry.limits import DATABASE_CONNECTIONS
 from registry.storage.connections import READ_ONLY, ServerWatch, WatchedConnection
 
 POSTGRESQL = "postgresql"
 SQLITE = "sqlite"
+
+OWN_CONNECTIONS = 2
+"""Connections outside of the pool (`registry.storage.revisions`): one looks numbers up, one listens for commits."""
 
 WRITES = "registry_writes"
 """The execution option of a transaction that writes."""
@@ -37,7 +41,7 @@ LOOKS = "registry_looks"
 TIMEOUTS = "registry_timeouts"
 """The execution option for other DatabaseTimeouts than the engine's."""
 _WATCH = "registry_watch"
-_POOL, _OVERFLOW = 8, 8  # connections of an engine that are kept, and further ones
+_SQLITE_POOL = 16  # connections: a file in use costs little more for each
 _FILE = "registry_file"
 
 
@@ -52,7 +56,7 @@ class DatabaseTimeouts:
     """For a connection to any of the hosts, the look-up of their names included. The attempt goes on, and a later
     caller gets its connection; answers in memory are served meanwhile."""
     pool: int = 2_000
-    """For one of the pool's 16 connections."""
+    """For one of the pool's connections."""
     look: int = 2_000
     """For an answer to a statement outside of a transaction: a look-up by primary key."""
     answer: int = 4_000
@@ -100,10 +104,14 @@ def _known_to_libpq(url: URL) -> URL:
     return url
 
 
-def create_engine(text: str, timeouts: DatabaseTimeouts | None = None) -> Engine:
-    """An engine that connects when it is first used, and again in each forked process. Raises ConfigurationError."""
+def create_engine(
+    text: str, timeouts: DatabaseTimeouts | None = None, connections: int = DATABASE_CONNECTIONS
+) -> Engine:
+    """An engine that connects when it is first used, and again in each forked process. To PostgreSQL it has so many
+    ``connections`` at most, `OWN_CONNECTIONS` of them outside of its pool. Raises ConfigurationError."""
     url, waits = database_url(text), timeouts or DatabaseTimeouts()
-    engine = _sqlite(url, waits) if url.get_backend_name() == SQLITE else _postgresql(url, waits)
+    pooled = connections - OWN_CONNECTIONS
+    engine = _sqlite(url, waits) if url.get_backend_name() == SQLITE else _postgresql(url, waits, pooled)
     forget = weakref.WeakMethod(engine.dispose)
     os.register_at_fork(after_in_child=lambda: _forget_connections(forget))
     return engine
@@ -116,7 +124,7 @@ def _forget_connections(dispose: "weakref.WeakMethod[Callable[..., None]]") -> N
         forget(close=False)
 
 
-def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
+def _postgresql(url: URL, waits: DatabaseTimeouts, pooled: int) -> Engine:
     """Options in the URL's query override the values here. A session has no state, neither settings nor prepared
     statements, unless it is known to be the connection's own: with a pooler the next transaction may run in another
     session."""
@@ -137,8 +145,8 @@ def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
         isolation_level="AUTOCOMMIT",  # the driver begins no transactions of its own; `_Begin` does
         use_native_hstore=False,
         execution_options={_WATCH: watch},
-        pool_size=_POOL,
-        max_overflow=_OVERFLOW,
+        pool_size=pooled,
+        max_overflow=0,
         pool_timeout=waits.pool / 1000,
         connect_args={
             **{name: value for name, value in connecting.items() if name not in url.query},
@@ -178,7 +186,7 @@ def connection_counts(engine: Engine) -> ConnectionCounts:
     pool, watch = cast("QueuePool", engine.pool), engine.get_execution_options().get(_WATCH)
     idle, used = pool.checkedin(), pool.checkedout()
     opened, timeouts = (0, {}) if watch is None else (len(watch.opened), dict(watch.timeouts))
-    return ConnectionCounts(idle, used, max(0, opened - idle - used), _POOL + _OVERFLOW, timeouts)
+    return ConnectionCounts(idle, used, max(0, opened - idle - used), pool.size(), timeouts)
 
 
 def count_pool_timeout(engine: Engine) -> None:
@@ -236,8 +244,8 @@ def _sqlite(url: URL, waits: DatabaseTimeouts) -> Engine:
     engine = sqlalchemy.create_engine(
         url,
         hide_parameters=True,
-        pool_size=_POOL,
-        max_overflow=_OVERFLOW,
+        pool_size=_SQLITE_POOL,
+        max_overflow=0,
         connect_args={"timeout": waits.sqlite_lock / 1000},
     )
     event.listen(engine, "do_connect", _make_sqlite_file)

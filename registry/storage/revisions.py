@@ -1,10 +1,10 @@
 """The newest numbers of entries, and the news that a node has committed.
 
 The newest numbers are read before every answer from memory. The read is fast, and sees the commit of any worker or node
-at once. It uses connections of its own, outside of the pool and of transactions, each lent to one thread at a time.
-There are as many as threads have ever asked at the same time. On SQLite ``PRAGMA data_version`` takes two microseconds
-and changes with every commit of another connection; only then is a table read. On PostgreSQL it is one look-up by
-primary key.
+at once. It uses connections of its own, outside of the pool and of transactions, each lent to one thread at a time. On
+SQLite there are as many as threads have ever asked at the same time. ``PRAGMA data_version`` takes two microseconds and
+changes with every commit of another connection; only then is a table read. On PostgreSQL there is one connection:
+threads that ask while a look-up by primary key is under way share the next one.
 
 `CommitListener` wakes the thread that follows the ledger when any node commits. A notification is only a hint: the
 woken thread reads the head, and also reads it at fixed intervals. A notification may be late, and never comes through a
@@ -18,10 +18,12 @@ import os
 import select
 import socket
 import sqlite3
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Generic, Protocol, TypeVar
 
 import psycopg
@@ -34,6 +36,7 @@ from peerseal.runtime.backoff import backoff
 from registry.domain.errors import StorageUnavailable
 from registry.storage.connections import NoAnswer, WatchedConnection
 from registry.storage.engine import POSTGRESQL, count_pool_timeout, has_its_file
+from registry.storage.group_commit import GroupCommit
 
 log = logging.getLogger(__name__)
 
@@ -195,8 +198,14 @@ class _PostgresConnection(OwnConnection):
         return self.driver.ask(statement, parameters)
 
 
-_SERVICE_SEQ = b"SELECT name, seq FROM services WHERE name IN ($1::varchar, 'registry')"
 _LEDGER_HEAD = b"SELECT size FROM ledger_head"
+
+
+@lru_cache
+def _service_seqs(names: int) -> bytes:
+    """The statement for so many names."""
+    places = b", ".join(b"$%d::varchar" % number for number in range(1, names + 1))
+    return b"SELECT name, seq FROM services WHERE name IN (%s, 'registry')" % places
 
 
 class PostgresRevisions:
@@ -204,29 +213,39 @@ class PostgresRevisions:
 
     def __init__(self, engine: Engine) -> None:
         self._connections = _Lent(engine, _PostgresConnection)
+        self._services: GroupCommit[bytes, tuple[int | None, int | None]] = GroupCommit(self._seqs)
+        self._heads: GroupCommit[None, int] = GroupCommit(self._sizes)
+        self._turn = threading.Lock()
 
     def service(self, name: str) -> tuple[int | None, int | None]:
         """See Revisions."""
-        found = self._read(_SERVICE_SEQ, name.encode())
-        rows = {found.get_value(row, 0): int(found.get_value(row, 1) or 0) for row in range(found.ntuples)}
-        return rows.get(name.encode()), rows.get(REGISTRY.encode())
+        return self._services.do(name.encode())
 
     def head(self) -> int:
         """See Revisions."""
-        return int(self._read(_LEDGER_HEAD).get_value(0, 0) or 0)
+        return self._heads.do(None)
+
+    def _seqs(self, names: Sequence[bytes]) -> list[tuple[int | None, int | None]]:
+        found = self._read(_service_seqs(len(names)), *names)
+        seqs = {found.get_value(row, 0): int(found.get_value(row, 1) or 0) for row in range(found.ntuples)}
+        return [(seqs.get(name), seqs.get(REGISTRY.encode())) for name in names]
+
+    def _sizes(self, asked: Sequence[None]) -> list[int]:
+        return [int(self._read(_LEDGER_HEAD).get_value(0, 0) or 0)] * len(asked)
 
     def _read(self, statement: bytes, *parameters: bytes) -> PGresult:
-        if (kept := self._kept()) is not None:
+        with self._turn:
+            if (kept := self._kept()) is not None:
+                try:
+                    return self._read_over(kept, statement, parameters)
+                except NoAnswer as error:
+                    raise StorageUnavailable(str(error)) from error
+                except psycopg.OperationalError:
+                    self._connections.close()  # a fail-over cut it; a new one may well work
             try:
-                return self._read_over(kept, statement, parameters)
-            except NoAnswer as error:
+                return self._read_over(self._connections.make(), statement, parameters)
+            except psycopg.OperationalError as error:
                 raise StorageUnavailable(str(error)) from error
-            except psycopg.OperationalError:
-                self._connections.close()  # a fail-over cut them; a new one may well work
-        try:
-            return self._read_over(self._connections.make(), statement, parameters)
-        except psycopg.OperationalError as error:
-            raise StorageUnavailable(str(error)) from error
 
     def _kept(self) -> _PostgresConnection | None:
         """A free connection, unless the server stopped answering since its last use."""

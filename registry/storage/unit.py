@@ -1,5 +1,6 @@
 """Transactions: a reading one sees one moment, a writing one is atomic."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Self
@@ -7,6 +8,7 @@ from typing import Self
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import QueuePool
 
 from registry.domain.errors import StorageReadOnly, StorageUnavailable
 from registry.storage.connections import GRANT, NO_RIGHT, NO_SCHEMA, READ_ONLY
@@ -32,6 +34,28 @@ def storage_errors() -> Iterator[None]:
         raise
 
 
+class Writers:
+    """Admits the writing transactions of one engine of PostgreSQL: one fewer than its pool has connections, so that
+    reads proceed while writes wait for locks. On SQLite the database itself lets one write at a time."""
+
+    def __init__(self, engine: Engine) -> None:
+        pool = engine.pool
+        self._timeout = 0.0
+        self._places: threading.Semaphore | None = None
+        if engine.dialect.name == POSTGRESQL and isinstance(pool, QueuePool):
+            self._timeout = pool.timeout()
+            self._places = threading.Semaphore(max(1, pool.size() - 1))
+
+    def __enter__(self) -> None:
+        """Raises SQLAlchemy's TimeoutError when the time for a connection is up."""
+        if self._places is not None and not self._places.acquire(timeout=self._timeout):
+            raise PoolTimeout(f"other writes of this process did not end within {self._timeout:g} s")
+
+    def __exit__(self, *_: object) -> None:
+        if self._places is not None:
+            self._places.release()
+
+
 class Store:
     """The database as the use cases see it."""
 
@@ -41,11 +65,13 @@ class Store:
         durable: DurabilityGuard | None = None,
         listen: Engine | None = None,
         guard: LedgerGuard | None = None,
+        writers: "Writers | None" = None,
     ) -> None:
         self.engine = engine
         self.listen_engine = listen or engine
         self._durable = durable
         self._guard = guard
+        self._writers = writers or Writers(engine)
         self._postgresql = engine.dialect.name == POSTGRESQL
         self._reader = engine.execution_options(**{GUARD: guard, READS: True})
         self._looker = engine.execution_options(**{GUARD: guard, LOOKS: True})
@@ -54,7 +80,7 @@ class Store:
 
     def guarded(self, guard: LedgerGuard) -> Self:
         """The same database, with a guard that checks every edge of the ledger's tree that is read."""
-        return type(self)(self.engine, self._durable, self.listen_engine, guard)
+        return type(self)(self.engine, self._durable, self.listen_engine, guard, self._writers)
 
     def when_written(self, tell: Callable[[], None]) -> None:
         """Has ``tell`` called after each commit of a writing transaction of this process."""
@@ -94,7 +120,7 @@ class Store:
         appends its entry (`registry.storage.queries.ledger.append`). Raises StorageUnavailable.
         """
         self._settle(committed=False)  # after an earlier one that failed
-        with self._errors(), self._writer.begin() as connection:
+        with self._errors(), self._writers, self._writer.begin() as connection:
             if self._postgresql and self._durable is not None:
                 self._check_durable(connection, self._durable)
             if self._postgresql and service is not None:

@@ -74,6 +74,24 @@ class RequestSeconds(Collector):
         yield found
 
 
+class CachedBytes(Collector):
+    """The bytes that the caches of this process hold."""
+
+    def __init__(self) -> None:
+        self._held: Callable[[], Mapping[str, int]] = dict
+
+    def read_from(self, held: Callable[[], Mapping[str, int]]) -> None:
+        """Collects these numbers, by cache, from now on."""
+        self._held = held
+
+    def collect(self) -> Iterator[Metric]:
+        """See Collector."""
+        found = GaugeMetricFamily("registry_cache_bytes", "Bytes that the caches hold.", labels=["cache"])
+        for cache, held in self._held().items():
+            found.add_metric([cache], held)
+        yield found
+
+
 class DatabaseConnections(Collector):
     """The connections of this process to its database."""
 
@@ -130,9 +148,11 @@ THREADS = Gauge("registry_call_threads", "Threads that run calls.", registry=PRO
 CONNECTIONS = Gauge("registry_connections", "Open connections of clients.", registry=PROCESS)
 CONNECTIONS_LIMIT = Gauge("registry_connections_limit", "Connections of clients that may be open.", registry=PROCESS)
 DATABASE = DatabaseConnections()
+CACHES = CachedBytes()
 PROCESS.register(SECONDS)
 PROCESS.register(DATABASE)
 PROCESS.register(ThisProcess())
+PROCESS.register(CACHES)
 
 
 class CountingErrors:

@@ -13,10 +13,10 @@ from flask import Response, request
 from werkzeug.datastructures import Headers
 
 from peerseal.protocol.names import REGISTRY
+from registry.limits import Limits
 from registry.services.documents.answer_cache import PublicAnswer
 from registry.services.documents.publish import AnswerName, Kind
 from registry.services.registry import Registry
-from registry.settings import Limits
 from registry.web.metrics import note
 from registry.web.wire import registry
 

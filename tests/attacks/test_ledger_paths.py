@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from peerseal.protocol.keys import KeyPair
-from registry.settings import Limits
+from registry.limits import Limits
 from tests.registry.driver import Driver
 
 ENTRIES = 12

@@ -17,8 +17,8 @@ from werkzeug.test import TestResponse
 
 from peerseal.protocol.encoding import b64url
 from peerseal.protocol.keys import KeyPair
+from registry.limits import Limits
 from registry.services.documents.answer_cache import PublicAnswer
-from registry.settings import Limits
 from registry.storage.tables import metadata
 from registry.web.routes.openapi import document
 from tests.registry.driver import JSON, Clock, Driver

@@ -20,8 +20,8 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.protocol.tokens.claims import new_jti
 from peerseal.protocol.tokens.proof import PROOF_LIFETIME, PROOF_TYP
+from registry.limits import Limits
 from registry.services.access.operators import Role
-from registry.settings import Limits
 from tests.registry.driver import BY, DOMAIN, JSON, Clock, Driver, entries_of, tables_of
 
 

@@ -22,9 +22,9 @@ from peerseal.protocol.keys import KeyPair
 from registry.domain.errors import BadRequest
 from registry.domain.policy import settings_from
 from registry.domain.rebuild import rebuild
+from registry.limits import Limits
 from registry.services.recovery.verify import verify
 from registry.services.setup.ceremony import SETTLED_AFTER, Ceremony, Rolled, signed, written
-from registry.settings import Limits
 from registry.storage.tables import domain_settings
 from registry.web.routes.openapi import document
 from tests.registry.driver import DOMAIN, Clock, Driver, entries_of, tables_of

@@ -11,8 +11,8 @@ from werkzeug.test import TestResponse
 
 from peerseal.protocol.keys import KeyPair
 from registry.domain.rebuild import rebuild
+from registry.limits import Limits
 from registry.services.keys.rights import subject_hash
-from registry.settings import Limits
 from tests.registry.driver import DOMAIN, Clock, Driver, entries_of, evidence_of, tables_of
 from tests.support.issuer import JWKS, Issuer, running_issuer
 from tests.support.keys import key

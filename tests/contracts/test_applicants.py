@@ -13,9 +13,9 @@ from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, service_id
 from registry.domain.rebuild import rebuild
+from registry.limits import Limits
 from registry.services.access.operators import Role
 from registry.services.recovery.verify import verify
-from registry.settings import Limits
 from tests.registry.domain.test_key_quality import pair, prime
 from tests.registry.driver import DOMAIN, Clock, Driver, entries_of, evidence_of, tables_of
 from tests.support.keys import key

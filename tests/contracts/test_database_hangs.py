@@ -232,12 +232,12 @@ def test_a_command_has_it_at_once(last_of_three: str, tmp_path: Path) -> None:
 
 
 def test_waits_for_a_connection_of_the_pool_end_and_are_counted(postgres_url: str) -> None:
-    engine = create_engine(postgres_url, DatabaseTimeouts(pool=50))
+    engine = create_engine(postgres_url, DatabaseTimeouts(pool=50), connections=5)
     store = Store(engine)
     with ExitStack() as held:
-        for _ in range(16):
+        for _ in range(3):
             held.enter_context(store.look()).execute(text("SELECT 1"))
-        assert connection_counts(engine).used == 16
+        assert connection_counts(engine).used == 3
         with pytest.raises(StorageUnavailable), store.look():
             pass
         with pytest.raises(StorageUnavailable):

@@ -17,9 +17,9 @@ from peerseal.errors import CallerNotAllowed, InsufficientScope, PeersealError, 
 from peerseal.protocol.encoding import canonical_json
 from registry.domain.errors import StorageUnavailable
 from registry.domain.exchange import JWT
+from registry.limits import Limits
 from registry.services.recovery.verify import verify
 from registry.services.setup.ceremony import SETTLED_AFTER, Ceremony, Rolled, signed, written
-from registry.settings import Limits
 from registry.storage.tables import domain_settings
 from registry.storage.unit import Store
 from registry.web.metrics import PROCESS

@@ -7,10 +7,10 @@ import pytest
 
 from registry.domain.errors import StorageUnavailable
 from registry.domain.rebuild import rebuild
+from registry.limits import Limits
 from registry.services.access.operators import Role
 from registry.services.housekeeping import EVERY, Housekeeping
 from registry.services.setup.initialise import initialise
-from registry.settings import Limits
 from registry.storage.tables import metadata
 from registry.storage.unit import Store
 from tests.registry.driver import DOMAIN, Clock, Driver, entries_of, tables_of

@@ -10,8 +10,8 @@ from werkzeug.test import TestResponse
 
 from registry.domain.errors import RoleRefused
 from registry.domain.rebuild import rebuild
+from registry.limits import Limits
 from registry.services.access.operators import Role
-from registry.settings import Limits
 from registry.storage.tables import applicants, audit
 from tests.registry.driver import BY, DOMAIN, Clock, Driver, entries_of, tables_of
 from tests.support.keys import key

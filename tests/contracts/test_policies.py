@@ -26,9 +26,9 @@ from peerseal.protocol.policies import CallPolicy, DomainSettings, UserIssuer
 from registry.domain.errors import BadRequest
 from registry.domain.policy import settings_from
 from registry.domain.rebuild import rebuild
+from registry.limits import Limits
 from registry.services.access.operators import Role
 from registry.services.recovery.verify import verify
-from registry.settings import Limits
 from registry.storage.queries import audit
 from registry.storage.tables import domain_settings, policies, services
 from registry.web.routes.openapi import document

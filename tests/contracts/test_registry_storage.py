@@ -27,8 +27,8 @@ from peerseal.protocol.ledger.merkle import Frontier, check_consistency
 from peerseal.protocol.names import service_id
 from registry.domain.errors import StorageUnavailable
 from registry.domain.rebuild import rebuild
+from registry.limits import Limits
 from registry.services.access.operators import Role
-from registry.settings import Limits
 from registry.storage.engine import create_engine
 from registry.storage.migrate import SCHEMA_REVISION, current_revision, migrate, newest_revision
 from registry.storage.queries import ledger

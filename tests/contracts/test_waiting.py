@@ -13,10 +13,10 @@ from werkzeug.test import TestResponse
 
 from peerseal.protocol.documents.changes import Changes
 from registry.domain.errors import StorageUnavailable
+from registry.limits import Limits
 from registry.services.authority.authority import Authority
 from registry.services.documents import changes as changes_module
 from registry.services.documents.changes import WaitingCalls
-from registry.settings import Limits
 from registry.storage import revisions as revisions_module
 from registry.storage.migrate import migrate
 from registry.storage.revisions import CHANNEL, commit_listener, revisions

@@ -20,11 +20,12 @@ from demo.processes import BIN, LOOPBACK, Process, environment
 from peerseal.errors import EnrolmentRefused, RevokedKey
 from peerseal.protocol.tokens.claims import new_jti
 from registry.commands.operator_client import LocalOperatorClient
+from registry.limits import Limits
 from registry.services.authority.ledger_memory import FILE
 from registry.services.keys.records import Reason
 from registry.services.recovery.verify import verify
 from registry.services.registry import Registry
-from registry.settings import Limits, Settings
+from registry.settings import Settings
 from registry.storage.queries.ledger import Change, append
 from tests.support.stack import Stack
 from tests.support.waiting import until

@@ -18,8 +18,8 @@ from werkzeug.test import create_environ, run_wsgi_app
 
 from peerseal.protocol.keys import KeyPair
 from peerseal.testing import MemoryRegistry
+from registry.limits import Limits
 from registry.services.access.operators import Role
-from registry.settings import Limits
 from tests.attacks import forge
 from tests.examples.world import World
 from tests.fuzz.generated import TEXTS, bytes_like, json_like, rounds, text_like

@@ -21,8 +21,8 @@ from schemathesis.core.parameters import ParameterLocation
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from peerseal.protocol.keys import KeyPair
+from registry.limits import Limits
 from registry.services.access.operators import Role
-from registry.settings import Limits
 from tests.registry.driver import DOMAIN, Driver
 
 POSITIVE, NEGATIVE = schemathesis.GenerationMode

@@ -30,11 +30,12 @@ from peerseal.protocol.tokens.request import REQUEST_TYP, RequestToken
 from registry.app import create_app
 from registry.domain.errors import StorageUnavailable
 from registry.domain.rebuild import JoinTokenState, OperatorState, PublicState
+from registry.limits import Limits
 from registry.services.authority.ledger_memory import FILE
 from registry.services.recovery.compare import LOST
 from registry.services.registry import Registry
 from registry.services.setup.initialise import initialise
-from registry.settings import Limits, Settings
+from registry.settings import Settings
 from registry.storage.engine import create_engine
 from registry.storage.queries import keys, ledger
 from registry.storage.revisions import PostgresRevisions, SqliteRevisions

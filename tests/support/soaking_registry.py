@@ -5,7 +5,8 @@ import os
 from flask import Flask
 
 import registry.app
-from registry.settings import Limits, Settings
+from registry.limits import Limits
+from registry.settings import Settings
 from registry.web.log_context import configure_logging
 
 RETIRED_SHOWN = 30

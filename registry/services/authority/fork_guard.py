@@ -23,6 +23,7 @@ from peerseal.protocol.documents.history_statement import Continuation, Head, ex
 from peerseal.protocol.ledger.checkpoint import Checkpoint
 from peerseal.protocol.ledger.merkle import Frontier
 from registry.domain.errors import Lagging, LedgerForked, StorageUnavailable
+from registry.limits import TILES_CACHED
 from registry.services.authority.ledger_memory import Known, LedgerMemory, NewestHead, Remembered
 from registry.services.authority.statements import Entries, given_up, statements
 from registry.services.documents.tile_cache import TileCache
@@ -71,12 +72,18 @@ class ForkGuard:
     """
 
     def __init__(
-        self, store: Store, memory: LedgerMemory, *, asks: bool = False, clock: Callable[[], float] = time.time
+        self,
+        store: Store,
+        memory: LedgerMemory,
+        *,
+        asks: bool = False,
+        clock: Callable[[], float] = time.time,
+        tiles_cached: int = TILES_CACHED,
     ) -> None:
         self._store = store
         self._newest = NewestHead(memory, asks=asks, clock=clock)
         self._clock = clock
-        self._tiles = TileCache()
+        self._tiles = TileCache(tiles_cached)
         self._made: dict[Frontier, Frontier] = {}
         self._growing = _Growing()
         self._fork: Fork | None = None
@@ -88,11 +95,17 @@ class ForkGuard:
     def of(cls, settings: Settings, store: Store, clock: Callable[[], float] = time.time) -> Self:
         """The guard of a node. ``store`` has no guard."""
         asks = bool(settings.checkpoint_urls)
-        return cls(Store(store.engine), LedgerMemory(settings.home), asks=asks, clock=clock)
+        memory, most = LedgerMemory(settings.home), settings.limits.tiles_cached
+        return cls(Store(store.engine), memory, asks=asks, clock=clock, tiles_cached=most)
 
     def when_rebased(self, tell: Callable[[], None]) -> None:
         """Has ``tell`` called when another history is in force: clients may refuse what was signed for the old one."""
         self._followers.append(tell)
+
+    @property
+    def held(self) -> int:
+        """Bytes of the ledger's tiles in memory."""
+        return self._tiles.held
 
     @property
     def fork(self) -> Fork | None:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Generic, NoReturn, TypeVar
 
 from peerseal.errors import PeersealError
@@ -17,9 +18,9 @@ from peerseal.protocol.encoding import b64url
 from peerseal.protocol.names import check_service
 from registry.domain.errors import Lagging, LedgerForked, NotFound, StorageUnavailable
 from registry.domain.publication import period_start
+from registry.limits import Limits
 from registry.services.authority.authority import AuthoritySource
 from registry.services.bounded_cache import BoundedCache
-from registry.settings import Limits
 from registry.storage.revisions import Revisions
 
 A = TypeVar("A", bound=tuple[str, ...])
@@ -29,6 +30,11 @@ JWK_SET = "application/jwk-set+json"
 PEM = "application/x-pem-file"
 NOTE = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
+
+_OVERHEAD = 1024
+"""Bytes of an answer in memory without its body and readers: its objects, its name, its place in a dict."""
+_READER = 256
+"""Bytes of the id of a reader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,11 @@ class PublicAnswer:
     expires_at: int
     readers: frozenset[str] | None = None
     true_until: float = math.inf
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return _OVERHEAD + len(self.body) + _READER * len(self.readers or ())
 
     @classmethod
     def of(
@@ -102,9 +113,16 @@ class AnswerCache(Generic[A]):
         self._limits = limits
         self._clock = clock
         self._lasting = lasting
-        self._cache: BoundedCache[tuple[A, bool], PublicAnswer] = BoundedCache(limits.documents_cached)
+        self._cache: BoundedCache[tuple[A, bool], PublicAnswer] = BoundedCache(
+            limits.documents_cached, attrgetter("size")
+        )
         self._issued: int | None = None
         authority.when_changed(self._cache.clear)
+
+    @property
+    def held(self) -> int:
+        """Bytes of the answers in memory."""
+        return self._cache.held
 
     def answer(
         self, name: A, at_least: int, make: Callable[[A, AsOf], PublicAnswer], *, of_unknown: bool = False

@@ -18,6 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -27,12 +28,12 @@ from peerseal.protocol.documents.changes import CHANGES_LIFETIME, Changes
 from peerseal.protocol.ledger.merkle import Frontier, Proof
 from peerseal.protocol.names import service_id
 from registry.domain.errors import StorageUnavailable
+from registry.limits import Limits
 from registry.services.authority.authority import Authority
 from registry.services.bounded_cache import BoundedCache
 from registry.services.documents.answer_cache import JWT, PublicAnswer
-from registry.services.group_commit import GroupCommit
 from registry.services.use_case import Node, UseCase
-from registry.settings import Limits
+from registry.storage.group_commit import GroupCommit
 from registry.storage.queries import ledger, services
 from registry.storage.revisions import CommitListener, Waker, commit_listener
 
@@ -45,8 +46,6 @@ PAUSE, LONGEST_PAUSE = 0.002, 1.0
 a process holds."""
 RECENT_FOR = 1.0
 """Seconds for which one list of recent changes answers all callers, whatever changes; caches keep it as long."""
-_KEPT = 256
-"""Lists in memory. Clients that are up to date all ask for the same one."""
 _MOST_REVOKED = 1_000
 """Kids in a list, at most: with a thousand services they fit into the size of a list."""
 _LOOKED_BACK = 10_000
@@ -60,7 +59,7 @@ class ChangesFeed(UseCase):
         super().__init__(node)
         self._revisions = node.revisions
         self._ledger = node.ledger
-        self._cache: BoundedCache[int, PublicAnswer] = BoundedCache(_KEPT)
+        self._cache: BoundedCache[int, PublicAnswer] = BoundedCache(node.limits.changes_cached, attrgetter("size"))
         self._making: GroupCommit[int, PublicAnswer] = GroupCommit(self.lists)
         self._making_recent: GroupCommit[None, PublicAnswer] = GroupCommit(self._recent_lists)
         self._recent: tuple[float, PublicAnswer] | None = None
@@ -68,6 +67,11 @@ class ChangesFeed(UseCase):
         self.waiting = WaitingCalls(node.revisions.head, self._making.do, lambda: commit_listener(engine), node.limits)
         node.authority.when_changed(self._forget)
         node.store.when_written(self.waiting.committed)
+
+    @property
+    def held(self) -> int:
+        """Bytes of the lists in memory."""
+        return self._cache.held
 
     def since(self, seq: int) -> PublicAnswer:
         """The services that an entry after ``seq`` changed; ``reset`` where they are too many to list, or where the

@@ -1,5 +1,7 @@
 """The signed answer to "what has not changed since?", block by block of the ledger (docs/protocol.md)."""
 
+from operator import attrgetter
+
 from peerseal.protocol.documents.current import BLOCK, CurrentServices, block_of
 from peerseal.protocol.documents.frame import DOCUMENT_LIFETIME
 from peerseal.protocol.names import service_id
@@ -9,9 +11,6 @@ from registry.services.documents.answer_cache import JWT, PublicAnswer
 from registry.services.use_case import Node, UseCase
 from registry.storage.queries import ledger, services
 
-_KEPT = 256
-"""Lists in memory: those of a quarter of a million entries."""
-
 
 class CurrentLists(UseCase):
     """Makes and keeps the lists. A list in memory answers for ``current_resign_after`` seconds, whatever changed
@@ -19,8 +18,13 @@ class CurrentLists(UseCase):
 
     def __init__(self, node: Node) -> None:
         super().__init__(node)
-        self._cache: BoundedCache[int, PublicAnswer] = BoundedCache(_KEPT)
+        self._cache: BoundedCache[int, PublicAnswer] = BoundedCache(node.limits.changes_cached, attrgetter("size"))
         node.authority.when_changed(self._cache.clear)
+
+    @property
+    def held(self) -> int:
+        """Bytes of the lists in memory."""
+        return self._cache.held
 
     def block(self, number: int) -> PublicAnswer:
         """The services that the entries of that block changed last. Raises NotFound for a block after the newest entry,

@@ -17,6 +17,7 @@ from peerseal.protocol.ledger.merkle import (
 )
 from peerseal.protocol.names import service_id, split_kid
 from registry.domain.errors import BadRequest, Lagging, LedgerContradicted, LedgerForked, NotFound
+from registry.limits import TILES_CACHED
 from registry.services.authority.authority import Authority, AuthoritySource
 from registry.services.documents.answer_cache import BYTES, NOTE, PublicAnswer
 from registry.services.documents.tile_cache import TileCache
@@ -35,16 +36,23 @@ class LedgerView:
         authority: AuthoritySource,
         clock: Callable[[], float] = time.time,
         remembered: Callable[[], str | None] = lambda: None,
+        tiles_cached: int = TILES_CACHED,
     ) -> None:
-        """``remembered`` returns the newest checkpoint of the ledger that this host has seen."""
+        """``remembered`` returns the newest checkpoint of the ledger that this host has seen, and ``tiles_cached`` is
+        the number of bytes of tiles that are kept in memory."""
         self._store = store
         self._revisions = revisions
         self._authority = authority
         self._clock = clock
         self._remembered = remembered
-        self._tiles = TileCache()
+        self._tiles = TileCache(tiles_cached)
         self._newest: tuple[Authority, PublicAnswer] | None = None
         authority.when_changed(self._forget)
+
+    @property
+    def held(self) -> int:
+        """Bytes of the tiles in memory."""
+        return self._tiles.held
 
     def proofs(self, connection: Connection, indexes: Iterable[int], size: int) -> list[Proof]:
         """Inclusion proofs of leaves in the tree of that size. Raises LedgerContradicted where rows are missing."""
@@ -142,7 +150,8 @@ class LedgerView:
 
     def _forget(self) -> None:
         """Drops tiles and the signed head, which may belong to a history that was given up."""
-        self._tiles, self._newest = TileCache(), None
+        self._tiles.forget()
+        self._newest = None
 
     def _lasting(self, body: bytes) -> PublicAnswer:
         now = int(self._clock())

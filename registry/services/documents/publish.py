@@ -51,6 +51,11 @@ class _Documents(UseCase):
         kept = self._answers.kept(name, at_least)
         return None if kept is None or kept.readers is not None else kept
 
+    @property
+    def held(self) -> int:
+        """Bytes of the answers in memory."""
+        return self._answers.held
+
     def _place(self, connection: Connection, service: str, changed: int, as_of: AsOf) -> tuple[int, Frontier]:
         """The signed time of an answer, and the right edge of the tree that it covers. Entry ``changed`` is the last
         that changed the service."""

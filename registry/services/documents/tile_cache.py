@@ -14,20 +14,37 @@ from peerseal.protocol.ledger.merkle import (
     root_hash,
 )
 from registry.domain.errors import LedgerContradicted
+from registry.limits import TILES_CACHED
 from registry.services.bounded_cache import BoundedCache
 from registry.storage.queries import ledger
 
-_TILES_KEPT = 512
-"""Complete tiles in memory with the hashes above them, some 40 KiB each. They never change."""
-
 Levels = list[list[bytes]]
+
+_HASH_IN_MEMORY = 80
+"""Bytes of one hash: an object of bytes, and its place in a list."""
+
+
+def size_of_tile(levels: Levels) -> int:
+    """Bytes of a tile with the hashes above it: 40 KiB for a complete one."""
+    return _HASH_IN_MEMORY * sum(map(len, levels))
 
 
 class TileCache:
-    """The complete tiles that a process has read."""
+    """The complete tiles that a process has read, of ``limit`` bytes at most. They never change."""
 
-    def __init__(self) -> None:
-        self._kept: BoundedCache[tuple[int, int], Levels] = BoundedCache(_TILES_KEPT)
+    def __init__(self, limit: int = TILES_CACHED) -> None:
+        self._limit = limit
+        self.forget()
+
+    @property
+    def held(self) -> int:
+        """Bytes of the tiles in memory."""
+        return self._kept.held
+
+    def forget(self) -> None:
+        """Drops the tiles, which may belong to a history that was given up. What a thread reads meanwhile goes to the
+        cache that was dropped."""
+        self._kept: BoundedCache[tuple[int, int], Levels] = BoundedCache(self._limit, size_of_tile)
 
     def reader(self, connection: Connection) -> NodeReader:
         """A function that reads nodes of the tree as the connection's transaction sees it."""
@@ -69,6 +86,6 @@ class TileCache:
         except ValueError as error:
             raise LedgerContradicted(str(error)) from error
         except DocumentRefused:
-            self._kept = BoundedCache(_TILES_KEPT)  # it may have complete tiles of the other ledger
+            self.forget()  # it may have complete tiles of the other ledger
             return False
         return True

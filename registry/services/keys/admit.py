@@ -34,9 +34,9 @@ from registry.domain.admission import (
 from registry.domain.errors import KeyTaken, NotFound, StorageUnavailable, TooManyApplicants
 from registry.domain.key_quality import check_quality
 from registry.domain.keys import Applicant, KeyRecord, KeyState
-from registry.services.group_commit import GroupCommit
 from registry.services.keys.rights import JoinTokens
 from registry.services.use_case import Json, Node, UseCase
+from registry.storage.group_commit import GroupCommit
 from registry.storage.queries import applicants, audit, keys, ledger, services
 from registry.storage.queries.ledger import Addition, Appended, Change
 

@@ -20,12 +20,12 @@ from peerseal.protocol.ledger.entries import JOIN_TOKEN_CREATED, REGISTRY_RESTOR
 from peerseal.protocol.ledger.merkle import Frontier, frontier_at, leaf_hash
 from peerseal.protocol.tokens.claims import LEEWAY
 from peerseal.protocol.tokens.request import REQUEST_LIFETIME_CAP
+from registry.limits import Limits
 from registry.services.access.operators import LOCAL
 from registry.services.documents.tile_cache import TileCache
 from registry.services.recovery.compare import Retention, repair
 from registry.services.recovery.public_copy import PublicCopy, RestoreRefused, Source, read_copy
 from registry.services.recovery.verify import check_kept, claimed_size
-from registry.settings import Limits
 from registry.storage.queries import applicants, audit, ledger, used_tokens
 from registry.storage.queries.ledger import Change
 from registry.storage.unit import Store

@@ -14,9 +14,9 @@ from peerseal.errors import DocumentRefused
 from peerseal.protocol.encoding import natural
 from peerseal.protocol.ledger.checkpoint import verify_checkpoint
 from registry.domain.differences import Difference
+from registry.limits import Limits
 from registry.services.recovery.compare import Retention, compare
 from registry.services.recovery.replay import Replay, replay
-from registry.settings import Limits
 from registry.storage.unit import Store
 
 

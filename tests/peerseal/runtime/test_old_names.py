@@ -32,7 +32,7 @@ def test_every_old_name_gives_the_module_of_the_new_name(old: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("registry.services.together", "registry.services.group_commit"),
+        ("registry.services.together", "registry.storage.group_commit"),
         ("registry.gunicorn_conf", "registry.serving.gunicorn_conf"),
     ],
 )

@@ -16,7 +16,7 @@ from peerseal.protocol.keys import KeyPair
 from registry.domain import lifecycle
 from registry.domain.keys import KeyRecord, KeyState
 from registry.domain.rebuild import rebuild
-from registry.settings import Limits
+from registry.limits import Limits
 from tests.registry.driver import Clock, Driver, entries_of, tables_of
 from tests.support.keys import key
 

@@ -16,9 +16,10 @@ from sqlalchemy import make_url
 from demo.processes import ServerOptions
 from demo.stack import Stack
 from peerseal.protocol.encoding import b64url_decode
+from registry.limits import Limits
 from registry.services.registry import Registry
 from registry.serving import gunicorn_conf
-from registry.settings import Limits, Settings
+from registry.settings import Settings
 from tests.registry.web.test_metrics import samples_of
 from tests.support.load import at_a_time, get
 from tests.support.processes import LOOPBACK, Server, gunicorn
@@ -115,8 +116,9 @@ def on_sqlite(tmp_path: Path) -> Iterator[Stack]:
 @pytest.mark.e2e
 @pytest.mark.parametrize("preload", [False, True], ids=["loaded after the fork", "before the fork"])
 def test_more_peers_wait_than_calls_are_served_at_once_and_all_are_told(on_sqlite: Stack, preload: bool) -> None:
-    count = 5 * gunicorn_conf.SERVED_AT_ONCE
-    with served(on_sqlite, preload=preload) as (server, node), peers(server, count) as some:
+    count = 5 * gunicorn_conf.threads
+    on_sqlite.registry_settings["REGISTRY_PRELOAD"] = str(int(preload))
+    with served(on_sqlite) as (server, node), peers(server, count) as some:
         assert at_a_time(4, 40, lambda: get(f"{server.url}/readyz")[0]) == {200: 40}
         node.join_tokens.create("billing", 600, 1, BY)
         assert_told(some.answers(within=10), count)
@@ -138,7 +140,7 @@ def test_500_peers_wait_at_one_worker_and_others_are_served_meanwhile(stack: Sta
         for round_ in range(3):
             with peers(server, 500) as some:
                 assert connections(stack) <= 30, "none for a call that waits; this process has some, too"
-                assert threads(server) <= 2 * gunicorn_conf.SERVED_AT_ONCE
+                assert threads(server) <= 2 * gunicorn_conf.threads
                 began = time.monotonic()
                 assert at_a_time(8, 400, lambda: get(f"{server.url}/.well-known/peerseal-registry")[0]) == {200: 400}
                 assert time.monotonic() - began < 10

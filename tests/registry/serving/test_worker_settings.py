@@ -150,6 +150,7 @@ def _breaks(folder: Path) -> Path:
 def test_settings_that_it_cannot_serve_with_end_the_start(tmp_path: Path, options: list[str], says: str) -> None:
     command = [str(BIN / "gunicorn"), "--config", "python:registry.gunicorn_conf", "registry.wsgi:app", *options]
     settings = {"REGISTRY_HOME": str(tmp_path), "GUNICORN_CMD_ARGS": f"--bind {LOOPBACK}:{free_port()}"}
+    settings["REGISTRY_PRELOAD"] = "off"  # there is no registry to load
     with Server("registry", command, url="", log=tmp_path / "log", settings=settings) as server:
         until(lambda: not server.running, patience=60)
         assert server.exit_code == 1

@@ -18,8 +18,8 @@ from peerseal import Identity, Verifier
 from peerseal.errors import WrongType
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, service_id
+from registry.limits import Limits
 from registry.services.documents.answer_cache import PEM
-from registry.settings import Limits
 from tests.registry.driver import DOMAIN, Clock, Driver
 from tests.registry.in_process import InProcess
 from tests.support.certificates import Authority

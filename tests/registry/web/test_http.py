@@ -21,10 +21,10 @@ from peerseal.protocol.names import make_kid, registry_id
 from peerseal.protocol.tokens.request import REQUEST_TYP
 from registry.domain.keys import KeyRecord
 from registry.domain.publication import AnswerFrame, ProvenKey, key_set
+from registry.limits import Limits
 from registry.services.access.operators import Role
 from registry.services.authority.authority import RENEW_BEFORE
 from registry.services.bounded_cache import BoundedCache
-from registry.settings import Limits
 from tests.registry.driver import DOMAIN, JSON, Clock, Driver, entries_of, evidence_of, fail_revisions
 from tests.support.keys import key
 

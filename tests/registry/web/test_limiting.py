@@ -14,7 +14,7 @@ from werkzeug.test import TestResponse
 from demo.processes import Process, free_port
 from peerseal.errors import ConfigurationError
 from registry.app import create_app
-from registry.settings import Limits
+from registry.limits import Limits
 from registry.web.limiting import UNREADABLE_ACCOUNTS, WINDOW, RefusalLimit, calling_account
 from tests.registry.driver import Clock, Driver, settings_at
 from tests.support.keys import key

@@ -137,8 +137,11 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
             yield laptop
             return
     settings["TMPDIR"] = str(folders[0])
-    options = {"config": "python:registry.gunicorn_conf", "workers": 3, "preload": request.param == "preloaded"}
-    with gunicorn("registry", "registry.wsgi:app", port=port, log=log, settings=settings, **options) as own:  # type: ignore[arg-type]
+    settings["REGISTRY_PRELOAD"] = str(int(request.param == "preloaded"))
+    config = "python:registry.gunicorn_conf"
+    with gunicorn(
+        "registry", "registry.wsgi:app", port=port, log=log, settings=settings, config=config, workers=3
+    ) as own:
         yield own.wait_until_answers(f"{url}/readyz")
 
 

@@ -19,9 +19,9 @@ from peerseal.protocol.tokens.event import ID_PATTERN, PAYLOAD_HASH, TOPIC
 from registry.domain import errors
 from registry.domain.admission import TOKEN_ID
 from registry.domain.exchange import CLIENT_CREDENTIALS, GRANT, JWT
+from registry.limits import Limits
 from registry.services.access.operators import Role
 from registry.services.keys.records import Reason
-from registry.settings import Limits
 from registry.web.routes.openapi import document
 from tests.registry.driver import Driver
 

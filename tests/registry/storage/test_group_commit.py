@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from registry.domain.errors import StorageUnavailable
-from registry.services.group_commit import GroupCommit
+from registry.storage.group_commit import GroupCommit
 
 
 class Doubling:

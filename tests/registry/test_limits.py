@@ -1,0 +1,91 @@
+"""Every limit of a registry is a setting, which docs/reference/limits.md describes."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from demo.processes import BIN, ROOT, environment
+from peerseal.errors import ConfigurationError
+from peerseal.runtime.settings import SettingsReader
+from registry.limits import LIMIT_SETTINGS, Limits, ServerLimits, Setting, server_limits
+from registry.settings import KNOWN, Settings
+
+PAGE = ROOT / "docs/reference/limits.md"
+ROW = re.compile(
+    r"^\| `(?P<name>REGISTRY_\w+)` \| (?P<default>\S+) \| (?P<least>\S+), (?P<most>\S+) \| (?P<why>.+) \|$", re.M
+)
+SETTINGS = [setting for limits in (Limits, ServerLimits) for _, setting in limits.settings()]
+GROUPS = {setting.name: limits for limits in (Limits, ServerLimits) for _, setting in limits.settings()}
+FIELDS = {setting.name: limit for limits in (Limits, ServerLimits) for limit, setting in limits.settings()}
+
+
+def described() -> dict[str, dict[str, str]]:
+    """The rows of the page's tables."""
+    return {row["name"]: row.groupdict() for row in ROW.finditer(PAGE.read_text())}
+
+
+def number(text: str) -> int:
+    """What a setting with that value means."""
+    return SettingsReader({"X": text}).size("X", 0, at_most=2**63)
+
+
+def limit_of(setting: Setting, value: str) -> object:
+    """The limit of a registry that starts with that value."""
+    environ = {setting.name: value}
+    limits = server_limits(environ) if GROUPS[setting.name] is ServerLimits else Settings.from_environ(environ).limits
+    return getattr(limits, FIELDS[setting.name])
+
+
+def test_the_page_describes_every_limit_once_and_no_other() -> None:
+    names = [row["name"] for row in ROW.finditer(PAGE.read_text())]
+    assert sorted(names) == sorted(LIMIT_SETTINGS)
+    assert set(names) <= set(KNOWN)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_the_page_has_the_default_and_the_bounds_of_the_code(setting: Setting) -> None:
+    row = described()[setting.name]
+    assert (None if row["default"] == "–" else number(row["default"])) == setting.default
+    assert (number(row["least"]), number(row["most"])) == (setting.at_least, setting.at_most)
+    assert len(row["why"]) > 20
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_each_value_within_the_bounds_is_taken_and_none_outside(setting: Setting) -> None:
+    for value in (setting.at_least, setting.at_most):
+        assert limit_of(setting, str(value)) == value
+    for wrong in (str(setting.at_least - 1), str(setting.at_most + 1), "many", "1.5", "٣"):
+        with pytest.raises(ConfigurationError, match=rf"^{setting.name}='{re.escape(wrong)}': expected "):
+            limit_of(setting, wrong)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_a_limit_that_is_not_set_has_its_default(setting: Setting) -> None:
+    assert limit_of(setting, "") == setting.default
+    assert setting.default is None or setting.at_least <= setting.default <= setting.at_most
+
+
+def test_sizes_and_durations_have_units() -> None:
+    environ = {"REGISTRY_DOCUMENTS_CACHED": "1GiB", "REGISTRY_KEY_LIFETIME": "3d", "REGISTRY_TILES_CACHED": "2mib"}
+    limits = Settings.from_environ(environ).limits
+    assert (limits.documents_cached, limits.key_lifetime, limits.tiles_cached) == (2**30, 3 * 24 * 3600, 2 * 2**20)
+
+
+@pytest.mark.parametrize("line", re.findall(r"^\$ (\S+)=(\S+) peerseal-registry serve\n(.*)$", PAGE.read_text(), re.M))
+def test_a_wrong_value_ends_the_start_as_the_page_shows(tmp_path: Path, line: tuple[str, str, str]) -> None:
+    name, value, says = line
+    settings = environment({"REGISTRY_HOME": str(tmp_path), name: value})
+    command = [sys.executable, "-m", "registry", "serve"]
+    ended = subprocess.run(command, env=settings, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", f"{says}\n")
+
+
+def test_a_wrong_limit_of_the_server_ends_gunicorn_with_one_line(tmp_path: Path) -> None:
+    command = [str(BIN / "gunicorn"), "--config", "python:registry.gunicorn_conf", "registry.wsgi:app"]
+    settings = environment({"REGISTRY_HOME": str(tmp_path), "REGISTRY_KEEPALIVE": "long"})
+    ended = subprocess.run(command, env=settings, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    says = "Error: configuration: REGISTRY_KEEPALIVE='long': expected 0 to 75 seconds, or a duration such as 10m\n"
+    assert (ended.returncode, ended.stderr) == (1, says)
