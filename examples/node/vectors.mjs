@@ -99,6 +99,10 @@ async function verdict(file, one) {
   }
 }
 
+if (process.argv.length !== 3) {
+  console.error('usage: node vectors.mjs FOLDER')
+  process.exit(2)
+}
 let [passed, failed] = [0, 0]
 for (const kind of Object.keys(judges)) {
   const file = JSON.parse(readFileSync(`${process.argv[2]}/${kind}.json`))
