@@ -219,11 +219,13 @@ class PeerAuth:
 
 
 class _Call(CheckedCall):
-    """One request."""
+    """One request. The application's head is held until the first byte of its body, so that a handler, and a stream
+    before its first piece, can refuse."""
 
     def __init__(self, scope: Scope, headers: Mapping[str, str], send: Send, gate: Gate) -> None:
         super().__init__(gate)
         self._scope = scope
+        self._head: Event | None = None
         self.headers = headers
         self.send_on = send
 
@@ -239,9 +241,19 @@ class _Call(CheckedCall):
     async def send(self, event: Event) -> None:
         """The application's ``send``. What it would answer once a handler has refused is not sent: frameworks make a
         500 of errors that they do not know."""
-        if self.refused is None or self.began:
-            self.began = True
+        if self.began:
+            return await self.send_on(event)
+        if self.refused is not None:
+            return None
+        if event["type"] == "http.response.start":
+            self._head = event
+        elif self._head is None:  # early hints, and what servers make errors of
             await self.send_on(event)
+        elif not _is_empty(event):
+            self.began = True
+            await self.send_on(self._head)
+            await self.send_on(event)
+        return None
 
     def logged(self, error: PeersealError, *, reported: bool = False) -> str:
         """See CheckedCall."""
@@ -277,6 +289,11 @@ class _WebSocketCall(_Call):
         if not self._closed:
             self._closed = True
             await self.send_on({"type": "websocket.close", "code": _POLICY_VIOLATION})
+
+
+def _is_empty(event: Event) -> bool:
+    """Whether the event is a piece of a body without a byte, and not the last one."""
+    return event["type"] == "http.response.body" and not event.get("body") and bool(event.get("more_body"))
 
 
 def _outside(step: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:

@@ -65,7 +65,8 @@ def require_scope(scope: str, *, transaction: bool = False) -> None:
     """For a handler that learns late what the call needs: passes where the caller may use the scope.
 
     What it raises (MissingToken, InsufficientScope, BadTransactionToken) becomes the answer, even where the application
-    catches it, unless the application has begun to answer. ``current_peer().scopes`` says what the caller may use.
+    catches it, until the first byte of the answer's body is sent. ``current_peer().scopes`` says what the caller may
+    use.
     """
     call = calls.get()
     if call is None:

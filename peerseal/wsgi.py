@@ -155,7 +155,8 @@ class PeerAuth:
 
 
 class _Call(CheckedCall):
-    """One request. The application's head is held until its first piece of a body, so that a handler can refuse."""
+    """One request. The application's head is held until the first byte of its body, so that a handler, and a stream
+    before its first piece, can refuse."""
 
     def __init__(self, environ: "WSGIEnvironment", start_response: "StartResponse", gate: WsgiGate) -> None:
         super().__init__(gate)
@@ -194,11 +195,11 @@ class _Call(CheckedCall):
 
     def _begun(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """The body, whose pieces are made within this call: servers ask for them after the application has returned. A
-        list, and a file that the server sends itself, are returned as they are."""
+        list, and a file that the server sends itself, are returned as they are. The first piece is made at once."""
         if isinstance(body, list | tuple) or is_file(body, self._environ):
             return body
         pieces = PiecesWithin(body, self._within())
-        if self._head is not None:
+        if self.refused is not None:
             return pieces
         try:
             return _Resumed(pieces)
@@ -242,10 +243,11 @@ class _Call(CheckedCall):
 
 
 class _Resumed(Iterator[bytes]):
-    """The pieces of a body whose first piece was made: some applications begin to answer only then."""
+    """The pieces of a body whose first piece with a byte was made: some applications begin to answer, or refuse, only
+    then."""
 
     def __init__(self, pieces: PiecesWithin) -> None:
-        self._first: bytes | None = next(pieces, None)
+        self._first: bytes | None = next(filter(None, pieces), None)
         self._pieces = pieces
 
     def __next__(self) -> bytes:

@@ -16,13 +16,26 @@ import (
 	"net/http"
 	"os"
 	"path"
+	"slices"
 	"strings"
+	"time"
 )
 
-const maxBody = 1 << 20
+const (
+	maxBody = 1 << 20
+	usage   = `usage: peer serve PORT [AUDIENCE URL] | call AUDIENCE METHOD URL [BODY] | sign AUDIENCE METHOD TARGET [BODY] | rotate
+       | vectors FOLDER
+needs PEERSEAL_SERVICE, PEERSEAL_REGISTRY_URL, and PEERSEAL_JOIN_TOKEN or PEERSEAL_REGISTRY_PIN; keys are in PEERSEAL_KEY_DIR`
+)
+
+// counts of arguments that each command takes
+var counts = map[string][]int{"serve": {1, 3}, "call": {3, 4}, "sign": {3, 4}, "rotate": {0}, "vectors": {1}}
 
 func main() {
 	arguments := append(os.Args[1:], "", "", "", "", "")
+	if !slices.Contains(counts[arguments[0]], len(os.Args)-2) {
+		wrongUsage("the command, or the number of its arguments")
+	}
 	var err error
 	switch arguments[0] {
 	case "vectors":
@@ -54,17 +67,22 @@ func main() {
 			}
 			return err
 		})
-	default:
-		fmt.Fprintln(os.Stderr, "usage: peer serve PORT [AUDIENCE URL] | call AUDIENCE METHOD URL [BODY] | sign AUDIENCE METHOD TARGET [BODY] | rotate | vectors FOLDER")
-		os.Exit(2)
 	}
 	if err != nil {
 		log.Fatal(err)
 	}
 }
 
+func wrongUsage(reason string) {
+	fmt.Fprintf(os.Stderr, "wrong usage: %s\n%s\n", reason, usage)
+	os.Exit(2)
+}
+
 func withIdentity(do func(us *Identity) error) error {
 	pin, joining := os.Getenv("PEERSEAL_REGISTRY_PIN"), os.Getenv("PEERSEAL_JOIN_TOKEN")
+	if os.Getenv("PEERSEAL_SERVICE") == "" || os.Getenv("PEERSEAL_REGISTRY_URL") == "" || pin+joining == "" {
+		wrongUsage("a variable is not set")
+	}
 	if pin == "" {
 		token, err := parseJoinToken(joining)
 		if err != nil {
@@ -99,8 +117,12 @@ func serve(us *Identity, port, audience, address string) error {
 		Trust: us.registry, Audience: us.ID, Replay: &ReplayGuard{}, Now: us.registry.Now,
 		Allow: map[string][]string{domain + "caller": {"greetings:read"}},
 	}
-	fmt.Println("Listening at http://127.0.0.1:" + port)
-	return http.ListenAndServe("127.0.0.1:"+port, protected(verifier, greet(us, audience, address)))
+	server := &http.Server{
+		Addr: "127.0.0.1:" + port, Handler: protected(verifier, greet(us, audience, address)),
+		ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, // a client may be silent, or read nothing
+	}
+	fmt.Println("Listening at http://" + server.Addr)
+	return server.ListenAndServe()
 }
 
 // greet is the one route: a greeting, which service asked for it, for which user, and what the next service says.
@@ -111,11 +133,15 @@ func greet(us *Identity, audience, address string) handler {
 		if caller.Transaction != nil {
 			told["user"], transaction = caller.Transaction.User, caller.Transaction.Token
 		}
-		var err error
-		if audience != "" {
-			told["next"], err = call(us, audience, "GET", address, nil, transaction)
+		if audience == "" {
+			return told, nil
 		}
-		return told, err
+		next, err := call(us, audience, "GET", address, nil, transaction)
+		if err != nil {
+			return nil, refuse("next_unavailable", "%v", err)
+		}
+		told["next"] = next
+		return told, nil
 	}
 }
 
@@ -157,10 +183,22 @@ func protected(verifier *Verifier, next handler) http.HandlerFunc {
 	}
 }
 
+// headersOf gives the headers by lower-case names. Go keeps two of them elsewhere, and leaves values as bytes: a token
+// binds each byte as a character of latin-1.
 func headersOf(request *http.Request) map[string]string {
 	headers := map[string]string{}
+	if request.Host != "" {
+		headers["host"] = request.Host
+	}
+	if len(request.TransferEncoding) > 0 {
+		headers["transfer-encoding"] = strings.Join(request.TransferEncoding, ", ")
+	}
 	for name, values := range request.Header {
-		headers[strings.ToLower(name)] = strings.Join(values, ", ")
+		characters := []rune{}
+		for _, octet := range []byte(strings.Join(values, ", ")) {
+			characters = append(characters, rune(octet))
+		}
+		headers[strings.ToLower(name)] = string(characters)
 	}
 	return headers
 }

@@ -46,6 +46,7 @@ var (
 	serviceID  = regexp.MustCompile(`\A(` + name + `)/(` + name + `)\z`)
 	kidPattern = regexp.MustCompile(`\A(.+)/([A-Za-z0-9_-]{42}[AEIMQUYcgkosw048])\z`)
 	surrogate  = regexp.MustCompile(`\\(u[dD][89abAB]..\\u[dD][c-fC-F]..|u[dD][89a-fA-F]..|.)`)
+	separator  = regexp.MustCompile(`\\(u202[89]|.)`)
 	bearer     = regexp.MustCompile(`\A[A-Za-z0-9._~+/-]+=*\z`)
 	base64url  = base64.RawURLEncoding.Strict()
 )
@@ -174,7 +175,8 @@ func text(value any) string {
 func isText(value any) bool   { _, ok := value.(string); return ok }
 func isObject(value any) bool { _, ok := value.(map[string]any); return ok }
 
-// canonical is JSON with sorted names and no white space.
+// canonical is JSON with names sorted by code points, no white space, and no escapes but those that JSON needs. Go's
+// encoder escapes two line separators as well.
 func canonical(value any) []byte {
 	var buffer bytes.Buffer
 	encoder := json.NewEncoder(&buffer) // sorts the names of a map
@@ -183,10 +185,15 @@ func canonical(value any) []byte {
 		panic(err) // only for values that no JSON text has
 	}
 	written := bytes.TrimSuffix(buffer.Bytes(), []byte("\n"))
-	for escape, character := range map[string]string{`\u2028`: "\u2028", `\u2029`: "\u2029", `\u007f`: "\x7f"} {
-		written = bytes.ReplaceAll(written, []byte(escape), []byte(character))
-	}
-	return written
+	return separator.ReplaceAllFunc(written, func(escape []byte) []byte {
+		switch string(escape) {
+		case `\u2028`:
+			return []byte("\u2028")
+		case `\u2029`:
+			return []byte("\u2029")
+		}
+		return escape // above all an escaped backslash: what follows it is none
+	})
 }
 
 // splitServiceID gives the trust domain and the short name.

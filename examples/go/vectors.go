@@ -25,6 +25,10 @@ var judges = map[string]func(given Claims) (facts, error){
 		return facts{"hex": hex.EncodeToString(octets)}, err
 	},
 	"json": func(given Claims) (facts, error) { return strictObject(octets(given, "text")) },
+	"canonical-json": func(given Claims) (facts, error) {
+		object, err := strictObject(octets(given, "text"))
+		return facts{"canonical": encode(canonical(object))}, err
+	},
 	"content-digest": func(given Claims) (facts, error) {
 		return nil, unless(digest(octets(given, "body")) == given.text("digest"), "wrong_binding")
 	},

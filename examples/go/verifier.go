@@ -299,6 +299,8 @@ func problemOf(code string) *Problem {
 		status = 413
 	case "content_unreadable":
 		status = 400
+	case "next_unavailable": // of this example, not of the protocol
+		status = 502
 	default:
 		headers["www-authenticate"] = `Bearer error="invalid_token"`
 	}

@@ -63,7 +63,7 @@ export class Identity {
     const { pathname, search, href } = new URL(url) // escaped as fetch sends it
     const bound = body && !headers['content-type'] ? { ...headers, ...JSON_TYPE } : headers
     const signed = await this.headersFor(audience, method, pathname + search, body, bound, transaction)
-    return fetch(href, { method, body: body || undefined, headers: signed, redirect: 'manual' })
+    return fetch(href, { method, body: body || undefined, headers: signed, redirect: 'manual', signal: AbortSignal.timeout(20_000) })
   }
 
   #described(privateKey) {

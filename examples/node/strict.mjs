@@ -66,11 +66,12 @@ export const isObject = (value) => typeof value === 'object' && value !== null &
 export const isNatural = (value) => Number.isSafeInteger(value) && value >= 0
 export const isTime = (value) => isNatural(value) && value <= 253402300799
 
-/** Sorted names at every level, no white space. */
+/** Names sorted by code points at every level, no white space. JavaScript's own order is by halves of pairs. */
 export function canonical(value) {
   if (Array.isArray(value)) return `[${value.map(canonical).join(',')}]`
   if (!isObject(value)) return JSON.stringify(value)
-  const members = Object.keys(value).sort().map((name) => `${JSON.stringify(name)}:${canonical(value[name])}`)
+  const names = Object.keys(value).sort((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)))
+  const members = names.map((name) => `${JSON.stringify(name)}:${canonical(value[name])}`)
   return `{${members.join(',')}}`
 }
 

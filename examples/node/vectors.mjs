@@ -4,7 +4,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { KINDS, readRegistryKeys } from './documents.mjs'
 import { checkConsistency, checkInclusion, decodeProof, leafHash, readCheckpoint } from './ledger.mjs'
 import { Registry, kindOf } from './registry.mjs'
-import { Refused, bearerToken, decode, digest, encode, parseJoinToken, readKey, sameText, splitKid, strictObject } from './strict.mjs'
+import { Refused, bearerToken, canonical, decode, digest, encode, parseJoinToken, readKey, sameText, splitKid, strictObject } from './strict.mjs'
 import { ReplayGuard, Verifier, problemOf } from './verifier.mjs'
 
 const check = (right, code) => {
@@ -43,6 +43,7 @@ const document = (kind) => async (given) => {
 const judges = {
   base64url: ({ text }) => ({ hex: decode(text).toString('hex') }),
   json: ({ text }) => strictObject(decode(text)),
+  'canonical-json': ({ text }) => ({ canonical: encode(canonical(strictObject(decode(text)))) }),
   'content-digest': (given) => check(digest(decode(given.body)) === given.digest, 'wrong_binding'),
   'target-digest': (given) => check(/^[!-~]+$/.test(given.target) && digest(given.target) === given.digest, 'wrong_binding'),
   kid: ({ kid }) => ({ service_id: splitKid(kid).owner, thumbprint: splitKid(kid).thumbprint }),
@@ -98,6 +99,10 @@ async function verdict(file, one) {
   }
 }
 
+if (process.argv.length !== 3) {
+  console.error('usage: node vectors.mjs FOLDER')
+  process.exit(2)
+}
 let [passed, failed] = [0, 0]
 for (const kind of Object.keys(judges)) {
   const file = JSON.parse(readFileSync(`${process.argv[2]}/${kind}.json`))

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from peerseal.errors import ConfigurationError
 from peerseal.identity.identity import Identity
@@ -69,11 +69,33 @@ class _Signer:
         token = self.caller.sign_request(self.audience, method=method, target=target, body=body(), headers=bound)
         return {**carried, **bound, _AUTHORIZATION: f"Bearer {token}"}
 
-    def environ(self, environ: "WSGIEnvironment", target: str) -> "WSGIEnvironment":
-        """A copy of the environ with these headers. Its body can be read again."""
-        signed = dict(environ)
-        added = self.headers(environ["REQUEST_METHOD"], target, lambda: read_body(signed), EnvironHeaders(environ))
+    def environ(self, environ: "WSGIEnvironment") -> "WSGIEnvironment":
+        """A copy of the environ with these headers, as it is sent. Its body can be read again."""
+        signed = _as_sent(environ)
+        method, target = signed["REQUEST_METHOD"], signed["REQUEST_URI"]
+        added = self.headers(method, target, lambda: read_body(signed), EnvironHeaders(environ))
         return signed | {environ_key(name): value for name, value in added.items()}
+
+
+def _as_sent(environ: "WSGIEnvironment") -> "WSGIEnvironment":
+    """A copy of the environ, with the path from a slash on, and the target as clients send it: in ASCII. Flask's test
+    client keeps how a path was written (``%2F``), without the prefix in SCRIPT_NAME. Django's does not keep it."""
+    path = _from_slash(environ.get("PATH_INFO", ""))
+    written = _from_slash(_escaped(environ.get("REQUEST_URI", "").partition("?")[0], "%"))
+    same = unquote_to_bytes(written) == path.encode("latin-1")
+    target = _escaped(environ.get("SCRIPT_NAME", "")) + (written if same else _escaped(path))
+    if query := environ.get("QUERY_STRING"):
+        target = f"{target}?{_escaped(query, '?%')}"
+    return {**environ, "PATH_INFO": path, "REQUEST_URI": target, "RAW_URI": target}
+
+
+def _from_slash(path: str) -> str:
+    return path if path.startswith("/") else f"/{path}"
+
+
+def _escaped(text: str, more: str = "") -> str:
+    """A text of WSGI (bytes as latin-1) in which all but the characters of a path, and ``more``, is escaped."""
+    return quote(text.encode("latin-1"), safe=_UNESCAPED + more)
 
 
 class _SigningApplication:
@@ -85,7 +107,7 @@ class _SigningApplication:
         self._signer = signer
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        return self._application(self._signer.environ(environ, environ["REQUEST_URI"]), start_response)
+        return self._application(self._signer.environ(environ), start_response)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._application, name)
@@ -101,9 +123,7 @@ def _sign_django(client: Any, signer: _Signer) -> None:
 
     def request(**environ: Any) -> Any:
         whole = {"SERVER_PROTOCOL": "HTTP/1.1", **client.defaults, **environ}
-        path, query = quote(whole["PATH_INFO"].encode("latin-1"), safe=_UNESCAPED), whole.get("QUERY_STRING")
-        target = f"{path}?{query}" if query else path
-        return send(**signer.environ({**whole, "REQUEST_URI": target}, target))
+        return send(**signer.environ(whole))
 
     client.request = request
 

@@ -78,12 +78,13 @@ class Peer:
 
 
 def output_of(command: Sequence[str], settings: Mapping[str, str]) -> str:
-    run = subprocess.run(command, env=_environment(settings), capture_output=True, encoding="utf-8", timeout=200)
+    run = subprocess.run(command, env=environment_of(settings), capture_output=True, encoding="utf-8", timeout=200)
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout.strip()
 
 
-def _environment(settings: Mapping[str, str]) -> dict[str, str]:
+def environment_of(settings: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a program with these settings and no other."""
     found = environment(settings)
     return found | {"PATH": f"{found.get('PATH', '')}:/usr/local/go/bin"}
 
@@ -93,14 +94,14 @@ def peer(request: pytest.FixtureRequest) -> Peer:
     """The peer of one language, built in the virtual environment's folder: the checkout stays clean."""
     name = request.param
     language = LANGUAGES[name]
-    path = _environment({})["PATH"]
+    path = environment_of({})["PATH"]
     absent = [program for program in language.programs if shutil.which(program, path=path) is None]
     if absent:
         missing(f"not installed: {', '.join(absent)}")
     folder = BIN.parent / "languages" / name
     shutil.copytree(ROOT / "examples" / name, folder, ignore=shutil.ignore_patterns(*MADE), dirs_exist_ok=True)
     built = subprocess.run(
-        language.build, cwd=folder, env=_environment({}), capture_output=True, encoding="utf-8", timeout=200
+        language.build, cwd=folder, env=environment_of({}), capture_output=True, encoding="utf-8", timeout=200
     )
     if built.returncode != 0:
         missing(f"{' '.join(language.build)}: {(built.stdout + built.stderr)[-1000:]}")
@@ -166,7 +167,7 @@ def callee(domain: Stack) -> Process:
     return domain.start_service("resource-service", "tests.support.callee:create_app()", workers=1)
 
 
-def send(url: str, token: str | None, body: bytes, headers: Mapping[str, str]) -> tuple[int, str]:
+def send(url: str, token: str | None, body: bytes | Iterator[bytes], headers: Mapping[str, str]) -> tuple[int, str]:
     """One plain POST: the status, and the code of a refusal or the text."""
     given = {"Authorization": f"Bearer {token}"} if token else {}
     with requests.Session() as session:

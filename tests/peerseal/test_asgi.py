@@ -333,6 +333,7 @@ def test_the_server_runs_in_no_request_while_it_takes_or_gives_a_message(
         of_application.append(current_request_id())
         await receive()
         await send({"type": f"{kind}.response.start", "status": 200, "headers": []})
+        await send({"type": f"{kind}.response.body", "body": b"{}"})
 
     async def receive() -> dict[str, Any]:
         of_server.append(current_request_id())

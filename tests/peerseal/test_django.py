@@ -29,6 +29,7 @@ NEEDS = {
     "/export": Need("read"),
     "/file": Need("read"),
     "/late": Need("read"),
+    "/late-stream": Need("read"),
     "/fails": Need("read"),
 }
 
@@ -148,10 +149,11 @@ def test_a_file_is_served(session: PeerSession) -> None:
     assert session.get("/file/").content == b"content"
 
 
+@pytest.mark.parametrize("path", ["/late/", "/late-stream/"])
 def test_a_scope_that_a_view_needs_late_is_refused_as_one_that_the_path_needs(
-    session: PeerSession, auth: PeerAuth
+    session: PeerSession, auth: PeerAuth, path: str
 ) -> None:
-    answer = session.get("/late/")
+    answer = session.get(path)
     assert (answer.status_code, answer.json()["code"]) == (403, "insufficient_scope")
     assert auth.refusals == {"insufficient_scope": 1}
 

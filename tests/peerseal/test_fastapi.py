@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from fastapi import Depends, FastAPI, WebSocket, WebSocketDisconnect
+from fastapi.responses import StreamingResponse
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import WebSocketRoute
@@ -59,6 +60,26 @@ async def for_users() -> str:
     return "for a user"
 
 
+@api.get("/late-stream")
+async def late_stream() -> StreamingResponse:
+    async def pieces() -> AsyncIterator[str]:
+        yield ""
+        require_scope("write")
+        yield "not reached"
+
+    return StreamingResponse(pieces())
+
+
+@api.get("/stream")
+async def stream() -> StreamingResponse:
+    return StreamingResponse((f"{row}\n" for row in range(3)), 201, {"x-rows": "3"})
+
+
+@api.get("/no-content", status_code=204)
+async def no_content() -> None:
+    return
+
+
 def called(
     client: Identity, callee: Identity, method: str, path: str, app: Any = None, **request: Any
 ) -> httpx.Response:
@@ -93,6 +114,17 @@ def test_a_route_that_needs_more_than_the_caller_may_is_never_run(
     assert (answer.status_code, answer.json()["code"]) == (403, "insufficient_scope")
     assert answer.headers["content-type"] == "application/problem+json"
     assert reached == []
+
+
+def test_a_stream_may_refuse_before_its_first_byte(client: Identity, callee: Identity) -> None:
+    answer = called(client, callee, "GET", "/late-stream")
+    assert (answer.status_code, answer.json()["code"]) == (403, "insufficient_scope")
+
+
+def test_a_stream_is_sent_with_the_head_of_the_application(client: Identity, callee: Identity) -> None:
+    answer = called(client, callee, "GET", "/stream")
+    assert (answer.status_code, answer.headers["x-rows"], answer.text) == (201, "3", "0\n1\n2\n")
+    assert called(client, callee, "GET", "/no-content").status_code == 204
 
 
 def test_a_route_for_users_needs_one(client: Identity, callee: Identity) -> None:

@@ -1,6 +1,7 @@
 """The WSGI adapter, driven as servers do: what gets through, what is refused, and what the application sees."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
@@ -347,6 +348,55 @@ def test_a_refusal_that_leaves_the_application_is_the_answer(registry: MemoryReg
 
     for serve in (at_once, with_the_first_piece):
         assert answer_of(registry, client, serve).json["code"] == "insufficient_scope"
+
+
+def test_a_stream_may_refuse_before_its_first_byte(registry: MemoryRegistry, client: Identity) -> None:
+    def stream(start: Any) -> Iterable[bytes]:
+        def pieces() -> Iterator[bytes]:
+            yield b""
+            require_scope("admin")
+            yield b"not reached"
+
+        start()
+        return pieces()
+
+    def catching(start: Any) -> Iterable[bytes]:
+        def pieces() -> Iterator[bytes]:
+            with suppress(InsufficientScope):
+                require_scope("admin")
+            yield b"not sent"
+
+        start()
+        return pieces()
+
+    for serve in (stream, catching):
+        answer = answer_of(registry, client, serve)
+        assert (answer.status, answer.json["code"]) == (403, "insufficient_scope")
+
+
+def test_a_stream_that_refuses_after_its_first_byte_breaks_off(registry: MemoryRegistry, client: Identity) -> None:
+    def serve(start: Any) -> Iterable[bytes]:
+        def pieces() -> Iterator[bytes]:
+            yield b"sent"
+            require_scope("admin")
+
+        start()
+        return pieces()
+
+    with pytest.raises(InsufficientScope):
+        answer_of(registry, client, serve)
+
+
+@pytest.mark.parametrize("pieces", [[], [b"", b""], [b"", b"a", b"", b"b"]])
+def test_a_stream_without_a_byte_at_first_or_at_all_is_sent(
+    registry: MemoryRegistry, client: Identity, pieces: list[bytes]
+) -> None:
+    def serve(start: Any) -> Iterable[bytes]:
+        start()
+        return iter(pieces)
+
+    answer = answer_of(registry, client, serve)
+    assert (answer.status, answer.body) == (200, b"".join(pieces))
 
 
 def test_other_errors_are_the_servers(registry: MemoryRegistry, client: Identity) -> None:

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from peerseal import errors
-from peerseal.protocol.encoding import b64url, digest_header
+from peerseal.protocol.encoding import b64url, canonical_json, digest_header, strict_json_object
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import PublicCredentials
 from peerseal.protocol.problem_document import problem_of
@@ -73,6 +73,33 @@ def strict_json() -> Vectors:
     }
     for name, text in bad.items():
         made.bad(name, "malformed_token", "refused", text=b64url(text))
+    return made
+
+
+def canonical() -> Vectors:
+    """Canonical JSON."""
+    made = Vectors("canonical-json", "Strict JSON objects, and their one spelling; both are base64url of the bytes.")
+    good = {
+        "empty": b" { } ",
+        "white-space": b'{"a" : [ 1 , true , false , null ] }',
+        "names-sorted-inside": b'{"b":[{"d":1,"c":2}],"a":{"f":1,"e":2}}',
+        "names-sorted-by-code-points": '{"\uffee":1,"😀":2,"é":3,"a":4,"Z":5,"":6}'.encode(),
+        "names-like-numbers": b'{"9":1,"10":2,"a":3,"-1":4}',
+        "names-of-javascript": b'{"constructor":1,"__proto__":{"b":1,"a":2}}',
+        "name-sorted-by-its-value": b'{"\\u0062":1,"a":2}',
+        "short-escapes": b'{"a":"\\u0008\\u0009\\u000a\\u000c\\u000d\\u0022\\u005c"}',
+        "long-escapes": b'{"a":"\\u0000\\u001F\\u000b"}',
+        "no-escapes": b'{"a":"\\/<>&\'\\u007f\\u00e9\\ud83d\\ude00"}',
+        "line-separators": b'{"a":"\\u2028\\u2029"}',
+        "like-a-line-separator": b'{"a":"\\\\u2028"}',
+        "like-others": b'{"\\\\u2029":"\\\\u007f\\\\\\\\u2028"}',
+        "like-and-real": b'{"a":"\\\\\\u2028\\\\u2028\\u2028"}',
+    }
+    for name, text in good.items():
+        octets = canonical_json(strict_json_object(text))
+        made.good(name, f"{len(octets)} bytes", {"canonical": b64url(octets)}, text=b64url(text))
+    for name, text in {"list": b"[]", "repeated": b'{"a":1,"a":1}', "half-a-pair": b'{"a":"\\ud83d"}'}.items():
+        made.bad(name, "malformed_token", "no strict JSON object", text=b64url(text))
     return made
 
 

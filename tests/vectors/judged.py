@@ -351,6 +351,9 @@ _DOCUMENTS: Final[Mapping[str, type[Any]]] = {
 _JUDGES: Final[Mapping[str, Callable[[Input], Facts]]] = {
     "base64url": lambda given: {"hex": b64url_decode(given["text"]).hex()},
     "json": lambda given: strict_json_object(b64url_decode(given["text"])),
+    "canonical-json": lambda given: {
+        "canonical": b64url(canonical_json(strict_json_object(b64url_decode(given["text"]))))
+    },
     "content-digest": _content_digest,
     "target-digest": _target_digest,
     "kid": _kid,

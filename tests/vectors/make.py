@@ -16,6 +16,7 @@ FOLDER: Final = Path(__file__).parents[2] / "docs" / "vectors"
 FILES: Final[Mapping[str, Callable[[], Vectors]]] = {
     "base64url": basics.base64url,
     "json": basics.strict_json,
+    "canonical-json": basics.canonical,
     "content-digest": basics.content_digests,
     "target-digest": basics.target_digests,
     "kid": basics.kids,

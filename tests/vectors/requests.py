@@ -23,6 +23,7 @@ from tests.vectors.world import (
     jws,
     kid_of,
     listed,
+    object_of,
     rsa_key,
 )
 
@@ -256,6 +257,7 @@ def _shape(made: Vectors) -> None:
         "tth-short": {"tth": "AAAA"},
         "ctx-text": {"ctx": "tenant"},
         "ctx-too-long": {"ctx": {"a": "b" * 1017}},
+        "ctx-too-long-with-escapes": {"ctx": object_of(1025)},
     }
     for name, changes in other.items():
         made.bad(name, "malformed_token", "the shape of the claims is wrong", token=token(**changes))
@@ -265,6 +267,7 @@ def _shape(made: Vectors) -> None:
     made.bad("iat-with-exponent", "malformed_token", "18e8 is no JSON integer", token=written(exponent))
     made.good("ctx", "data of the application", claims(ctx={"tenant": "a"}), token=token(ctx={"tenant": "a"}))
     made.good("ctx-longest", "1,024 bytes of canonical JSON", token=token(ctx={"a": "b" * 1016}))
+    made.good("ctx-longest-with-escapes", "1,024 bytes of canonical JSON", token=token(ctx=object_of(1024)))
 
 
 def _caller(made: Vectors) -> None:

@@ -26,6 +26,7 @@ from tests.vectors.world import (
     jti,
     jws,
     listed,
+    object_of,
     rsa_key,
 )
 
@@ -54,6 +55,7 @@ def transactions() -> Vectors:
     made.good("longest-id", "200 characters", **carried(transaction(txn="t" * 200)))
     made.good("longest-scope", "100 characters", **carried(transaction(scope=f"{SCOPE} {'s' * 100}")))
     made.good("longest-facts", "1,024 bytes of canonical JSON", **carried(transaction(tctx={"a": "b" * 1016})))
+    made.good("longest-facts-with-escapes", "the same size", **carried(transaction(tctx=object_of(1024))))
     honest = carried(transaction())
     padded = {**HEADERS, "txn-token": f" {honest['headers']['txn-token']}\t"}
     made.good("blanks", "blanks around the header's value", token=honest["token"], headers=padded)
@@ -112,6 +114,7 @@ def _bad_transactions(made: Vectors) -> None:
         "blank-before-scope": {"scope": f" {SCOPE}"},
         "long-scope": {"scope": f"{SCOPE} {'s' * 101}"},
         "long-facts": {"tctx": {"a": "b" * 1017}},
+        "long-facts-with-escapes": {"tctx": object_of(1025)},
         "long-authentication": {"rctx": {"a": "b" * 1017}},
         "facts-text": {"tctx": "a"},
         "iat-text": {"iat": str(NOW)},

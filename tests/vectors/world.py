@@ -93,6 +93,17 @@ def changed(members: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     return {name: value for name, value in {**members, **changes}.items() if value is not ABSENT}
 
 
+TEXT: Final = '\\u2028\\u007f\u2028\u2029\x7f\x1f"é😀'
+"""Characters that writers of JSON escape in different ways, and text that looks like an escape."""
+
+
+def object_of(size: int) -> dict[str, str]:
+    """An object of that many bytes as canonical JSON, most of them of TEXT."""
+    texts = (size - 8) // (len(canonical_json(TEXT)) - 2)
+    text = TEXT * texts
+    return {"a": text + "b" * (size - len(canonical_json({"a": text})))}
+
+
 def segment(value: Any) -> str:
     """One segment of a JWS: of bytes as they are, of anything else as canonical JSON."""
     return b64url(value if isinstance(value, bytes) else canonical_json(value))

@@ -47,11 +47,15 @@ def echo(request: Any, name: str) -> HttpResponse:
     return HttpResponse(f"{request.peer.service} {request.body.decode()}".strip())
 
 
+def item(request: Any, name: str) -> HttpResponse:
+    return HttpResponse(f"{name} {request.GET.get('q', '')}".strip())
+
+
 def moved(request: HttpRequest) -> HttpResponse:
     return HttpResponseRedirect("/echo/again?x=1")
 
 
-urlpatterns = [path("echo/<name>", echo), path("moved", moved)]
+urlpatterns = [path("echo/<name>", echo), path("items/<name>", item), path("moved", moved)]
 
 
 def main() -> None:
@@ -65,6 +69,7 @@ def main() -> None:
             client.post("/echo/7", [1], content_type="application/json"),
             client.get("/echo/caf%C3%A9;v=1"),
             client.get("/moved", follow=True),
+            *(client.get(target) for target in ("/items/Köln", "items/7", "/items/a b", "/items/7?q=ü [1]?")),
         ]
         for answer in answers:
             print(answer.status_code, answer.content.decode())

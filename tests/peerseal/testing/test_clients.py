@@ -44,6 +44,10 @@ def app(peerseal_registry: MemoryRegistry) -> Flask:
         user = current_peer.transaction.user if current_peer.transaction else None
         return {"by": current_peer.service, "body": request.get_data(as_text=True), "user": user}
 
+    @app.get("/items/<path:name>")
+    def item(name: str) -> dict[str, Any]:
+        return {"name": name, "q": request.args.get("q")}
+
     @app.get("/moved")
     def moved() -> Any:
         return redirect("/echo?again=1")
@@ -67,7 +71,10 @@ def starlette(peerseal_registry: MemoryRegistry) -> asgi.PeerAuth:
     async def away(_: Request) -> RedirectResponse:
         return RedirectResponse("http://other.example/echo")
 
-    routes.append(Route("/away", away))
+    async def item(request: Request) -> JSONResponse:
+        return JSONResponse({"name": request.path_params["name"], "q": request.query_params.get("q")})
+
+    routes += [Route("/away", away), Route("/items/{name:path}", item)]
     return asgi.PeerAuth(Starlette(routes=routes), peerseal_registry.identity(CALLEE), allow={"shop": ()}, needs=needs)
 
 
@@ -91,6 +98,40 @@ def test_starlettes_client_signs_target_body_and_type(starlette: asgi.PeerAuth, 
     assert client.get(target).json() == {"by": "shop", "body": "", "user": None}
     assert client.post(target, json=[1]).json() == {"by": "shop", "body": "[1]", "user": None}
     assert client.post(target, content=iter([b"in ", b"pieces"])).json()["body"] == "in pieces"
+
+
+WRITTEN: dict[str, dict[str, str | None]] = {
+    "/items/Köln": {"name": "Köln", "q": None},
+    "items/7": {"name": "7", "q": None},
+    "/items/a b": {"name": "a b", "q": None},
+    "/items/7?q=ü": {"name": "7", "q": "ü"},
+    "/items/7?q=a b": {"name": "7", "q": "a b"},
+    "/items/7?q=[1]?": {"name": "7", "q": "[1]?"},
+    "/items/100%": {"name": "100%", "q": None},
+    '/items/a|b"': {"name": 'a|b"', "q": None},
+    "/items/K%C3%B6ln%20b": {"name": "Köln b", "q": None},
+    "http://localhost/items/ü": {"name": "ü", "q": None},
+}
+"""Targets as tests write them, and what the application reads."""
+
+
+@pytest.mark.parametrize("target", WRITTEN)
+def test_flasks_client_signs_a_target_as_tests_write_it(app: Flask, caller: Identity, target: str) -> None:
+    assert sign_calls(app.test_client(), caller, CALLEE).get(target).json == WRITTEN[target]
+
+
+@pytest.mark.parametrize("target", WRITTEN)
+def test_starlettes_client_signs_a_target_as_tests_write_it(
+    starlette: asgi.PeerAuth, caller: Identity, target: str
+) -> None:
+    client = sign_calls(TestClient(starlette, base_url="http://localhost"), caller, CALLEE)
+    assert client.get(target).json() == WRITTEN[target]
+
+
+def test_flasks_client_signs_a_query_and_a_prefix_that_are_options(app: Flask, caller: Identity) -> None:
+    client = sign_calls(app.test_client(), caller, CALLEE)
+    assert client.get("/items/7", query_string={"q": "ü /"}).json == {"name": "7", "q": "ü /"}
+    assert client.get("/items/a%2Fb", base_url="http://localhost/pre fix/").json == {"name": "a/b", "q": None}
 
 
 def test_an_asynchronous_client_signs_too(starlette: asgi.PeerAuth, caller: Identity) -> None:
@@ -160,6 +201,10 @@ def test_djangos_client_calls_views_whose_verifier_accepts_it() -> None:
         "200 shop [1]",
         "200 shop",
         "200 shop",
+        "200 Köln",
+        "200 7",
+        "200 a b",
+        "200 7 ü [1]?",
         "401 missing_token",
         "AsyncClient cannot be signed; use Django's Client, which calls async views too",
     ], ended.stderr

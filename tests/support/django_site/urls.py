@@ -12,5 +12,6 @@ urlpatterns = [
     path("export/", views.export),
     path("file/", views.file),
     path("late/", views.late),
+    path("late-stream/", views.late_stream),
     path("fails/", views.fails),
 ]

@@ -53,6 +53,17 @@ def late(request: HttpRequest) -> HttpResponse:
     return HttpResponse("not reached")
 
 
+def late_stream(request: HttpRequest) -> StreamingHttpResponse:
+    """A stream that needs a scope which it learns of late."""
+
+    def pieces() -> Iterator[str]:
+        yield ""
+        require_scope("admin")
+        yield "not reached"
+
+    return StreamingHttpResponse(pieces())
+
+
 def fails(request: HttpRequest) -> HttpResponse:
     """An error of the application's own."""
     raise LookupError("a mistake")

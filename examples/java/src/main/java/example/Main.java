@@ -19,13 +19,37 @@ import java.util.concurrent.Executors;
 /** A service and a client, as examples/minimal has them in Python. */
 public final class Main {
     private static final int MAX_BODY = 1 << 20;
-    private static final String USAGE = "usage: serve PORT [AUDIENCE URL] | call AUDIENCE METHOD URL [BODY]"
-            + " | sign AUDIENCE METHOD TARGET [BODY] | rotate | vectors FOLDER";
+    private static final int THREADS = 256;
+    private static final String USAGE = """
+            usage: serve PORT [AUDIENCE URL] | call AUDIENCE METHOD URL [BODY] | sign AUDIENCE METHOD TARGET [BODY] | rotate
+                   | vectors FOLDER
+            needs PEERSEAL_SERVICE, PEERSEAL_REGISTRY_URL, and PEERSEAL_JOIN_TOKEN or PEERSEAL_REGISTRY_PIN; keys are in \
+            PEERSEAL_KEY_DIR""";
+    /** How many words each command and its arguments are. */
+    private static final Map<String, Set<Integer>> COUNTS = Map.of(
+            "serve", Set.of(2, 4), "call", Set.of(4, 5), "sign", Set.of(4, 5), "rotate", Set.of(1), "vectors", Set.of(2));
 
     private Main() {}
 
-    public static void main(String[] arguments) throws IOException {
+    public static void main(String[] arguments) {
         String command = arguments.length > 0 ? arguments[0] : "";
+        if (!COUNTS.getOrDefault(command, Set.of()).contains(arguments.length)) {
+            wrongUsage("the command, or the number of its arguments");
+        }
+        try {
+            run(command, arguments);
+        } catch (IOException | RuntimeException error) {
+            System.err.println(error);
+            System.exit(1);
+        }
+    }
+
+    private static void wrongUsage(String reason) {
+        System.err.println("wrong usage: " + reason + "\n" + USAGE);
+        System.exit(2);
+    }
+
+    private static void run(String command, String[] arguments) throws IOException {
         byte[] body = Strict.utf8(arguments.length > 4 ? arguments[4] : "");
         switch (command) {
             case "vectors" -> System.exit(Vectors.run(Path.of(arguments[1])));
@@ -39,11 +63,7 @@ public final class Main {
                 Map<String, String> headers = body.length == 0 ? Map.of() : Map.of("content-type", "application/json");
                 System.out.println(joined().sign(arguments[1], arguments[2], arguments[3], body, headers, null));
             }
-            case "rotate" -> System.out.println(joined().rotate().kid);
-            default -> {
-                System.err.println(USAGE);
-                System.exit(2);
-            }
+            default -> System.out.println(joined().rotate().kid);
         }
     }
 
@@ -51,7 +71,11 @@ public final class Main {
         Map<String, String> settings = System.getenv();
         String joining = settings.get("PEERSEAL_JOIN_TOKEN");
         String given = settings.get("PEERSEAL_REGISTRY_PIN");
-        String pin = given == null ? Strict.JoinToken.parse(joining == null ? "" : joining).pin() : given;
+        boolean named = settings.keySet().containsAll(Set.of("PEERSEAL_SERVICE", "PEERSEAL_REGISTRY_URL"));
+        if (!named || (joining == null && given == null)) {
+            wrongUsage("a variable is not set");
+        }
+        String pin = given == null ? Strict.JoinToken.parse(joining).pin() : given;
         String url = settings.get("PEERSEAL_REGISTRY_URL").replaceAll("/$", "");
         Registry registry = new Registry(url, pin, Identity::get, () -> Instant.now().getEpochSecond());
         Path folder = Path.of(settings.getOrDefault("PEERSEAL_KEY_DIR", "keys")).toAbsolutePath();
@@ -70,12 +94,15 @@ public final class Main {
         String ask(String transaction) throws IOException;
     }
 
-    /** Serves at that port; {@code next} is null where no other service is asked. */
+    /** Serves at that port; {@code next} is null where no other service is asked. A client that is silent in the middle of
+     * a request, or that reads nothing, holds a thread until one of the server's two limits, in seconds. */
     private static void serve(Identity us, int port, Next next) throws IOException {
+        System.setProperty("sun.net.httpserver.maxReqTime", "10");
+        System.setProperty("sun.net.httpserver.maxRspTime", "60");
         Map<String, Set<String>> allow = Map.of(us.domain + "/caller", Set.of("greetings:read"));
         Verifier verifier = new Verifier(us.registry, us.id, allow, new Verifier.ReplayGuard(), us.registry::now);
         HttpServer server = HttpServer.create(new InetSocketAddress("127.0.0.1", port), 0);
-        server.setExecutor(Executors.newFixedThreadPool(16));
+        server.setExecutor(Executors.newFixedThreadPool(THREADS));
         server.createContext("/", exchange -> answer(exchange, verifier, next));
         server.start();
         System.out.println("Listening at http://127.0.0.1:" + port);
@@ -94,7 +121,7 @@ public final class Main {
                 Verifier.Peer caller = verifier.verify(Strict.bearerToken(values), request);
                 ObjectNode told = greeting(caller, exchange, content[0]);
                 if (next != null) {
-                    told.put("next", next.ask(caller.transaction() == null ? null : caller.transaction().token()));
+                    told.put("next", answerOf(next, caller.transaction()));
                 }
                 respond(exchange, 200, Map.of("content-type", "application/json"), Strict.canonical(told));
             } catch (Refused | IOException error) {
@@ -103,6 +130,14 @@ public final class Main {
                 Verifier.Problem problem = Verifier.Problem.of(code);
                 respond(exchange, problem.status(), problem.headers(), problem.body());
             }
+        }
+    }
+
+    private static String answerOf(Next next, Transaction transaction) {
+        try {
+            return next.ask(transaction == null ? null : transaction.token());
+        } catch (IOException error) {
+            throw new Refused("next_unavailable", error.toString());
         }
     }
 
@@ -116,8 +151,13 @@ public final class Main {
         return caller.transaction() == null ? told : told.put("user", caller.transaction().user());
     }
 
-    private static byte[] readBody(HttpExchange exchange) throws IOException {
-        byte[] content = exchange.getRequestBody().readNBytes(MAX_BODY + 1);
+    private static byte[] readBody(HttpExchange exchange) {
+        byte[] content;
+        try {
+            content = exchange.getRequestBody().readNBytes(MAX_BODY + 1);
+        } catch (IOException error) {
+            throw new Refused("content_unreadable", error.toString());
+        }
         if (content.length > MAX_BODY) {
             throw new Refused("content_too_large", "more than " + MAX_BODY + " bytes");
         }

@@ -4,11 +4,12 @@ import com.fasterxml.jackson.core.JsonFactory;
 import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.core.StreamReadConstraints;
 import com.fasterxml.jackson.core.StreamReadFeature;
+import com.fasterxml.jackson.core.json.JsonWriteFeature;
 import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
-import com.fasterxml.jackson.databind.SerializationFeature;
 import com.fasterxml.jackson.databind.json.JsonMapper;
+import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.ByteArrayOutputStream;
 import java.nio.ByteBuffer;
@@ -16,7 +17,10 @@ import java.nio.charset.CharacterCodingException;
 import java.nio.charset.StandardCharsets;
 import java.security.GeneralSecurityException;
 import java.security.MessageDigest;
+import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Base64;
+import java.util.Comparator;
 import java.util.List;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
@@ -37,7 +41,7 @@ final class Strict {
                     .streamReadConstraints(StreamReadConstraints.builder().maxNestingDepth(32).build())
                     .build())
             .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
-            .enable(SerializationFeature.ORDER_MAP_ENTRIES_BY_KEYS)
+            .disable(JsonWriteFeature.WRITE_HEX_UPPER_CASE)
             .build();
 
     private Strict() {}
@@ -116,13 +120,30 @@ final class Strict {
         return StandardCharsets.UTF_8.newEncoder().canEncode(text);
     }
 
-    /** Sorted names at every level, no white space. */
+    /** Names sorted by code points at every level, no white space. Jackson's bytes, other than its text, escape pairs. */
     static byte[] canonical(JsonNode value) {
         try {
-            return JSON.writeValueAsBytes(JSON.treeToValue(value, Object.class));
+            return utf8(JSON.writeValueAsString(sorted(value)));
         } catch (JsonProcessingException error) {
             throw new IllegalStateException(error); // the value came from JSON
         }
+    }
+
+    private static JsonNode sorted(JsonNode value) {
+        if (value.isArray()) {
+            ArrayNode list = JSON.createArrayNode();
+            value.forEach(one -> list.add(sorted(one)));
+            return list;
+        }
+        if (!value.isObject()) {
+            return value;
+        }
+        ObjectNode members = object();
+        List<String> names = new ArrayList<>();
+        value.fieldNames().forEachRemaining(names::add);
+        names.sort(Comparator.comparing(Strict::utf8, Arrays::compareUnsigned)); // Java's own order is by halves of pairs
+        names.forEach(name -> members.set(name, sorted(value.get(name))));
+        return members;
     }
 
     /** Trust domain and short name of a service. */

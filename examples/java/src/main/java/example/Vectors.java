@@ -25,6 +25,8 @@ final class Vectors {
     private static final Map<String, Judge> JUDGES = new TreeMap<>(Map.ofEntries(
             Map.entry("base64url", given -> facts("hex", HexFormat.of().formatHex(octets(given, "text")))),
             Map.entry("json", given -> Strict.strictObject(octets(given, "text"))),
+            Map.entry("canonical-json",
+                    given -> facts("canonical", Strict.encode(Strict.canonical(Strict.strictObject(octets(given, "text")))))),
             Map.entry("content-digest",
                     given -> unless(Strict.digest(octets(given, "body")).equals(text(given, "digest")), "wrong_binding")),
             Map.entry("target-digest", Vectors::targetDigest),

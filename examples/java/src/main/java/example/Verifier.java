@@ -221,6 +221,7 @@ final class Verifier {
                 case "trust_unavailable" -> 503;
                 case "content_too_large" -> 413;
                 case "content_unreadable" -> 400;
+                case "next_unavailable" -> 502; // of this example, not of the protocol
                 default -> 401;
             };
             Map<String, String> headers = new TreeMap<>();
