@@ -23,7 +23,6 @@ as for ``http --check-status``; 5 of the commands that register a key, the key w
 """
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -60,7 +59,7 @@ from peerseal.identity.environment import settings_of
 from peerseal.protocol.names import check_service, split_kid
 from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME
 from peerseal.runtime.settings import read_bytes
-from peerseal.runtime.terminal import LineFormatter, ended_quietly, log_to_stderr, on_terminal, say, say_json
+from peerseal.runtime.terminal import ended_quietly, on_terminal, say, say_json
 
 ALERTS_RAISED = 1
 USAGE = 2
@@ -72,7 +71,6 @@ _LARGEST_LIST = 1024 * 1024
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code. Raises SystemExit for arguments that argparse cannot read (2), and as
     `peerseal.runtime.terminal.ended_quietly`."""
-    log_to_stderr(logging.WARNING, LineFormatter("%(message)s"))
     with ended_quietly():
         return _run(arguments)
 
@@ -80,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     parsed = _parsed(_parser(), _with_pin_joined(sys.argv[1:] if arguments is None else arguments))
     try:
+        parsed.log()
         return int(parsed.run(parsed))
     except (ConfigurationError, InvalidName) as error:
         return _failed(error, USAGE)
