@@ -35,7 +35,7 @@ from pathlib import Path
 from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Webhook
 from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
 from peerseal.commands.agent import add_agent
-from peerseal.commands.arguments import Subcommands, add_command, seconds
+from peerseal.commands.arguments import CommandParser, ShowVersion, Subcommands, add_command, log_warnings, seconds
 from peerseal.commands.call import add_call
 from peerseal.commands.completion import add_completion
 from peerseal.commands.doctor import add_doctor
@@ -90,7 +90,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _failed(error, 1)
 
 
-def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> argparse.ArgumentParser:
+def _parser(kind: type[argparse.ArgumentParser] = CommandParser) -> argparse.ArgumentParser:
     """The parser of the program and of its commands."""
     parser = kind(
         prog="peerseal",
@@ -98,7 +98,10 @@ def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> ar
         epilog="examples:\n  peerseal whoami\n  peerseal COMMAND --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"peerseal {version('peerseal')}")
+    parser.add_argument(
+        "--version", action=ShowVersion, nargs=0, const=f"peerseal {version('peerseal')}", help="show the version"
+    )
+    parser.set_defaults(log=log_warnings, refuse=parser.error)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(commands)
@@ -109,9 +112,9 @@ def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpar
     """The arguments. Items may stand after an option too, as HTTPie's: argparse would call them unrecognized."""
     parsed, rest = parser.parse_known_args(arguments)
     if rest and ("items" not in parsed or any(argument.startswith("-") for argument in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parsed.refuse(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
-        parsed.items += rest
+        parsed.items = [*parsed.items, *rest]
     return parsed
 
 

@@ -5,14 +5,35 @@ import logging
 import textwrap
 import threading
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from peerseal.runtime.settings import duration
-from peerseal.runtime.terminal import LineFormatter, log_to_stderr
+from peerseal.runtime.terminal import LineFormatter, log_to_stderr, say
 
 Subcommands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What `argparse.ArgumentParser.add_subparsers` returns."""
 _WIDTH = 78
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Prints its help and version as commands print: argparse ignores that standard output takes nothing. Raises
+    OSError then."""
+
+    def print_help(self, file: Any = None) -> None:
+        """See argparse.ArgumentParser."""
+        if file is None:
+            say(*self.format_help().splitlines())
+        else:
+            super().print_help(file)
+
+
+class ShowVersion(argparse.Action):
+    """The action of ``--version``, which is the constant of the argument."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """See argparse.Action."""
+        say(self.const)
+        parser.exit()
 
 
 def log_warnings() -> None:
@@ -49,7 +70,7 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", dest="as_json", help=as_json)
-    parser.set_defaults(run=run, log=log)
+    parser.set_defaults(run=run, log=log, refuse=parser.error)
     return parser
 
 

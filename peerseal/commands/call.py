@@ -4,6 +4,7 @@ import argparse
 import base64
 import json
 import math
+import os
 import re
 import sys
 import textwrap
@@ -32,9 +33,10 @@ from peerseal.errors import (
 )
 from peerseal.protocol.encoding import HTTP_TOKEN, strict_json
 from peerseal.protocol.problem_document import MEDIA_TYPE
-from peerseal.runtime.terminal import on_terminal, say, say_json
+from peerseal.runtime.terminal import naming, on_terminal, say, say_json
 from peerseal.session.origin import origin_url
 from peerseal.session.retries import cause_of
+from peerseal.transport.failure_words import unusable_authorities
 from peerseal.verify.context import REQUEST_ID, serving
 from peerseal.wsgi_environ import MAX_BODY
 
@@ -105,7 +107,7 @@ def add_call(commands: Subcommands) -> None:
     parser.add_argument("audience", metavar="AUDIENCE", help="the service that is called")
     parser.add_argument("method", metavar="METHOD")
     parser.add_argument("url", metavar="URL", help="http:// may be left out; :8080/path is on this host")
-    parser.add_argument("items", nargs="*", metavar="ITEM", help="see below")
+    parser.add_argument("items", nargs="*", default=[], metavar="ITEM", help="see below")
     parser.add_argument(
         "--raw", metavar="TEXT", help="the body: the text, @FILE, or @- for standard input; JSON unless a header says"
     )
@@ -124,6 +126,8 @@ def _call(arguments: argparse.Namespace) -> int:
     content = content_of(arguments.items, arguments.raw)
     if arguments.ca is not None and not arguments.ca.is_file():
         raise ConfigurationError(f"--ca {arguments.ca}: no such file")
+    if arguments.ca is None and url.startswith("https:") and (wrong := unusable_authorities(os.environ)):
+        raise ConfigurationError(wrong)
     with serving(None) as request_id:  # the callee logs it
         try:
             answer = _answer(arguments, method, url, content)
@@ -348,6 +352,7 @@ def _media_type(answer: Answer) -> str:
 def _write(content: bytes) -> None:
     """Write the bytes as they are. Raises BrokenPipeError where the reader is gone."""
     if sys.stdout is not None:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
+        with naming("standard output"):
+            sys.stdout.flush()
+            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.flush()

@@ -507,3 +507,10 @@ def test_a_long_finding_goes_on_below_itself() -> None:
     shown = list(lines_of("clock", Finding(ERROR, "x " * 60, "do this")))
     assert shown[1].startswith(" " * 23 + "x")
     assert shown[-1] == " " * 23 + "-> do this"
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_authorities_that_cannot_be_read_are_named(examined: Examined, variable: str) -> None:
+    finding = examined({variable: "/nowhere/ca.pem"})["TLS"][0]
+    assert finding.level == WARNING
+    assert finding.found == f"{variable}=/nowhere/ca.pem: no such file or directory; calls over https fail"
