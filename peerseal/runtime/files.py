@@ -327,9 +327,9 @@ class Folder:
             )
         if wide:
             wanted = stat.S_IMODE(found.st_mode) & 0o777 & ~self._access.value
-            warn_once(f"{self._label.of(held.path)}: others had access {state(found)}; tightened to {wanted:04o}")
             with self._reporting(held):
                 os.fchmod(held.fd, wanted)
+            warn_once(f"{self._label.of(held.path)}: others had access {state(found)}; tightened to {wanted:04o}")
             if held.stat().st_mode & self._access.value:
                 raise self._label.refused(
                     held.path, f"its mode cannot be changed {state(found)}: use another file system"
