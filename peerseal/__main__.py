@@ -23,6 +23,7 @@ as for ``http --check-status``; 5 of the commands that register a key, the key w
 """
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -58,8 +59,8 @@ from peerseal.errors import (
 from peerseal.identity.environment import settings_of
 from peerseal.protocol.names import check_service, split_kid
 from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME
-from peerseal.runtime.settings import read_bytes
-from peerseal.runtime.terminal import ended_quietly, on_terminal, say, say_json
+from peerseal.runtime.settings import named, read_bytes
+from peerseal.runtime.terminal import FAILED, ended_quietly, on_terminal, say, say_json
 
 ALERTS_RAISED = 1
 USAGE = 2
@@ -81,13 +82,18 @@ def _run(arguments: Sequence[str] | None) -> int:
         parsed.log()
         return int(parsed.run(parsed))
     except (ConfigurationError, InvalidName) as error:
-        return _failed(error, USAGE)
+        return _failed(error, FAILED if _is_of_disk(error.__cause__) else USAGE)
     except (FetchError, TrustUnavailable) as error:
         return _failed(error, REGISTRY_UNREACHABLE)
     except EnrolmentPending as error:
         return _failed(error, PENDING)
     except PeersealError as error:
         return _failed(error, 1)
+
+
+def _is_of_disk(cause: BaseException | None) -> bool:
+    """Whether a disk is full or broken: no other argument or setting of the command changes that."""
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 def _parser(kind: type[argparse.ArgumentParser] = CommandParser) -> argparse.ArgumentParser:
@@ -209,7 +215,7 @@ def add_monitor(commands: Subcommands) -> None:
 def _monitor_ledger(arguments: argparse.Namespace) -> int:
     """Looks until it is interrupted, or once. Raises ConfigurationError or InvalidName."""
     monitor = _monitor(arguments)
-    webhook = Webhook(arguments.webhook) if arguments.webhook else None
+    webhook = named("--webhook", Webhook, arguments.webhook) if arguments.webhook else None
     ended, exit_code = until_interrupted(), 0
     while not ended.is_set():
         alerts = monitor.look()

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +21,7 @@ from urllib3.util import SKIP_HEADER
 
 from peerseal.commands.arguments import Subcommands, add_command, seconds
 from peerseal.commands.own_identity import own_identity
-from peerseal.commands.tokens import given_body, method_of
+from peerseal.commands.tokens import given_body, method_of, shown_url
 from peerseal.errors import (
     ConfigurationError,
     ContentTooLarge,
@@ -33,6 +34,7 @@ from peerseal.errors import (
 )
 from peerseal.protocol.encoding import HTTP_TOKEN, strict_json
 from peerseal.protocol.problem_document import MEDIA_TYPE
+from peerseal.runtime.settings import named
 from peerseal.runtime.terminal import naming, on_terminal, say, say_json
 from peerseal.session.origin import origin_url
 from peerseal.session.retries import cause_of
@@ -128,7 +130,8 @@ def _call(arguments: argparse.Namespace) -> int:
         raise ConfigurationError(f"--ca {arguments.ca}: no such file")
     if arguments.ca is None and url.startswith("https:") and (wrong := unusable_authorities(os.environ)):
         raise ConfigurationError(wrong)
-    with serving(None) as request_id:  # the callee logs it
+    # the callee logs the id, unless an item without a value leaves it out
+    with nullcontext("") if content.headers.get(REQUEST_ID, "") is None else serving(None) as request_id:
         try:
             answer = _answer(arguments, method, url, content)
         except requests.RequestException as error:
@@ -182,8 +185,15 @@ def url_of(text: str) -> str:
     out. Raises ConfigurationError."""
     _check_text("the URL", text)
     if text.startswith(":"):
-        return "http://localhost" + (text if _LOCAL.match(text) else text[1:])
-    return text if _SCHEME.match(text) else f"http://{text}"
+        url = "http://localhost" + (text if _LOCAL.match(text) else text[1:])
+    else:
+        url = text if _SCHEME.match(text) else f"http://{text}"
+    return named(shown_url(text), _url_with_origin, url)
+
+
+def _url_with_origin(url: str) -> str:
+    origin_url(url)
+    return url
 
 
 def content_of(items: Iterable[str], raw: str | None = None) -> Content:
@@ -200,7 +210,7 @@ def content_of(items: Iterable[str], raw: str | None = None) -> Content:
         if name in known:
             raise ConfigurationError(f"{name} is given twice")
         if separator == ":":
-            headers[_header(name)] = value.strip() or _unsent(name)
+            headers[_header(name)] = _header_value(name, value.strip()) or _unsent(name)
         else:
             data[name] = _member(name, separator, value)
     if data and raw is not None:
@@ -237,6 +247,16 @@ def _header(name: str) -> str:
     if name.lower() in _FRAMING:
         raise ConfigurationError(f"{name}: the command sends it as the body needs it; leave the item out")
     return name
+
+
+def _header_value(name: str, value: str) -> str:
+    """The value of a header (RFC 9110 section 5.5). Raises ConfigurationError for what no header can have."""
+    if wrong := re.search(r"[^\t -~\x80-\xff]", value):
+        raise ConfigurationError(
+            f"{name}: {wrong[0]!r} stands in the value: a header has no line breaks, other controls or characters"
+            " beyond U+00FF"
+        )
+    return value
 
 
 def _unsent(name: str) -> str | None:
@@ -310,7 +330,7 @@ def _refusal(answer: Answer, request_id: str) -> list[str] | None:
     sent = answer.response.request.headers.get(REQUEST_ID)
     named = answer.response.headers.get(REQUEST_ID) or (sent if isinstance(sent, str) else request_id)
     lines = [f"Error: {code or answer.response.status_code}: {title or answer.response.reason}"]
-    for text in (detail, meaning, f"The callee's log names this request {named}."):
+    for text in (detail, meaning, f"The callee's log names this request {named}." if named else None):
         if text:
             lines += textwrap.wrap(str(text), _WIDTH, initial_indent="  ", subsequent_indent="  ")
     return lines

@@ -22,12 +22,13 @@ mount -t tmpfs -o size=256k,mode=0700 tmpfs "$0" && cp -a "$1/keys" "$0" && {cha
 READ_ONLY = 'mount -o remount,ro "$0"'
 FULL = '{ head -c 1m /dev/zero >"$0/full" 2>/dev/null || true; }'
 
-Run = Callable[..., str]
+Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """What a command prints on a host whose key folder is on such a volume, and whose registry is gone."""
+    """The exit code and the words of a command on a host whose key folder is on such a volume, and whose registry is
+    gone."""
     pair = KeyPair.generate("ES256")
     key = StoredKey(f"acme.internal/billing/{pair.public.thumbprint}", pair, 1.0, 1.0, time.time() + 3600)
     folder = KeyFolder(tmp_path / "made/keys/billing")
@@ -37,7 +38,7 @@ def run(tmp_path: Path) -> Run:
     folder.release()
     (tmp_path / "volume").mkdir()
 
-    def run(change: str, *command: str) -> str:
+    def run(change: str, *command: str) -> tuple[int, str, str]:
         own = {
             "PEERSEAL_SERVICE": "billing",
             "PEERSEAL_REGISTRY_URL": "http://127.0.0.1:1",
@@ -54,8 +55,7 @@ def run(tmp_path: Path) -> Run:
         )
         if "mount:" in ended.stderr or "unshare:" in ended.stderr:
             pytest.skip(ended.stderr)
-        assert ended.stderr == ""
-        return " ".join(ended.stdout.split())
+        return ended.returncode, " ".join(ended.stdout.split()), ended.stderr
 
     return run
 
@@ -64,11 +64,19 @@ def run(tmp_path: Path) -> Run:
     ("change", "says"), [(READ_ONLY, "is on a read-only file system"), (FULL, "is on a full file system")]
 )
 def test_the_doctor_names_the_file_system(run: Run, change: str, says: str) -> None:
-    assert says in run(change, "doctor")
+    code, shown, errors = run(change, "doctor")
+    assert (code, errors) == (3, "")
+    assert says in shown
 
 
 def test_whoami_shows_the_keys_of_a_read_only_volume(run: Run) -> None:
-    shown = run(READ_ONLY, "whoami", "--offline")
+    code, shown, errors = run(READ_ONLY, "whoami", "--offline")
+    assert (code, errors) == (0, "")
     assert "keys whether a process uses them is not known: " in shown
     assert "on a read-only file system" in shown
     assert "current; at the registry: not known" in shown
+
+
+def test_a_key_that_a_full_volume_cannot_take_is_no_wrong_usage(run: Run, tmp_path: Path) -> None:
+    code, _, errors = run(FULL, "keygen", str(tmp_path / "volume/key.pem"), "--alg", "ES256")
+    assert (code, errors) == (1, f"Error: {tmp_path / 'volume'}: No space left on device\n")

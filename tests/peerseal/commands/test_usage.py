@@ -61,3 +61,47 @@ def test_authorities_that_are_not_there_are_named_before_the_call(
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "absent.pem"))
     assert main(["call", "billing", "GET", "https://billing.test"]) == 2
     assert f"REQUESTS_CA_BUNDLE={tmp_path / 'absent.pem'}: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["call", "billing", "GET", "ftp://billing"], "URL='ftp://billing': "),
+        (["call", "billing", "GET", ""], "URL='': "),
+        (["sign", "billing", "GET", "ftp://billing"], "URL='ftp://billing': "),
+        (["keep-ledger", "ledger", "--registry", "ftp://r"], "--registry: a registry URL must read http(s)://"),
+        (["keep-ledger", "ledger", "--registry", "ftp://r"], "and not 'ftp://r'"),
+        (["keep-ledger", "ledger", "--registry", ""], "--registry: "),
+        (["keep-ledger", "ledger", "--registry", "http://r", "--pin", "short"], "--pin: "),
+        (["monitor", "billing", "--registry", "http://127.0.0.1:1", "--webhook", "hook"], "--webhook: "),
+    ],
+)
+def test_a_url_or_pin_that_is_none_is_named_with_its_argument(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["call", "billing", "GET"], ["sign", "billing", "GET"], ["keep-ledger", "l"]])
+def test_a_password_in_a_url_is_not_shown(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    option = ["--registry"] if command[0] == "keep-ledger" else []
+    assert main([*command, *option, "ftp://ada:secret@host"]) == 2
+    assert "secret" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\rb", "a\0b", "snow ☃"])
+def test_a_header_that_cannot_be_sent_is_wrong_usage(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["call", "billing", "GET", ":8080", f"X-A:{value}"]) == 2
+    assert capsys.readouterr().err.startswith("Error: X-A: ")
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_nothing_in_the_place_of_a_token_is_said(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").write_text("\n")
+    monkeypatch.setattr("sys.stdin", (tmp_path / "empty").open())
+    for argument, named in (("", "the argument TOKEN"), ("-", "standard input"), (f"@{tmp_path / 'empty'}", "/empty")):
+        assert main([command, argument]) == 2
+        assert f"{named} is empty: expected a token or a document\n" in capsys.readouterr().err
