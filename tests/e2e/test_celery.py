@@ -70,10 +70,12 @@ app.config_from_object("celeryconfig")
 refund = app.signature("tasks.refund", args=[7, 1000000])
 one = app.signature("tasks.send_invoice", args=[{"id": 666}])
 
-def send(task="tasks.send_invoice", args=[{"id": 9}], kwargs=None, headers={}, **options):
+def send(task="tasks.send_invoice", args=[{"id": 9}], kwargs=None, headers={}, head=app.amqp.as_task_v2, body=None, **options):
     with app.producer_pool.acquire() as producer:
-        message = app.amqp.as_task_v2(uuid(), task, args, kwargs, **options)
+        message = head(uuid(), task, args, kwargs, **options)
         message.headers.update(headers)
+        if body is not None:
+            message = message._replace(body=body(uuid(), task, args, kwargs, **options).body)
         app.amqp.send_task_message(producer, task, message)
 
 send(errbacks=[refund])                                  # called after the refusal
@@ -84,10 +86,12 @@ send(callbacks=[refund])
 send(chord=refund)
 send(chain=[refund])
 send(headers={"errbacks": [refund]})
+send(errbacks=[refund], head=app.amqp.as_task_v1)
+send(errbacks=[refund], body=app.amqp.as_task_v1)
 send(kwargs={"self": 1})
 send("celery.map", args=[refund, [[7, 1000000]]])        # calls the task directly
 """
-LINKED = 8
+LINKED = 10
 """Messages of the intruder with links."""
 
 
