@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -69,10 +70,11 @@ app = Celery("intruder")
 app.config_from_object("celeryconfig")
 refund = app.signature("tasks.refund", args=[7, 1000000])
 one = app.signature("tasks.send_invoice", args=[{"id": 666}])
+v1, v2 = app.amqp.as_task_v1, app.amqp.as_task_v2
 
-def send(task="tasks.send_invoice", args=[{"id": 9}], kwargs=None, headers={}, head=app.amqp.as_task_v2, body=None, **options):
+def send(task="tasks.send_invoice", args=[{"id": 9}], kwargs=None, headers={}, form=v2, body=None, **options):
     with app.producer_pool.acquire() as producer:
-        message = head(uuid(), task, args, kwargs, **options)
+        message = form(uuid(), task, args, kwargs, **options)
         message.headers.update(headers)
         if body is not None:
             message = message._replace(body=body(uuid(), task, args, kwargs, **options).body)
@@ -86,8 +88,8 @@ send(callbacks=[refund])
 send(chord=refund)
 send(chain=[refund])
 send(headers={"errbacks": [refund]})
-send(errbacks=[refund], head=app.amqp.as_task_v1)
-send(errbacks=[refund], body=app.amqp.as_task_v1)
+send(errbacks=[refund], form=v1)
+send(errbacks=[refund], body=v1)
 send(kwargs={"self": 1})
 send("celery.map", args=[refund, [[7, 1000000]]])        # calls the task directly
 """
@@ -139,13 +141,22 @@ def worker(project: Path, environ: Mapping[str, str]) -> Iterator[None]:
     command = "celery -A tasks worker --pool prefork --concurrency 2 --max-tasks-per-child 1 --loglevel INFO"
     with (project / "log").open("wb") as log:
         started = subprocess.Popen(
-            [sys.executable, "-m", *command.split()], cwd=project, env=environ, stdout=log, stderr=log
+            [sys.executable, "-m", *command.split()],
+            cwd=project,
+            env=environ,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         yield
     finally:
         started.terminate()
-        started.wait(SLOW)
+        try:
+            started.wait(SLOW / 3)
+        except subprocess.TimeoutExpired:  # a child that ended after its last task in that moment holds Celery up
+            os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
 
 
 def run(project: Path, program: str, environ: Mapping[str, str]) -> None:

@@ -29,11 +29,13 @@ def shared(tmp_path: Path) -> Path:
     "command",
     [
         ("keep-ledger", "shared", "--once", *REGISTRY),
+        ("mirror", "shared", "--once", *REGISTRY),
+        ("mirror", "new", "--once", "--metrics", "shared/metrics", *REGISTRY),
         ("agent", "--socket", "shared/agent.sock"),
         ("keygen", "shared/key.pem"),
         ("monitor", "billing", "--state", "shared/state", "--once", *REGISTRY),
     ],
-    ids=lambda command: command[0],
+    ids=" ".join,
 )
 def test_a_folder_that_a_command_names_keeps_its_mode(
     shared: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
@@ -44,7 +46,12 @@ def test_a_folder_that_a_command_names_keeps_its_mode(
 
 
 @pytest.mark.parametrize(
-    "command", [("keep-ledger", "shared", "--once", *REGISTRY), ("agent", "--socket", "shared/agent.sock")]
+    "command",
+    [
+        ("keep-ledger", "shared", "--once", *REGISTRY),
+        ("mirror", "shared", "--once", *REGISTRY),
+        ("agent", "--socket", "shared/agent.sock"),
+    ],
 )
 def test_a_folder_that_others_may_change_is_refused(
     shared: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
