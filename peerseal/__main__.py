@@ -25,10 +25,9 @@ as for ``http --check-status``; 5 of the commands that register a key, the key w
 import sys
 
 from peerseal.runtime.terminal import (
+    FAILED,
     INTERRUPTED,
-    LineFormatter,
     ended_quietly,
-    log_to_stderr,
     on_terminal,
     say,
     say_folded,
@@ -37,7 +36,7 @@ from peerseal.runtime.terminal import (
 
 try:
     import argparse
-    import logging
+    import errno
     import os
     from collections.abc import Callable, Sequence
     from dataclasses import replace
@@ -49,7 +48,15 @@ try:
     from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Webhook
     from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
     from peerseal.commands.agent import add_agent
-    from peerseal.commands.arguments import Subcommands, add_command, seconds, seconds_or_none
+    from peerseal.commands.arguments import (
+        CommandParser,
+        ShowVersion,
+        Subcommands,
+        add_command,
+        log_warnings,
+        seconds,
+        seconds_or_none,
+    )
     from peerseal.commands.call import add_call
     from peerseal.commands.completion import add_completion
     from peerseal.commands.doctor import add_doctor
@@ -72,7 +79,7 @@ try:
     from peerseal.identity.environment import settings_of
     from peerseal.protocol.names import check_service, split_kid
     from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME
-    from peerseal.runtime.settings import read_bytes
+    from peerseal.runtime.settings import named, read_bytes
 except KeyboardInterrupt:  # the libraries take most of a second, in which `main` does not exist yet
     sys.exit(INTERRUPTED)
 
@@ -86,7 +93,6 @@ _LARGEST_LIST = 1024 * 1024
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code. Raises SystemExit for arguments that argparse cannot read (2), and as
     `peerseal.runtime.terminal.ended_quietly`."""
-    log_to_stderr(logging.WARNING, LineFormatter("%(message)s"))
     with ended_quietly():
         return _run(arguments)
 
@@ -94,9 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     parsed = _parsed(_parser(), _with_pin_joined(sys.argv[1:] if arguments is None else arguments))
     try:
+        parsed.log()
         return int(parsed.run(parsed))
     except (ConfigurationError, InvalidName) as error:
-        return _failed(error, USAGE)
+        return _failed(error, FAILED if _is_of_disk(error.__cause__) else USAGE)
     except (FetchError, TrustUnavailable) as error:
         return _failed(error, REGISTRY_UNREACHABLE)
     except EnrolmentPending as error:
@@ -105,7 +112,12 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _failed(error, 1)
 
 
-def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> argparse.ArgumentParser:
+def _is_of_disk(cause: BaseException | None) -> bool:
+    """Whether a disk is full or broken: no other argument or setting of the command changes that."""
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+
+def _parser(kind: type[argparse.ArgumentParser] = CommandParser) -> argparse.ArgumentParser:
     """The parser of the program and of its commands."""
     parser = kind(
         prog="peerseal",
@@ -113,7 +125,10 @@ def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> ar
         epilog="examples:\n  peerseal whoami\n  peerseal COMMAND --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"peerseal {version('peerseal')}")
+    parser.add_argument(
+        "--version", action=ShowVersion, nargs=0, const=f"peerseal {version('peerseal')}", help="show the version"
+    )
+    parser.set_defaults(log=log_warnings, refuse=parser.error)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(commands)
@@ -124,9 +139,9 @@ def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpar
     """The arguments. Items may stand after an option too, as HTTPie's: argparse would call them unrecognized."""
     parsed, rest = parser.parse_known_args(arguments)
     if rest and ("items" not in parsed or any(argument.startswith("-") for argument in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parsed.refuse(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
-        parsed.items += rest
+        parsed.items = [*parsed.items, *rest]
     return parsed
 
 
@@ -225,7 +240,7 @@ def add_monitor(commands: Subcommands) -> None:
 def _monitor_ledger(arguments: argparse.Namespace) -> int:
     """Looks until it is interrupted, or once. Raises ConfigurationError or InvalidName."""
     monitor = _monitor(arguments)
-    webhook = Webhook(arguments.webhook) if arguments.webhook else None
+    webhook = named("--webhook", Webhook, arguments.webhook) if arguments.webhook else None
     ended, exit_code = until_interrupted(), 0
     while not ended.is_set():
         alerts = monitor.look()

@@ -20,6 +20,7 @@ from peerseal.errors import ConfigurationError
 from peerseal.runtime.files import Access, Folder
 from peerseal.runtime.locks import Opened
 from peerseal.runtime.settings import read_text, whole_number
+from peerseal.runtime.trusted_path import warn_of_others
 
 SOCKET: Final = "--socket"
 SHORTEST_SECRET: Final = 32
@@ -61,7 +62,7 @@ def unix_socket(path: Path, users: frozenset[int]) -> Iterator[socket.socket]:
     """
     if not hasattr(socket, "SO_PEERCRED"):
         raise ConfigurationError(f"{SOCKET}: this system does not tell who connects: use --listen and --secret-file")
-    folder = Folder(path.parent, SOCKET, named=path, access=Access.READABLE).make()
+    folder = Folder(path.parent, SOCKET, named=path, access=Access.READABLE, tightens=False).make()
     lock = Opened(folder.open(f"{path.name}.lock", os.O_CREAT | os.O_RDWR))
     try:
         if not lock.lock(wait=0.0):
@@ -84,7 +85,7 @@ def _remove_left_over(folder: Folder, path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise ConfigurationError(f"{SOCKET}={path}: there is a file that is no socket: remove it, or name another path")
+        raise ConfigurationError(f"{SOCKET}={path}: there is a file that is no socket: name another path")
     folder.remove(path.name)
 
 
@@ -122,11 +123,13 @@ def loopback_socket(address: str) -> Iterator[socket.socket]:
 
 
 def secret_in(file: Path) -> str:
-    """The secret in the file. Raises ConfigurationError, which does not show it."""
+    """The secret in the file, with a warning where other users can read it. Raises ConfigurationError, which does not
+    show it."""
     secret = read_text(file, "--secret-file")
     if secret is None or len(secret) < SHORTEST_SECRET or not secret.isascii():
         raise ConfigurationError(
             f"--secret-file={file}: expected {SHORTEST_SECRET} ASCII characters or more, such as those of"
             " `openssl rand -hex 32`"
         )
+    warn_of_others(file, f"--secret-file={file}", "secret")
     return secret

@@ -44,5 +44,5 @@ class MirrorMetrics:
         lines = list[str]()
         for (name, kind, meaning), value in zip(_METRICS, self._values, strict=True):
             lines += [f"# HELP {name} {meaning}.", f"# TYPE {name} {kind}", f"{name} {value:.15g}"]
-        folder = Folder(self._file.absolute().parent, access=Access.COMMON, mode=None)
+        folder = Folder(self._file.absolute().parent, access=Access.COMMON, mode=None, tightens=False)
         folder.write(self._file.name, "\n".join([*lines, ""]).encode("ascii"), mode=0o644, durable=False)

@@ -73,5 +73,5 @@ def kids_in(key_dir: Path, service: str) -> frozenset[str]:
 
 
 def _folder_of(path: Path) -> Folder:
-    """The folder of the file. Both belong to this user or to root."""
-    return Folder(path.absolute().parent, access=Access.COMMON)
+    """The folder of the file. Both belong to this user or to root, and keep their modes."""
+    return Folder(path.absolute().parent, access=Access.COMMON, tightens=False)

@@ -11,7 +11,7 @@ class PublicFiles:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder
-        self.folder = Folder(folder, access=Access.READABLE, mode=0o755)
+        self.folder = Folder(folder, access=Access.READABLE, mode=0o755, tightens=False)
 
     def put(self, path: str, content: bytes, modified_at: float | None = None) -> None:
         """Put a file in place in one step. Raises OSError."""

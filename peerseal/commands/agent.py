@@ -1,7 +1,6 @@
 """``peerseal agent``: signs and verifies requests for the programs of a host that are without the SDK."""
 
 import argparse
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +11,10 @@ from peerseal.commands.arguments import Subcommands, add_command
 from peerseal.commands.own_identity import own_identity
 from peerseal.commands.verification import allowed
 from peerseal.errors import ConfigurationError
-from peerseal.runtime.terminal import log_to_stderr, say, say_json
+from peerseal.runtime.terminal import say, say_json
 
 if TYPE_CHECKING:
     import socket
-
-_LINE = "%(levelname)s %(name)s: %(message)s"
 
 
 def add_agent(commands: Subcommands) -> None:
@@ -35,6 +32,7 @@ def add_agent(commands: Subcommands) -> None:
         exit_codes="0 ended by a signal, 1 an error, 2 wrong usage, 3 the registry cannot be reached, 5 the key waits"
         " for an operator",
         as_json="say as JSON where the agent listens",
+        log=logs.configure,
     )
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--socket", type=Path, metavar="PATH", help="the Unix socket to listen on")
@@ -64,7 +62,6 @@ def _run_agent(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise ConfigurationError(str(error)) from error
     allow = allowed(arguments.allow) or {}
-    log_to_stderr(logging.INFO, logs.formatter(_LINE), logs.RequestContextFilter())
     with _place(arguments) as place, own_identity() as identity:
         agent = Agent(identity, allow=allow, secret=place.secret)
         identity.is_ready()  # fetches the registry's keys before the first question

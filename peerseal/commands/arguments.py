@@ -1,16 +1,44 @@
 """How the commands of ``peerseal`` declare themselves: one form of help, with examples and exit codes."""
 
 import argparse
+import logging
 import textwrap
 import threading
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from peerseal.runtime.settings import duration
+from peerseal.runtime.terminal import LineFormatter, log_to_stderr, say
 
 Subcommands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What `argparse.ArgumentParser.add_subparsers` returns."""
 _WIDTH = 78
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Prints its help and version as commands print: argparse ignores that standard output takes nothing. Raises
+    OSError then."""
+
+    def print_help(self, file: Any = None) -> None:
+        """See argparse.ArgumentParser."""
+        if file is None:
+            say(*self.format_help().splitlines())
+        else:
+            super().print_help(file)
+
+
+class ShowVersion(argparse.Action):
+    """The action of ``--version``, which is the constant of the argument."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """See argparse.Action."""
+        say(self.const)
+        parser.exit()
+
+
+def log_warnings() -> None:
+    """Shows warnings as a command's own words."""
+    log_to_stderr(logging.WARNING, LineFormatter("%(message)s"))
 
 
 def add_command(
@@ -24,9 +52,11 @@ def add_command(
     notes: str = "",
     exit_codes: str | None = None,
     as_json: str = "as JSON",
+    log: Callable[[], None] = log_warnings,
 ) -> argparse.ArgumentParser:
     """Adds a command with ``--json`` (whose help is ``as_json``). ``summary`` is for the list of all commands;
-    ``run`` returns the exit code. An example may have several lines. ``notes`` stand before the examples."""
+    ``run`` returns the exit code. An example may have several lines. ``notes`` stand before the examples. ``log`` sets
+    up the log, once: `logging.basicConfig` ignores a second call."""
     shown = [line for example in examples for line in example.splitlines()]
     epilog = f"{notes}\n\n" if notes else ""
     epilog += "\n".join(("examples:", *(f"  {line}" for line in shown)))
@@ -40,7 +70,7 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", dest="as_json", help=as_json)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, log=log, refuse=parser.error)
     return parser
 
 

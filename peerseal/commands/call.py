@@ -3,11 +3,13 @@
 import argparse
 import base64
 import json
+import os
 import re
 import sys
 import textwrap
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +20,7 @@ from urllib3.util import SKIP_HEADER
 
 from peerseal.commands.arguments import Subcommands, add_command, seconds
 from peerseal.commands.own_identity import own_identity
-from peerseal.commands.tokens import given_body, method_of
+from peerseal.commands.tokens import given_body, method_of, shown_url
 from peerseal.errors import (
     ConfigurationError,
     ContentTooLarge,
@@ -31,9 +33,11 @@ from peerseal.errors import (
 )
 from peerseal.protocol.encoding import HTTP_TOKEN, strict_json
 from peerseal.requests import refusal_of
-from peerseal.runtime.terminal import on_terminal, say, say_json
+from peerseal.runtime.settings import named
+from peerseal.runtime.terminal import naming, on_terminal, say, say_json
 from peerseal.session.origin import origin_url
 from peerseal.session.retries import cause_of
+from peerseal.transport.failure_words import unusable_authorities
 from peerseal.verify.context import REQUEST_ID, serving
 from peerseal.wsgi_environ import MAX_BODY
 
@@ -104,7 +108,7 @@ def add_call(commands: Subcommands) -> None:
     parser.add_argument("audience", metavar="AUDIENCE", help="the service that is called")
     parser.add_argument("method", metavar="METHOD")
     parser.add_argument("url", metavar="URL", help="http:// may be left out; :8080/path is on this host")
-    parser.add_argument("items", nargs="*", metavar="ITEM", help="see below")
+    parser.add_argument("items", nargs="*", default=[], metavar="ITEM", help="see below")
     parser.add_argument(
         "--raw", metavar="TEXT", help="the body: the text, @FILE, or @- for standard input; JSON unless a header says"
     )
@@ -123,7 +127,10 @@ def _call(arguments: argparse.Namespace) -> int:
     content = content_of(arguments.items, arguments.raw)
     if arguments.ca is not None and not arguments.ca.is_file():
         raise ConfigurationError(f"--ca {arguments.ca}: no such file")
-    with serving(None) as request_id:  # the callee logs it
+    if arguments.ca is None and url.startswith("https:") and (wrong := unusable_authorities(os.environ)):
+        raise ConfigurationError(wrong)
+    # the callee logs the id, unless an item without a value leaves it out
+    with nullcontext("") if content.headers.get(REQUEST_ID, "") is None else serving(None) as request_id:
         try:
             answer = _answer(arguments, method, url, content)
         except requests.RequestException as error:
@@ -177,8 +184,15 @@ def url_of(text: str) -> str:
     out. Raises ConfigurationError."""
     _check_text("the URL", text)
     if text.startswith(":"):
-        return "http://localhost" + (text if _LOCAL.match(text) else text[1:])
-    return text if _SCHEME.match(text) else f"http://{text}"
+        url = "http://localhost" + (text if _LOCAL.match(text) else text[1:])
+    else:
+        url = text if _SCHEME.match(text) else f"http://{text}"
+    return named(shown_url(text), _url_with_origin, url)
+
+
+def _url_with_origin(url: str) -> str:
+    origin_url(url)
+    return url
 
 
 def content_of(items: Iterable[str], raw: str | None = None) -> Content:
@@ -195,7 +209,7 @@ def content_of(items: Iterable[str], raw: str | None = None) -> Content:
         if name in known:
             raise ConfigurationError(f"{name} is given twice")
         if separator == ":":
-            headers[_header(name)] = value.strip() or _unsent(name)
+            headers[_header(name)] = _header_value(name, value.strip()) or _unsent(name)
         else:
             data[name] = _member(name, separator, value)
     if data and raw is not None:
@@ -232,6 +246,16 @@ def _header(name: str) -> str:
     if name.lower() in _FRAMING:
         raise ConfigurationError(f"{name}: the command sends it as the body needs it; leave the item out")
     return name
+
+
+def _header_value(name: str, value: str) -> str:
+    """The value of a header (RFC 9110 section 5.5). Raises ConfigurationError for what no header can have."""
+    if wrong := re.search(r"[^\t -~\x80-\xff]", value):
+        raise ConfigurationError(
+            f"{name}: {wrong[0]!r} stands in the value: a header has no line breaks, other controls or characters"
+            " beyond U+00FF"
+        )
+    return value
 
 
 def _unsent(name: str) -> str | None:
@@ -292,9 +316,10 @@ def _refusal(answer: Answer, request_id: str) -> list[str] | None:
     if refusal is None:
         return None
     sent = answer.response.request.headers.get(REQUEST_ID)
-    named = refusal.request_id or (sent if isinstance(sent, str) else request_id)
+    known_as = refusal.request_id or (sent if isinstance(sent, str) else request_id)
     lines = [f"Error: {refusal.code}: {refusal.title or answer.response.reason}"]
-    for text in (refusal.detail, _MEANINGS.get(refusal.code), f"The callee's log names this request {named}."):
+    told = f"The callee's log names this request {known_as}." if known_as else None
+    for text in (refusal.detail, _MEANINGS.get(refusal.code), told):
         if text:
             lines += textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="  ")
     return lines
@@ -336,6 +361,7 @@ def _media_type(answer: Answer) -> str:
 def _write(content: bytes) -> None:
     """Write the bytes as they are. Raises BrokenPipeError where the reader is gone."""
     if sys.stdout is not None:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
+        with naming("standard output"):
+            sys.stdout.flush()
+            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.flush()

@@ -8,7 +8,7 @@ from typing import Any
 from peerseal.commands.arguments import Subcommands, add_command
 from peerseal.errors import ConfigurationError
 from peerseal.runtime.extras import missing
-from peerseal.runtime.terminal import say_json
+from peerseal.runtime.terminal import naming, say_json
 
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 _FOLDERS = ("DIR", "FOLDER")
@@ -25,7 +25,8 @@ def add_completion(commands: Subcommands, *, build: Build) -> None:
         if arguments.as_json:
             say_json({"shell": arguments.shell, "script": script})
         else:
-            print(script)
+            with naming("standard output"):
+                print(script)
         return 0
 
     parser = add_command(

@@ -1,7 +1,6 @@
 """``peerseal keygen``: a key pair in a file, which ``peerseal join --key`` registers."""
 
 import argparse
-import logging
 from pathlib import Path
 
 from peerseal.commands.arguments import Subcommands, add_command
@@ -12,13 +11,10 @@ from peerseal.protocol.keys import DEFAULT_RSA_BITS, RSA_BITS, KeyPair
 from peerseal.runtime.files import Access, Folder
 from peerseal.runtime.settings import read_bytes
 from peerseal.runtime.terminal import say, say_json
-from peerseal.runtime.trusted_path import is_trusted, state
-
-log = logging.getLogger("peerseal.cli")
+from peerseal.runtime.trusted_path import warn_of_others
 
 _LARGEST = 64 * 1024
 """Bytes of a file with a private key; the longest one, RSA of 8192 bits, has 7 KiB."""
-_OTHERS = 0o077
 
 
 def add_keygen(commands: Subcommands) -> None:
@@ -52,7 +48,7 @@ def _make_key(arguments: argparse.Namespace) -> int:
     if arguments.bits is not None and arguments.alg != "RS256":
         raise ConfigurationError(f"--bits is for RS256: a key for {arguments.alg} has one size")
     pair = KeyPair.generate(arguments.alg, DEFAULT_RSA_BITS if arguments.bits is None else arguments.bits)
-    folder = Folder(file.absolute().parent, access=Access.COMMON, mode=None)
+    folder = Folder(file.absolute().parent, access=Access.COMMON, mode=None, tightens=False)
     try:
         if not folder.write_new(file.name, pair.to_pem(passphrase.password)):
             raise _exists(file)
@@ -80,9 +76,7 @@ def pair_in(file: Path) -> KeyPair:
             f"{file} holds no key that a service may have: expected RSA of {RSA_BITS[0]} to {RSA_BITS[-1]} bits or"
             f" EC P-256, in PEM ({error})"
         ) from error
-    found = file.stat()
-    if found.st_mode & _OTHERS or not is_trusted(found.st_uid):
-        log.warning("%s: others have access to this private key %s: make a new one, of mode 0600", file, state(found))
+    warn_of_others(file, str(file), "private key")
     return pair
 
 

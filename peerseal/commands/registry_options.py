@@ -8,6 +8,7 @@ from types import FrameType
 
 from peerseal.identity.environment import settings_of
 from peerseal.runtime.options import check_pin, check_pinned
+from peerseal.runtime.settings import named
 from peerseal.transport.fetch import HttpFetcher, check_urls
 
 
@@ -21,9 +22,11 @@ def registry_of(arguments: argparse.Namespace, known_pin: str | None = None) -> 
     """The registry to read, and the pin of its root key; ``known_pin`` is used where neither an option nor a variable
     names one. Raises ConfigurationError."""
     settings = settings_of(os.environ)
-    urls = arguments.registry or settings.checked("PEERSEAL_REGISTRY_URL", check_urls) or ""
+    given = None if arguments.registry is None else named("--registry", check_urls, arguments.registry)
+    urls = given or settings.checked("PEERSEAL_REGISTRY_URL", check_urls) or ""
     fetcher = HttpFetcher([url.strip() for url in urls.split(",") if url.strip()])
-    pin = arguments.pin or settings.checked("PEERSEAL_REGISTRY_PIN", check_pin) or known_pin
+    given_pin = None if arguments.pin is None else named("--pin", check_pin, arguments.pin)
+    pin = given_pin or settings.checked("PEERSEAL_REGISTRY_PIN", check_pin) or known_pin
     check_pinned(pin, loopback_only=fetcher.loopback_only)
     return fetcher, pin
 

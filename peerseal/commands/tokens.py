@@ -111,14 +111,16 @@ def _print_inspected(arguments: argparse.Namespace) -> int:
 
 
 def given_text(argument: str) -> str:
-    """The text of the argument, a file or standard input. Raises ConfigurationError or OSError."""
+    """The text of the argument, a file or standard input. Raises OSError, or ConfigurationError, also for no text."""
     source = "@-" if argument == "-" else argument
-    if not source.startswith("@"):
-        return argument
     try:
-        return given_content(source[1:], MAX_DOCUMENT).decode("ascii")
+        text = given_content(source[1:], MAX_DOCUMENT).decode("ascii") if source.startswith("@") else argument
     except UnicodeDecodeError as error:
         raise ConfigurationError("tokens and documents are ASCII text") from error
+    if not text.strip():
+        where = {"@-": "standard input", "": "the argument TOKEN"}.get(source.strip(), source[1:])
+        raise ConfigurationError(f"{where} is empty: expected a token or a document")
+    return text
 
 
 def inspect(text: str) -> Inspected:
@@ -278,7 +280,7 @@ def target_of(url: str) -> str:
     ConfigurationError for a URL that clients change before they send it. The error does not show a password."""
     if not _has_origin(url):
         raise ConfigurationError(
-            "this is no URL of a service: expected http(s)://host[:port]/path, without a user name"
+            f"{shown_url(url)}: no URL of a service: expected http(s)://host[:port]/path, without a user name"
         )
     target = url.split("://", 1)[1].removeprefix(urlsplit(url).netloc) or "/"
     target = f"/{target}" if target.startswith("?") else target
@@ -288,6 +290,11 @@ def target_of(url: str) -> str:
             " write blanks, brackets, braces and other characters with percent signs"
         )
     return target
+
+
+def shown_url(url: str) -> str:
+    """A URL for an error. One with a user's name is not shown: it may hold a password."""
+    return "URL" if "@" in url else f"URL={url!r:.100}"
 
 
 def _has_origin(url: str) -> bool:

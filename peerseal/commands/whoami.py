@@ -115,7 +115,8 @@ class RegistryAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The service on this host. ``keys`` is None without a key folder; ``in_use`` says that a process uses them."""
+    """The service on this host. ``keys`` is None without a key folder; ``in_use`` says that a process uses them, and is
+    None where the folder does not show it, for the reason ``use_unknown``."""
 
     service: str
     urls: tuple[str, ...]
@@ -123,8 +124,9 @@ class Host:
     answer: RegistryAnswer
     domain: str | None
     keys: tuple[HostKey, ...] | None
-    in_use: bool
+    in_use: bool | None
     folders: tuple[HostFolder, ...]
+    use_unknown: str | None = None
 
     @property
     def id(self) -> str | None:
@@ -156,7 +158,9 @@ class Host:
         elif not self.keys:
             yield "keys      none: peerseal join registers one"
         else:
-            yield f"keys      {'used by a running process' if self.in_use else 'used by no process now'}"
+            used = "used by a running process" if self.in_use else "used by no process now"
+            unknown = f"whether a process uses them is not known: {self.use_unknown}"
+            yield from _row("keys", used if self.use_unknown is None else unknown)
             for key in self.keys:
                 yield from key.lines(now)
 
@@ -204,6 +208,7 @@ def host_in(environ: Mapping[str, str], now: float, *, ask: bool) -> Host:
     folder = KeyFolder(places["PEERSEAL_KEY_DIR"], passphrase)
     stored = StoredKeys() if key_dir is None else folder.load()
     pin = one_pin(options["pin"], admission_token(options["join_token"], None, registry, None), folder)
+    in_use, use_unknown = _use_of(folder)
     answer = _asked(service, registry, pin, stored) if ask else RegistryAnswer(problem="not asked (--offline)")
     keys = tuple(HostKey(key, use_of(stored, key, now), answer.states.get(key.kid)) for key in stored.keys)
     return Host(
@@ -213,9 +218,18 @@ def host_in(environ: Mapping[str, str], now: float, *, ask: bool) -> Host:
         answer,
         stored.domain or answer.domain,
         None if key_dir is None else keys,
-        key_dir is not None and folder.in_use(),
+        in_use,
         folders,
+        use_unknown,
     )
+
+
+def _use_of(folder: KeyFolder) -> tuple[bool | None, str | None]:
+    """Whether a process uses the keys, or why that is not known: on a read-only file system no lock can be taken."""
+    try:
+        return folder.in_use(), None
+    except ConfigurationError as error:
+        return None, str(error)
 
 
 def _asked(service: str, registry: str, pin: str | None, stored: StoredKeys) -> RegistryAnswer:

@@ -70,7 +70,10 @@ class Folder:
     and those above it, are made with ``mode``; None makes nothing. With ``shareable`` the setting may also name a
     folder of root, or one with the sticky bit, in which every user may make files (an emptyDir, /tmp): then the folder
     is ``peerseal-<uid>`` in it. Reading raises FileNotFoundError where the folder or the file is missing; writing makes
-    the folder. Every other failure is a ConfigurationError."""
+    the folder. Every other failure is a ConfigurationError.
+
+    Without ``tightens`` no mode is changed: a person names the folder or file on a command line, and a typing mistake
+    may name any. Then a folder that others may change is refused, and a file that they may change brings a warning."""
 
     def __init__(
         self,
@@ -81,6 +84,7 @@ class Folder:
         access: Access = Access.PRIVATE,
         shareable: bool = False,
         mode: int | None = _PRIVATE,
+        tightens: bool = True,
         parent: "Folder | None" = None,
     ) -> None:
         self._given = Path(path) if parent is not None else Path(path).absolute()
@@ -88,13 +92,21 @@ class Folder:
         self._access = access
         self._shareable = shareable
         self._mode = mode
+        self._tightens = tightens
         self._parent = parent
         self._current: OpenFolder | None = None
 
     def inner(self, name: str) -> "Folder":
         """The folder of that name in this one; private, unless this one is made for all to read."""
-        access = self._access if self._mode != _PRIVATE else Access.PRIVATE
-        return Folder(name, self._label.setting, named=self._label.named, access=access, mode=self._mode, parent=self)
+        return Folder(
+            name,
+            self._label.setting,
+            named=self._label.named,
+            access=self._access if self._mode != _PRIVATE else Access.PRIVATE,
+            mode=self._mode,
+            tightens=self._tightens,
+            parent=self,
+        )
 
     @property
     def path(self) -> Path:
@@ -280,7 +292,8 @@ class Folder:
         return held
 
     def _opened(self, create: bool) -> OpenFolder:
-        walk = Walk(self._label, self._mode if create else None, self._access is Access.COMMON and os.geteuid() == 0)
+        lenient = self._access is Access.COMMON and os.geteuid() == 0
+        walk = Walk(self._label, self._mode if create else None, lenient, tightens=self._tightens)
         if self._parent is not None:
             parent = self._parent._hold(create=create)
             return self._secured(walk.held(parent.fd, str(self._given), parent.path))
@@ -308,11 +321,15 @@ class Folder:
         wide = stat.S_IMODE(found.st_mode) & self._access.value
         if wide and is_sticky(found):
             raise self._label.refused(held.path, f"every user may write there {state(found)}: name a folder inside it")
+        if wide and not self._tightens:
+            raise self._label.refused(
+                held.path, f"others may change what lies in it {state(found)}: name another folder, or chmod go-w"
+            )
         if wide:
             wanted = stat.S_IMODE(found.st_mode) & 0o777 & ~self._access.value
-            warn_once(f"{self._label.of(held.path)}: others had access {state(found)}; tightened to {wanted:04o}")
             with self._reporting(held):
                 os.fchmod(held.fd, wanted)
+            warn_once(f"{self._label.of(held.path)}: others had access {state(found)}; tightened to {wanted:04o}")
             if held.stat().st_mode & self._access.value:
                 raise self._label.refused(
                     held.path, f"its mode cannot be changed {state(found)}: use another file system"
@@ -324,7 +341,7 @@ class Folder:
         that every user may change and this user cannot tighten."""
         path, me, common = held.path / name, os.geteuid(), self._access is Access.COMMON
         if not stat.S_ISREG(found.st_mode):
-            raise self._label.refused(path, f"not a regular file {state(found)}: remove it")
+            raise self._label.refused(path, f"not a regular file {state(found)}: name another one")
         of_the_folder = common and me == 0 and found.st_uid == held.stat().st_uid
         if not is_trusted(found.st_uid) and not of_the_folder:
             raise self._label.refused(path, f"not owned by uid {me} {state(found)}: another user made it; remove it")
@@ -336,6 +353,10 @@ class Folder:
                 raise self._label.refused(path, f"every user may change it {state(found)}: chmod o-w")
             return None
         if not wide:
+            return None
+        if not self._tightens:
+            if found.st_mode & _OTHERS_WRITE:
+                warn_once(f"{self._label.of(path)}: others may change it {state(found)}: chmod go-w")
             return None
         warn_once(f"{self._label.of(held.path)}: others had access to {name} {state(found)}; tightened")
         return stat.S_IMODE(found.st_mode) & 0o777 & ~wide

@@ -12,9 +12,12 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from peerseal.errors import ConfigurationError, PeersealError
 from peerseal.runtime.trusted_path import warn_once
+
+T = TypeVar("T")
 
 log = logging.getLogger("peerseal.settings")
 
@@ -171,9 +174,9 @@ def whole_number(text: str) -> int | None:
     return int(text) if _COUNT.fullmatch(text) else None
 
 
-def named(name: str, check: Callable[[str], str], text: str) -> str:
-    """The result of ``check`` for the text. Raises ConfigurationError that begins with the variable's name. The message
-    of ``check`` must quote nothing of a secret."""
+def named(name: str, check: Callable[[str], T], text: str) -> T:
+    """The result of ``check`` for the text. Raises ConfigurationError that begins with the name of the variable or
+    option. The message of ``check`` must quote nothing of a secret."""
     try:
         return check(text)
     except PeersealError as error:

@@ -33,8 +33,19 @@ def say(*lines: object, error: bool = False) -> None:
         return
     encoding = stream.encoding or "utf-8"
     text = "".join(f"{printable(line)}\n" for line in lines)
-    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-    stream.flush()
+    with naming("standard error" if error else "standard output"):
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+
+
+@contextmanager
+def naming(stream: str) -> Iterator[None]:
+    """Adds the name of the stream to the system's errors: writing to a descriptor names no file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or stream
+        raise
 
 
 def say_json(value: Any, *, indent: int | None = None) -> None:
@@ -89,7 +100,8 @@ def ended_quietly() -> Iterator[None]:
             yield
         finally:
             if sys.stdout is not None:
-                sys.stdout.flush()  # what argparse printed: at the interpreter's end it is too late for an exit code
+                with naming("standard output"):  # at the interpreter's end it is too late for an exit code
+                    sys.stdout.flush()
     except BrokenPipeError:
         _abandon_output()
         sys.exit(PIPE_CLOSED)
@@ -124,9 +136,9 @@ def log_to_stderr(level: int, formatter: logging.Formatter, *filters: logging.Fi
 
 
 def _complain(error: OSError) -> None:
-    what = "standard output" if error.filename is None else error.filename
+    what = "" if error.filename is None else f"{error.filename}: "
     try:
-        say(f"Error: {what}: {error.strerror or error}", error=True)
+        say(f"Error: {what}{error.strerror or error}", error=True)
     except OSError:
         return
 

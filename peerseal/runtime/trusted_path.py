@@ -73,12 +73,13 @@ class OpenFolder(Opened):
 
 class Walk:
     """From the root to a folder, one checked step at a time. Missing folders are made with the ``mode``, if any; a
-    ``lenient`` walk passes folders of any user."""
+    ``lenient`` walk passes folders of any user. ``tightens`` as of `peerseal.runtime.files.Folder`."""
 
-    def __init__(self, label: Label, mode: int | None, lenient: bool) -> None:
+    def __init__(self, label: Label, mode: int | None, lenient: bool, *, tightens: bool = True) -> None:
         self._label = label
         self._mode = mode
         self._lenient = lenient
+        self._tightens = tightens
         self._links = 0
 
     def to(self, path: Path) -> OpenFolder:
@@ -174,7 +175,7 @@ class Walk:
     def _made_sticky(self, here: OpenFolder, found: os.stat_result) -> bool:
         """Set the sticky bit on the folder that the setting names, if it is this user's: then only owners rename files
         in it. Its mode stays the same otherwise, since services of several users may share it."""
-        if here.path != self._label.named or found.st_uid != os.geteuid():
+        if not self._tightens or here.path != self._label.named or found.st_uid != os.geteuid():
             return False
         named = OpenFolder(os.open(".", _HELD, dir_fd=here.fd), here.path)
         with suppress(OSError):
@@ -210,6 +211,14 @@ def others_may_rename(found: os.stat_result) -> bool:
     many systems give each user one."""
     by_group = found.st_mode & stat.S_IWGRP and found.st_gid != os.getegid()
     return not is_sticky(found) and bool(found.st_mode & stat.S_IWOTH or by_group)
+
+
+def warn_of_others(file: Path, shown: str, what: str) -> None:
+    """Log a warning where other users can read or change a secret file, which is named ``shown`` and holds ``what``. It
+    stays as it is: Kubernetes mounts secrets that each user of a container may read."""
+    found = file.stat()
+    if found.st_mode & 0o077 or not is_trusted(found.st_uid):
+        log.warning("%s: others have access to this %s %s: make a new one, of mode 0600", shown, what, state(found))
 
 
 def state(found: os.stat_result) -> str:

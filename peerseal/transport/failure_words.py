@@ -1,7 +1,9 @@
 """Why a call failed, in words: what urllib3 raises, and what a person can look for."""
 
+import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from urllib3.exceptions import (
     ConnectTimeoutError,
@@ -13,6 +15,27 @@ from urllib3.exceptions import (
 )
 
 from peerseal.transport.timed_connection import WrongAddress
+
+CA_VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""The variables from which `requests` takes the file or folder of authorities; the first one that is set counts."""
+
+
+def unusable_authorities(environ: Mapping[str, str], variables: Sequence[str] = CA_VARIABLES) -> str | None:
+    """Which variable names authorities that cannot be read, and why; None where all is well. The first of these
+    ``variables`` that is set counts."""
+    name = next((name for name in variables if environ.get(name)), None)
+    if name is None:
+        return None
+    path = environ[name]
+    try:
+        os.stat(path)
+        if os.path.isfile(path):
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        return f"{name}={path}: holds no certificate: expected PEM"
+    except OSError as error:
+        return f"{name}={path}: {(error.strerror or str(error)).lower()}"
+    return None
 
 
 def failure_in_words(error: Exception) -> str:
@@ -38,13 +61,16 @@ def _reason(error: Exception) -> str | None:
             return "no answer in time"
         case SSLError():
             return _tls_reason(error)
-    return None
+    # `requests` raises a plain OSError for authorities that are not there
+    return unusable_authorities(os.environ) if type(error) is OSError else None
 
 
 def _tls_reason(error: SSLError) -> str:
     for one in _causes(error):
         if isinstance(one, ssl.SSLCertVerificationError):
             return f"the certificate is refused: {one.verify_message}"
+    if wrong := unusable_authorities(os.environ):
+        return wrong
     return "TLS failed; does the server speak https at this port?"
 
 

@@ -452,7 +452,7 @@ def _base_url(url: str) -> str:
         parts = urlsplit(url)
         reachable = is_valid_host(parts.hostname, parts.port) and has_one_host(parts.netloc)
     except ValueError as error:
-        raise ConfigurationError("a URL that cannot be read") from error
+        raise ConfigurationError(f"{_EXPECTED}{_hint(url)}") from error
     if _ODD.search(url):  # by which one parser sees another host than the next
         raise ConfigurationError("a registry URL holds white space, a control character or a backslash")
     if parts.scheme not in ("http", "https") or not reachable or set(url) & set("?#") or "@" in parts.netloc:
@@ -466,4 +466,4 @@ def _hint(url: str) -> str:
         return "; it must have no user name and no password"
     if "://" not in url and is_valid_host(urlsplit(f"//{url}").hostname, None):
         return f"; {url:.100} has no scheme: is http://{url:.100} meant?"
-    return ""
+    return f", and not {url!r:.100}"

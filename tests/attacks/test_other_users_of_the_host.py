@@ -449,10 +449,15 @@ class TestMonitorState:
         with pytest.raises(ConfigurationError, match=r"symbolic link|not owned"):
             load_state(state, "client")
 
-    def test_what_every_user_may_write_to_is_tightened_or_refused(self, tmp_path: Path) -> None:
+    def test_a_state_that_every_user_may_change_is_used_with_a_warning_and_replaced(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         save_state(tmp_path / "state", MonitorState("client"))
         (tmp_path / "state").chmod(0o666)
-        assert load_state(tmp_path / "state", "client") == MonitorState("client")
+        state = load_state(tmp_path / "state", "client")
+        assert "others may change it (mode 0666" in caplog.text
+        assert state == MonitorState("client")
+        save_state(tmp_path / "state", state)
         assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o600
 
 

@@ -2,9 +2,11 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -54,15 +56,56 @@ with carrying(identity.mint_transaction(user, scope=["invoices:send"])):
     send_invoice.delay({"id": 2})
 """
 
+WITNESS = """
+@app.task(scope="invoices:send")
+def refund(*given):
+    open("refunds", "a").write(f"{given}\\n")
+"""
+
+INTRUDER = """
+from celery import Celery
+from kombu.utils.uuid import uuid
+
+app = Celery("intruder")
+app.config_from_object("celeryconfig")
+refund = app.signature("tasks.refund", args=[7, 1000000])
+one = app.signature("tasks.send_invoice", args=[{"id": 666}])
+v1, v2 = app.amqp.as_task_v1, app.amqp.as_task_v2
+
+def send(task="tasks.send_invoice", args=[{"id": 9}], kwargs=None, headers={}, form=v2, body=None, **options):
+    with app.producer_pool.acquire() as producer:
+        message = form(uuid(), task, args, kwargs, **options)
+        message.headers.update(headers)
+        if body is not None:
+            message = message._replace(body=body(uuid(), task, args, kwargs, **options).body)
+        app.amqp.send_task_message(producer, task, message)
+
+send(errbacks=[refund])                                  # called after the refusal
+send(errbacks=[one])                                     # published after it
+send(errbacks=[refund], kwargs={"self": 1})              # called after an error of the call
+send(args=["x" * 6_000_000], errbacks=[refund], time_limit=0.05)
+send(callbacks=[refund])
+send(chord=refund)
+send(chain=[refund])
+send(headers={"errbacks": [refund]})
+send(errbacks=[refund], form=v1)
+send(errbacks=[refund], body=v1)
+send(kwargs={"self": 1})
+send("celery.map", args=[refund, [[7, 1000000]]])        # calls the task directly
+"""
+LINKED = 10
+"""Messages of the intruder with links."""
+
 
 @pytest.fixture
 def project(tmp_path: Path, server: RawServer) -> Path:
     """A folder with the modules of the page; the callee is ``server``."""
     peer_tasks, tasks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     (tmp_path / "peer_tasks.py").write_text(peer_tasks)
-    (tmp_path / "tasks.py").write_text(tasks.replace("http://resource-service:8080", server.url))
+    (tmp_path / "tasks.py").write_text(tasks.replace("http://resource-service:8080", server.url) + WITNESS)
     (tmp_path / "celeryconfig.py").write_text(CONFIG)
     (tmp_path / "publisher.py").write_text(PUBLISHER)
+    (tmp_path / "intruder.py").write_text(INTRUDER)
     for folder in ("queue", "control"):
         (tmp_path / folder).mkdir()
     return tmp_path
@@ -86,30 +129,62 @@ def environment(registry: MemoryRegistry, url: str, service: str, folder: Path) 
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(PAGE.parents[2])]), **own}
 
 
-def rejections(project: Path) -> list[str]:
-    """Why the worker has rejected tasks."""
-    return re.findall(r" reject requeue=False: (.+)$", (project / "log").read_text(), re.MULTILINE)
+def refusals(project: Path) -> list[str]:
+    """Why the worker has refused messages, and tasks."""
+    reasons = r"(?: reject requeue=False: |Received invalid task message: )(.+)$"
+    return re.findall(reasons, (project / "log").read_text(), re.MULTILINE)
+
+
+@contextmanager
+def worker(project: Path, environ: Mapping[str, str]) -> Iterator[None]:
+    """A prefork worker, which writes ``log``."""
+    command = "celery -A tasks worker --pool prefork --concurrency 2 --max-tasks-per-child 1 --loglevel INFO"
+    with (project / "log").open("wb") as log:
+        started = subprocess.Popen(
+            [sys.executable, "-m", *command.split()],
+            cwd=project,
+            env=environ,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield
+    finally:
+        started.terminate()
+        try:
+            started.wait(SLOW / 3)
+        except subprocess.TimeoutExpired:  # a child that ended after its last task in that moment holds Celery up
+            os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
+
+
+def run(project: Path, program: str, environ: Mapping[str, str]) -> None:
+    subprocess.run([sys.executable, program], cwd=project, env=environ, check=True, timeout=SLOW)
 
 
 def test_prefork_workers_run_the_tasks_that_were_signed_and_for_their_user(
     registry: MemoryRegistry, project: Path, server: RawServer
 ) -> None:
     with served(registry) as url:
-        shop, worker = (environment(registry, url, service, project) for service in ("shop", "worker"))
-        subprocess.run([sys.executable, "publisher.py"], cwd=project, env=shop, check=True, timeout=SLOW)
-        command = "celery -A tasks worker --pool prefork --concurrency 2 --max-tasks-per-child 1 --loglevel INFO"
-        with (project / "log").open("wb") as log:
-            started = subprocess.Popen(
-                [sys.executable, "-m", *command.split()], cwd=project, env=worker, stdout=log, stderr=log
-            )
-        try:
+        run(project, "publisher.py", environment(registry, url, "shop", project))
+        with worker(project, environment(registry, url, "worker", project)):
             until(lambda: len(server.seen) == 2, SLOW, what="two calls")
-            until(lambda: len(rejections(project)) == 3, SLOW, what="three rejections")
-        finally:
-            started.terminate()
-            started.wait(SLOW)
+            until(lambda: len(refusals(project)) == 3, SLOW, what="three refusals")
     assert sorted(seen.body for seen in server.seen) == [b'{"order": {"id": 1}}', b'{"order": {"id": 2}}']
     for seen in server.seen:
         assert seen.claims["iss"] == "test.internal/worker"
         assert claims_of(seen.headers["txn-token"][0])["sub"] == "ada"
-    assert sorted(rejections(project)) == ["links of a task are not signed", "missing_token", "wrong_payload"]
+    assert sorted(refusals(project)) == ["links of a task are not signed", "missing_token", "wrong_payload"]
+
+
+def test_an_intruder_at_the_broker_makes_a_worker_neither_run_nor_publish_a_task(
+    registry: MemoryRegistry, project: Path, server: RawServer
+) -> None:
+    with served(registry) as url:
+        run(project, "intruder.py", {**os.environ, "PYTHONPATH": str(project)})
+        with worker(project, environment(registry, url, "worker", project)):
+            until(lambda: len(refusals(project)) == LINKED + 2, SLOW, what="all refusals")
+    assert sorted(refusals(project)) == ["links of a task are not signed"] * LINKED + ["missing_token"] * 2
+    assert not (project / "refunds").exists()
+    assert not list((project / "queue").iterdir())

@@ -63,11 +63,23 @@ def _finding_of_present(setting: str, folder: Path, *, private: bool) -> Finding
         return error(f"{shown} is a file {state(found)}", f"name a folder in {setting}")
     if not is_trusted(found.st_uid):
         return error(f"{shown} belongs to neither root nor uid {me} {state(found)}", remedy(me))
+    if unwritable := _unwritable(folder):
+        return error(f"{shown} is {unwritable[0]}", unwritable[1])
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         return error(f"{shown} is not writable by uid {me} {state(found)}", remedy(me))
     if private and (wide := open_to_others(folder)):
         return warning(f"{wide[0]} is open to other users {state(wide[0].stat())}", f"chmod -R go= {folder}")
     return ok(f"{shown} {state(found)}")
+
+
+def _unwritable(folder: Path) -> tuple[str, str] | None:
+    """Why nothing can be written on the folder's file system, whatever its mode, and what to do."""
+    found = os.statvfs(folder)
+    if found.f_flag & os.ST_RDONLY:
+        return "on a read-only file system", "mount a volume that can be written there"
+    if not found.f_bavail or (found.f_files and not found.f_favail):  # some file systems do not count files
+        return "on a full file system", "make room there: a key that cannot be written is not used"
+    return None
 
 
 def _owned_by_another(folder: Path, *, private: bool) -> Path | None:
@@ -82,6 +94,8 @@ def _finding_of_missing(setting: str, folder: Path) -> Finding:
     shown, above = f"{setting}: {folder}", next(parent for parent in folder.absolute().parents if parent.exists())
     if not above.is_dir():
         return error(f"{shown} cannot be made: {above} is a file {state(above.stat())}", f"name a folder in {setting}")
+    if unwritable := _unwritable(above):
+        return error(f"{shown} cannot be made: {above} is {unwritable[0]}", unwritable[1])
     if os.access(above, os.W_OK | os.X_OK):
         return ok(f"{shown} is made at the first start")
     return error(f"{shown} cannot be made: {above} is not writable {state(above.stat())}", remedy(os.geteuid()))

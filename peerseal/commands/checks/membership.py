@@ -18,6 +18,8 @@ from peerseal.protocol.names import REGISTRY
 from peerseal.transport.fetch import is_loopback
 
 _SOON = 24 * 3600.0
+_RENEW = "empty PEERSEAL_KEY_DIR, and give this service a new join token"
+_COMPARE = "compare the clocks and the pin"
 _READING = (FetchError, DocumentRefused, TrustUnavailable)
 
 
@@ -71,10 +73,7 @@ def check_keys(host: Host) -> Iterator[Finding]:
     if key is None:
         yield _without_key(host)
         if (candidate := host.candidate) is not None:
-            approve = f"an operator approves it: peerseal-registry approve {candidate.kid}"
-            yield warning(
-                f"{candidate.kid} waits for an operator, or was refused", f"`peerseal join` says which; {approve}"
-            )
+            yield _of_candidate(host, candidate)
         return
     left = key.expires_at - host.now()
     ends = f"{key.thumbprint} signs until {datetime.fromtimestamp(key.expires_at, UTC):%Y-%m-%d %H:%M}Z"
@@ -84,6 +83,32 @@ def check_keys(host: Host) -> Iterator[Finding]:
         yield ok(ends)
     if host.registry is not None:
         yield _at_registry(host, host.registry, key)
+
+
+def _of_candidate(host: Host, key: StoredKey) -> Finding:
+    """What the registry says of a key that this host has made and not registered. A stranger's question does not tell
+    the registry's answer to a key that waits from that to one that it never saw."""
+    if host.registry is None:
+        return warning(f"{key.kid} is not registered, as far as this host knows", "see the check of the registry")
+    try:
+        state = _statement(host, host.registry, key).state
+    except FetchError as failed:
+        if failed.http_status == 404:
+            return warning(
+                f"the registry has admitted no key {key.kid}: it was never sent there, was refused, or waits for an"
+                " operator",
+                "`peerseal join` sends it, and says what the registry answers; `peerseal-registry keys --pending` shows"
+                " an operator whether it waits",
+            )
+        return warning(f"the registry does not say whether {key.kid} is good: {failed}", "see its check")
+    except (DocumentRefused, TrustUnavailable) as refused:
+        return error(f"the registry's statement about {key.kid} is refused: {refused}", _COMPARE)
+    if state == ACTIVE:
+        return warning(
+            f"the registry says that {key.kid} is active, and this host has not noted it",
+            "start the service, or run `peerseal join`: they note it, if the folder has room",
+        )
+    return error(f"the registry says that {key.kid} is {state}", _RENEW)
 
 
 def _without_key(host: Host) -> Finding:
@@ -101,7 +126,7 @@ def _without_key(host: Host) -> Finding:
                     "normal before the first start; otherwise look for a typing mistake in PEERSEAL_SERVICE",
                 )
         except (DocumentRefused, TrustUnavailable) as refused:
-            return warning(f"{here}; the registry's key set is refused: {refused}", "compare the clocks and the pin")
+            return warning(f"{here}; the registry's key set is refused: {refused}", _COMPARE)
     return warning(here, "the first start registers one; it needs a join token or a platform's token")
 
 
@@ -112,19 +137,23 @@ def _at_registry(host: Host, registry: Asked, key: StoredKey) -> Finding:
             f"the key is of the domain {key.domain}, the registry of {registry.keys.subject}",
             "correct PEERSEAL_REGISTRY_URL, or give this service an empty PEERSEAL_KEY_DIR and a join token",
         )
-    path = f"/v1/services/{host.service}/keys/{key.thumbprint}.jwt"
-    renew = "empty PEERSEAL_KEY_DIR, and give this service a new join token"
     try:
-        statement = host.trust(registry).document(KeyStatement, path, key.owner)
+        statement = _statement(host, registry, key)
     except FetchError as failed:
         if failed.http_status == 404:
-            return error("the registry does not know this key", f"was it set up again? If so, {renew}")
+            return error("the registry does not know this key", f"was it set up again? If so, {_RENEW}")
         return warning(f"the registry does not say whether the key is good: {failed}", "see the check of the registry")
     except (DocumentRefused, TrustUnavailable) as refused:
-        return error(f"the registry's statement about the key is refused: {refused}", "compare the clocks and the pin")
+        return error(f"the registry's statement about the key is refused: {refused}", _COMPARE)
     if statement.state != ACTIVE:
-        return error(f"the registry says that this key is {statement.state}", renew)
+        return error(f"the registry says that this key is {statement.state}", _RENEW)
     return ok("the registry says that this key is active")
+
+
+def _statement(host: Host, registry: Asked, key: StoredKey) -> KeyStatement:
+    """What the registry signs about the key. Raises FetchError, DocumentRefused or TrustUnavailable."""
+    path = f"/v1/services/{host.service}/keys/{key.thumbprint}.jwt"
+    return host.trust(registry).document(KeyStatement, path, key.owner)
 
 
 def check_policy(host: Host) -> Iterator[Finding]:

@@ -11,9 +11,12 @@ from peerseal.commands.checks.host import Asked, Host
 from peerseal.errors import PeersealError
 from peerseal.protocol.documents.changes import CHANGES_LIFETIME, Changes
 from peerseal.transport.clocks import MOST_OFFSET, offset_in_words
+from peerseal.transport.failure_words import CA_VARIABLES, unusable_authorities
 from peerseal.transport.fetch import is_loopback
 
 _ASK_FOR_PIN = "ask the registry's operator for its root key's thumbprint, and set PEERSEAL_REGISTRY_PIN to it"
+
+_NAME_AUTHORITIES = "name a file of authorities (PEM) there, or unset the variable: then the public ones are used"
 
 
 def check_registry(host: Host) -> Iterator[Finding]:
@@ -36,6 +39,8 @@ def check_registry(host: Host) -> Iterator[Finding]:
 def _remedy_of_silence(asked: Asked, proxy: str | None) -> str:
     if proxy:
         return f"add {urlsplit(asked.url).hostname} to NO_PROXY, or correct HTTP_PROXY or HTTPS_PROXY"
+    if any(f"{name}=" in asked.failure for name in CA_VARIABLES):
+        return _NAME_AUTHORITIES
     if "SSLError" in asked.failure:
         return "set REQUESTS_CA_BUNDLE to the file of your authority, or correct the scheme and port of the URL"
     return "check the host and port in PEERSEAL_REGISTRY_URL, that the registry runs, and the network's rules"
@@ -56,7 +61,10 @@ def _proxy_of(url: str) -> str | None:
 
 
 def check_tls(host: Host) -> Iterator[Finding]:
-    """Calls to the registry are encrypted where that is needed."""
+    """Calls to the registry are encrypted where that is needed, and the authorities of this host can be read."""
+    for variables in (CA_VARIABLES, ("SSL_CERT_FILE",)):  # of requests, and of httpx
+        if wrong := unusable_authorities(host.environ, variables):
+            yield warning(f"{wrong}; calls over https fail", _NAME_AUTHORITIES)
     for asked in host.asked:
         if not asked.answered:
             continue

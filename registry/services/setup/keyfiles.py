@@ -29,7 +29,7 @@ def write_new(path: Path, data: bytes) -> bool:
 
     The file is linked into place: of two processes at the same time one wins, with a complete file.
     """
-    return Folder(path.parent, access=Access.COMMON).write_new(path.name, data)
+    return Folder(path.parent, access=Access.COMMON, tightens=False).write_new(path.name, data)
 
 
 def ensure(path: Path, make: Callable[[], bytes]) -> bool:

@@ -1,6 +1,7 @@
 """A real agent, asked by curl alone: it signs and verifies as the SDK does."""
 
 import base64
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from peerseal import Identity, Verifier
 from peerseal.protocol.encoding import digest_header
 from peerseal.protocol.keys import PublicKey
 from peerseal.testing import MemoryRegistry
-from tests.support.agents import SERVICE, AgentProcess
+from tests.support.agents import CALLER, SERVICE, AgentProcess
 
 pytestmark = pytest.mark.e2e
 
@@ -129,6 +130,11 @@ class TestVerifying:
     def test_the_token_may_stand_apart_from_the_headers(self, agent: AgentProcess, caller: Identity) -> None:
         token = caller.sign_request(SERVICE, method="GET", target="/a")
         assert agent.verify(None, token=token).status == 200
+
+    def test_the_log_has_a_json_line_for_each_accepted_request(self, agent: AgentProcess, caller: Identity) -> None:
+        assert agent.verify(header(caller), headers={"X-Request-Id": "find-me-6"}, scope="orders:read").status == 200
+        [line] = [line for line in agent.output().splitlines() if "find-me-6" in line]
+        assert json.loads(line)["caller"] == f"acme.internal/{CALLER}"
 
     def test_the_log_has_the_reason_and_the_request_s_id(self, agent: AgentProcess, caller: Identity) -> None:
         refused = agent.verify(header(caller), target="/b", headers={"X-Request-Id": "find-me-7"})

@@ -89,7 +89,7 @@ def test_a_redirect_to_another_service_carries_no_token(service: CalledService) 
     assert [seen.authorization for seen in other.seen] == [None]
 
 
-@pytest.mark.parametrize("item", ["User-Agent:", "accept-encoding:"])
+@pytest.mark.parametrize("item", ["User-Agent:", "accept-encoding:", "x-request-id:"])
 def test_a_header_without_a_value_is_not_sent_by_default_either(service: CalledService, item: str) -> None:
     with raw_server() as callee:
         assert main(["call", CALLEE, "GET", callee.url, item]) == 0
@@ -395,7 +395,7 @@ def test_what_is_no_method_or_url_is_wrong_usage(method: str, url: str, service:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["GET", "http://user@callee/"], ["GET", "http://callee/", "Authorization:mine"], ["GET", "http://callee/", "A:ł"]],
+    [["GET", "http://user@callee/"], ["GET", "http://callee/", "Authorization:mine"]],
 )
 def test_a_request_that_cannot_be_signed_is_not_sent(arguments: list[str], service: CalledService) -> None:
     assert main(["call", CALLEE, *arguments]) == 1

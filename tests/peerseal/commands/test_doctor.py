@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from peerseal.commands.checks.host import Host
 from peerseal.commands.doctor import CHECKS, examine, exit_code, lines_of
 from peerseal.errors import EnrolmentPending, EnrolmentRefused
 from peerseal.flask import PeerAuth
+from peerseal.identity.key_folder import KeyFolder
+from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH
 from peerseal.testing import Answer, Clock, MemoryRegistry
 from peerseal.transport.fetch import Fetcher
 from tests.peerseal.served import served
@@ -304,9 +307,49 @@ def test_a_key_that_waits_for_an_operator_is_told(
     kid = str(pending.value).partition(" ")[0]
     found = examined({"PEERSEAL_JOIN_TOKEN": None})
     waits = found["key"][1]
-    assert waits.found == f"{kid} waits for an operator, or was refused"
-    assert waits.remedy == f"`peerseal join` says which; an operator approves it: peerseal-registry approve {kid}"
+    assert waits.found == (
+        f"the registry has admitted no key {kid}: it was never sent there, was refused, or waits for an operator"
+    )
+    assert "`peerseal join` sends it, and says what the registry answers" in waits.remedy
     assert levels(found) == {OK, WARNING}
+
+
+def test_a_key_that_was_admitted_while_this_host_could_not_note_it_is_told(
+    examined: Examined, identity: Identity, variables: dict[str, str]
+) -> None:
+    kid = unnoted(variables)
+    finding = examined()["key"][1]
+    assert (finding.level, finding.found) == (
+        WARNING,
+        f"the registry says that {kid} is active, and this host has not noted it",
+    )
+
+
+def test_a_key_that_was_revoked_before_this_host_noted_it_is_an_error(
+    examined: Examined, identity: Identity, registry: MemoryRegistry, variables: dict[str, str]
+) -> None:
+    kid = unnoted(variables)
+    registry.revoke(kid)
+    finding = examined()["key"][1]
+    assert (finding.level, finding.found) == (ERROR, f"the registry says that {kid} is revoked")
+
+
+def unnoted(variables: Mapping[str, str]) -> str:
+    """The kid of the host's key, which is as a full disk leaves it: the registry admitted it, the host did not note
+    that."""
+    folder = KeyFolder(Path(variables["PEERSEAL_KEY_DIR"]) / "billing")
+    stored = folder.load()
+    [key] = stored.keys
+    folder.save(replace(stored, keys=(replace(key, registered_at=None),)))
+    return key.kid
+
+
+def test_a_key_is_not_blamed_while_the_registry_does_not_answer(
+    examined: Examined, identity: Identity, registry: MemoryRegistry, variables: dict[str, str]
+) -> None:
+    kid = unnoted(variables)
+    registry.answers[REGISTRY_KEYS_PATH] = Answer(503, b"", {})
+    assert examined()["key"][1].found == f"{kid} is not registered, as far as this host knows"
 
 
 @pytest.mark.parametrize(("url", "level"), [(URL, WARNING), ("http://registry.test", ERROR)])
@@ -504,3 +547,10 @@ def test_a_long_finding_goes_on_below_itself() -> None:
     shown = list(lines_of("clock", Finding(ERROR, "x " * 60, "do this")))
     assert shown[1].startswith(" " * 23 + "x")
     assert shown[-1] == " " * 23 + "-> do this"
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_authorities_that_cannot_be_read_are_named(examined: Examined, variable: str) -> None:
+    finding = examined({variable: "/nowhere/ca.pem"})["TLS"][0]
+    assert finding.level == WARNING
+    assert finding.found == f"{variable}=/nowhere/ca.pem: no such file or directory; calls over https fail"

@@ -2,7 +2,9 @@
 
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
+import certifi
 import pytest
 from urllib3 import HTTPConnectionPool
 from urllib3.connection import HTTPConnection
@@ -11,7 +13,7 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, ReadTim
 from demo.processes import free_port
 from peerseal.errors import FetchError
 from peerseal.testing import MemoryRegistry
-from peerseal.transport.failure_words import failure_in_words
+from peerseal.transport.failure_words import failure_in_words, unusable_authorities
 from peerseal.transport.fetch import HttpFetcher
 from tests.peerseal.served import served
 
@@ -63,3 +65,34 @@ def test_a_proxy_that_does_not_answer(failure: Callable[[str], str], monkeypatch
 )
 def test_other_failures(error: Exception, words: str) -> None:
     assert failure_in_words(error) == words
+
+
+class TestAuthorities:
+    @pytest.fixture(params=["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+    def variable(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+            monkeypatch.delenv(name, raising=False)
+        return str(request.param)
+
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [("absent.pem", "no such file or directory"), ("text.pem", "holds no certificate: expected PEM")],
+    )
+    def test_a_variable_that_names_none_is_named(
+        self,
+        failure: Callable[[str], str],
+        variable: str,
+        name: str,
+        words: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        (tmp_path / "text.pem").write_text("no certificate")
+        monkeypatch.setenv(variable, str(tmp_path / name))
+        with MemoryRegistry() as registry, served(registry) as url:
+            said = failure(url.replace("http:", "https:"))
+        assert said.endswith(f", {variable}={tmp_path / name}: {words}")
+
+    def test_without_a_variable_nothing_is_wrong_with_it(self, variable: str) -> None:
+        assert unusable_authorities({}) is None
+        assert unusable_authorities({variable: certifi.where()}) is None
