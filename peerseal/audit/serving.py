@@ -25,9 +25,10 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def send_head(self):  # type: ignore[no-untyped-def]
         """See SimpleHTTPRequestHandler."""
-        parts = self.path.partition("?")[0].split("/")
-        hidden = any(part.startswith(".") and part != ".well-known" for part in parts)
-        if hidden or not Path(self.translate_path(self.path)).is_file():
+        file = Path(self.translate_path(self.path))
+        parts = file.relative_to(self.directory).parts if file.is_relative_to(self.directory) else (".",)
+        hidden = any(part.startswith((".", "lost-")) and part != ".well-known" for part in parts)
+        if hidden or not file.is_file():
             self.send_error(404)
             return None
         return super().send_head()

@@ -7,7 +7,7 @@ list is the evidence for the copies: with it they are believed after a restart w
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 from peerseal.errors import DocumentRefused, FetchError, TrustUnavailable
@@ -42,7 +42,7 @@ class CurrentLists:
         self._copies = copies
         self._limits = limits
         self._clock = clock
-        self._lists = BoundedDict[int, CurrentServices](_KEPT)
+        self._lists = BoundedDict[int, tuple[CurrentServices, int]](_KEPT)  # with the reader's generation
         self._failed_until = 0.0
         self._renew_lock()
         in_each_child(self._renew_lock)
@@ -65,27 +65,36 @@ class CurrentLists:
             0 < self._copies.fetched_at(file) <= self._clock() - self._limits.refresh_interval / 2
         )
 
-    def forget(self) -> None:
-        """Drop the lists in memory: they are of a lost ledger."""
+    def on_new_ledger(self) -> None:
+        """See LedgerCache: the lists in memory are of a lost ledger."""
         self._lists = BoundedDict(_KEPT)
 
+    def endings(self) -> Mapping[str, int]:
+        """See LedgerCache. There are no keys in this cache."""
+        return {}
+
     def _list(self, block: int) -> CurrentServices | None:
-        found = self._young(self._lists.get(block))
+        found, generation = self._in_memory(block), self._reader.generation
         if found is not None or self._clock() < self._failed_until:
             return found
         if not acquired_in_time(self._lock):
             return None
         try:
             with self._copies.locked(_file(block)):
-                found = self._young(self._lists.get(block)) or self._young(self._on_disk(block)) or self._fetched(block)
+                found = self._in_memory(block) or self._young(self._on_disk(block)) or self._fetched(block)
         except (FetchError, DocumentRefused, TrustUnavailable) as error:
             log.info("no list confirms what is cached (block %d): %s", block, error)
             self._failed_until = self._clock() + self._limits.poll_interval
             return None
         finally:
             self._lock.release()
-        self._lists[block] = found
+        self._lists[block] = found, generation
         return found
+
+    def _in_memory(self, block: int) -> CurrentServices | None:
+        """The list in memory, if it is young, and no key was dropped since that may have signed it."""
+        found, generation = self._lists.get(block) or (None, 0)
+        return self._young(found) if generation == self._reader.generation else None
 
     def _fetched(self, block: int) -> CurrentServices:
         domain = self._reader.registry_keys().subject

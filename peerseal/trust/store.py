@@ -95,7 +95,7 @@ class TrustStore:
         self._key_shelf, self._policy_shelf = KeyShelf(parts), PolicyShelf(parts, sign_reading)
         self._domain_shelf, self._statement_shelf = DomainShelf(parts), StatementShelf(parts)
         shelves = self._domain_shelf, self._policy_shelf, self._key_shelf, self._statement_shelf
-        self.reader.replaced_ledgers.caches = *shelves, confirmation
+        self.reader.replaced_ledgers.caches = *shelves, confirmation, current
         self._renewal = Renewal(parts, self._changes, shelves, working)
         self._thread = BackgroundThread(self._renewal.round, lambda: self.fetcher.hang_up(), limits, self._awake)
         self._reset_counts()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from peerseal import TrustLimits, TrustStore
 from peerseal.audit.public_mirror import LISTS_EVERY, RENEW_AFTER, MirrorUpdate, PublicMirror
@@ -242,3 +243,30 @@ def test_a_registry_with_another_root_does_not_replace_the_mirror(
         PublicMirror(folder, InProcess(registry), "A" * 43, clock=clock).update()
     assert refused.value.code == "document_wrong_root"
     assert files_in(folder) == before
+
+
+@pytest.mark.parametrize("registry_database", ["sqlite"], indirect=True)
+def test_the_mirror_s_own_server_shows_published_files_alone(mirror: PublicMirror, folder: Path) -> None:
+    (folder / "lost-1-00").mkdir()
+    (folder / "lost-1-00" / "checkpoint").write_text("lost")
+    (folder.parent / "secret").write_text("secret")
+    with served(folder, "127.0.0.1:0") as port:
+        url = f"http://127.0.0.1:{port}"
+        answer = requests.get(f"{url}/v1/services/billing/jwks.jwt?seq=2", timeout=5)
+        assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/jwt")
+        assert requests.get(f"{url}/.well-known/peerseal-registry", timeout=5).status_code == 200
+        for path in (
+            "/",
+            "/v1",
+            "/.lock",
+            "/%2elock",
+            "/lost-1-00/checkpoint",
+            "/%6cost-1-00/checkpoint",
+            "/../secret",
+            "/%2e%2e/secret",
+            "/v1/..%2f..%2fsecret",
+        ):
+            sent = requests.Request("GET", url).prepare()
+            sent.url = url + path
+            with requests.Session() as session:
+                assert session.send(sent, timeout=5).status_code == 404, path

@@ -287,3 +287,14 @@ def test_a_list_says_what_its_claims_say(registry: MemoryRegistry, clock: Clock)
 
 def test_blocks_begin_with_the_first_entry() -> None:
     assert [block_of(seq) for seq in (1, BLOCK, BLOCK + 1, 2 * BLOCK)] == [0, 0, 1, 1]
+
+
+def test_a_list_that_a_dropped_key_signed_is_no_evidence(registry: MemoryRegistry, old_kid: str, clock: Clock) -> None:
+    trust = registry.trust_store(limits=QUIET)
+    trust.key(old_kid)
+    clock.advance(QUIET.cooldown)
+    registry.log.clear()
+    registry.roll_signing_key()
+    trust.refresh()
+    assert trust.key(old_kid).kid == old_kid
+    assert asked(registry, LIST) == [LIST], "it is young, and yet fetched again"
