@@ -180,10 +180,11 @@ class Folder:
         except FileNotFoundError:
             return False
         with self._reporting(held, name):
-            wide = self._wide(held, name, found, links=2)  # one that is being put in place has a second name
-            if wide is not None and (found.st_mode & _OTHERS_WRITE or not readable):
+            others = _OTHERS_WRITE if readable else _OTHERS
+            tighter = self._wide(held, name, found, others, links=2)  # one that is put in place now has a second name
+            if tighter is not None:
                 with self._tightening():
-                    os.chmod(name, wide | found.st_mode & 0o044 if readable else wide, dir_fd=held.fd)
+                    os.chmod(name, tighter, dir_fd=held.fd)
         return True
 
     def link(self, name: str) -> str | None:
@@ -336,8 +337,10 @@ class Folder:
                 )
         return held
 
-    def _wide(self, held: OpenFolder, name: str, found: os.stat_result, links: int = 1) -> int | None:
-        """The tighter mode that a file needs, or None. Raises ConfigurationError for another user's file, and for one
+    def _wide(
+        self, held: OpenFolder, name: str, found: os.stat_result, others: int = _OTHERS, links: int = 1
+    ) -> int | None:
+        """The tighter mode that a file needs, without the rights ``others``, or None. Raises ConfigurationError for another user's file, and for one
         that every user may change and this user cannot tighten."""
         path, me, common = held.path / name, os.geteuid(), self._access is Access.COMMON
         if not stat.S_ISREG(found.st_mode):
@@ -347,7 +350,7 @@ class Folder:
             raise self._label.refused(path, f"not owned by uid {me} {state(found)}: another user made it; remove it")
         if found.st_nlink > (2 if common else links):
             raise self._label.refused(path, f"has {found.st_nlink} names {state(found)}: remove the other hard links")
-        wide = found.st_mode & _OTHERS & ~(self._mode or _PRIVATE)
+        wide = found.st_mode & others & ~(self._mode or _PRIVATE)
         if found.st_uid != me:
             if found.st_mode & stat.S_IWOTH:
                 raise self._label.refused(path, f"every user may change it {state(found)}: chmod o-w")
