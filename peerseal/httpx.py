@@ -178,7 +178,12 @@ class AsyncPeerSession(httpx.AsyncClient):
                         raise
                 else:
                     pause = attempts.after_answer(attempt, _head_of(response))
-                    if pause is None or not await self._goes_on(attempts, pause, until):
+                    try:
+                        goes_on = pause is not None and await self._goes_on(attempts, pause, until)
+                    except BaseException:  # such as a cancellation in the pause
+                        await response.aclose()
+                        raise
+                    if not goes_on:
                         return await self._whole(response, circuit, attempt, until, stream)
                     await response.aclose()
 

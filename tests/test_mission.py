@@ -18,7 +18,9 @@ KEPT, _, NOT_YET = PAGE.partition("\n## Not yet\n")
 EXAMPLES = "\n".join(
     path.read_text() for name in ("client_service", "resource_service") for path in ROOT.glob(f"{name}/**/*.py")
 )
-SETTINGS = "\n".join((ROOT / name).read_text() for name in ("README.md", "docs/reference/settings.md"))
+SETTINGS = "\n".join(
+    (ROOT / name).read_text() for name in ("README.md", "docs/reference/settings.md", "docs/reference/limits.md")
+)
 
 
 def rows(text: str) -> list[list[str]]:

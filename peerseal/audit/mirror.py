@@ -32,7 +32,8 @@ _KEPT_FOR = 600.0
 
 
 class LedgerMirror:
-    """The mirror in a folder, which is made where it is missing. The checkpoint file's time says when it was seen."""
+    """The mirror in a folder, which is made where it is missing. The checkpoint file's time says when it was seen.
+    ``losses`` counts how often the mirrored history was given up; the documents below ``v1`` go with it."""
 
     def __init__(self, folder: Path, see: Callable[[Entry], None] = lambda _: None) -> None:
         """``see`` is called with each entry, those on disk first, and again from the first after a loss."""
@@ -41,6 +42,7 @@ class LedgerMirror:
         self._see = see
         self._edge: Frontier | None = None
         self._not_before = 0.0
+        self.losses = 0
 
     def update(self, reader: LedgerReader) -> int:
         """Add what is new, and give the mirror's size. Raises FetchError or DocumentRefused, and then nothing
@@ -71,8 +73,11 @@ class LedgerMirror:
             raise error
         update = reader.read(Frontier(), lambda _: True, (excused.common, excused.new))
         aside = self._path / f"lost-{before.size}-{before.root.hex()[:16]}"
-        aside.mkdir(mode=0o755)
-        (self._path / "ledger").rename(aside / "ledger")
+        aside.mkdir(mode=0o755, exist_ok=True)
+        for name in ("v1", "ledger"):  # the ledger last: while it is there, a process that starts again does this again
+            if (self._path / name).exists():
+                (self._path / name).rename(aside / name)
+        self.losses += 1
         self._not_before = excused.seen_at
         log.warning("the root gave up the ledger that was kept (%s entries, now in %s)", before.size, aside)
         return update

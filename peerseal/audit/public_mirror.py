@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -35,7 +36,7 @@ from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.fetch import Fetcher, content, no_larger_than
 from peerseal.trust.changes import RECENT
 from peerseal.trust.disk.document_cache import NoCopies
-from peerseal.trust.documents import D, DocumentReader, Question
+from peerseal.trust.documents import D, DocumentReader, Question, check_age
 
 log = logging.getLogger("peerseal.mirror")
 
@@ -60,8 +61,7 @@ class _Wanted(NamedTuple):
 
 
 class _Kept(NamedTuple):
-    """What is at a path: the entries that the document covers, and when it was signed. Where the registry shows no
-    document there, when it was asked."""
+    """What is at a path: the entries that the document covers, and when it was signed."""
 
     covers: int
     signed_at: float
@@ -96,14 +96,22 @@ class PublicMirror:
         self._pin = pin
         self._statements = statements
         self._clock = clock
-        limits = TrustLimits()
-        self._reader = DocumentReader(fetcher, pin=pin, limits=limits, clock=clock, cache_dir=None, copies=NoCopies())
         self._ledger, self._ledger_reader = LedgerMirror(folder, self._see), LedgerReader(fetcher, pin, clock)
         self._kids: dict[str, set[str]] = defaultdict(set)  # by service id
+        self._root: RegistryKeys | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Know nothing of the documents and their history: at the start, and after the ledger was given up."""
+        limits, pin, clock = TrustLimits(), self._pin, self._clock
+        self._losses = self._ledger.losses
+        self._max_age = limits.offline_limit
+        self._reader = DocumentReader(
+            self._fetcher, pin=pin, limits=limits, clock=clock, cache_dir=None, copies=NoCopies()
+        )
         self._changed: dict[str, int] = {}  # by service id: the entry that last changed it
         self._blocks: set[int] = set()  # those with services
         self._kept: dict[str, _Kept] = {}  # by path
-        self._root: RegistryKeys | None = None
         self._failed = set[str]()  # the services of which documents could not be had
         self._listed_at = -LISTS_EVERY
 
@@ -120,6 +128,8 @@ class PublicMirror:
 
     def _update(self) -> MirrorUpdate:
         entries = self._ledger.update(self._ledger_reader)
+        if self._ledger.losses != self._losses:
+            self._begin()
         self._write_root()
         domain = self._reader.registry_keys().subject
         recent, recent_jws = self._fetched(Changes, RECENT, domain)
@@ -171,13 +181,18 @@ class PublicMirror:
         first = block_of(known) if known else 0  # an earlier block without services never gets one
         for block in sorted(self._blocks | set(range(first, newest + 1))):
             path = f"/v1/current/{block}.jwt"
-            listed, jws = self._fetched(CurrentServices, path, domain)
+            listed, jws = self._fetched(CurrentServices, path, domain, check=partial(self._check_list, block))
             found.append((path, jws))
             if listed.services:
                 self._blocks.add(block)
             self._note(listed.services)
         self._listed_at = now
         return found
+
+    def _check_list(self, block: int, listed: CurrentServices) -> None:
+        if listed.block != block:
+            raise DocumentRefused("document_wrong_subject", f"the list of block {listed.block}, not of {block}")
+        check_age(listed, self._max_age, self._clock())
 
     def _documents(self, service_id: str) -> Iterator[_Wanted]:
         """The documents about a service."""
@@ -212,11 +227,12 @@ class PublicMirror:
         try:
             document, jws = self._fetched(wanted.kind, wanted.path, wanted.subject, wanted.covers)
         except FetchError as error:
-            if error.http_status not in (401, 403, 404):
+            restricted = wanted.kind is PolicyDocument and error.http_status in (401, 403)
+            if restricted:
+                self._files.remove(wanted.path)
+            elif error.http_status != 404 or wanted.path in self._kept:  # a service without keys has a policy alone
                 log.warning("%s cannot be had: %s", wanted.path, error)
                 return False
-            self._files.remove(wanted.path)  # a policy that was restricted meanwhile
-            self._kept[wanted.path] = _Kept(wanted.covers, self._clock())
             return None
         except (DocumentRefused, TrustUnavailable) as error:
             log.warning("%s is refused (%s): %s", wanted.path, error.code, error)
@@ -225,8 +241,15 @@ class PublicMirror:
         self._kept[wanted.path] = _Kept(document.head, document.issued_at)
         return True
 
-    def _fetched(self, kind: type[D], path: str, subject: str, covers: int = 0) -> tuple[D, str]:
-        fetched = self._reader.fetch_whole(Question(kind, path, subject, covers))
+    def _fetched(
+        self,
+        kind: type[D],
+        path: str,
+        subject: str,
+        covers: int = 0,
+        check: Callable[[D], None] | None = None,
+    ) -> tuple[D, str]:
+        fetched = self._reader.fetch_whole(Question(kind, path, subject, covers, check=check))
         return fetched.document, fetched.jws
 
     def _put(self, path: str, jws: str) -> None:

@@ -340,8 +340,9 @@ class Folder:
     def _wide(
         self, held: OpenFolder, name: str, found: os.stat_result, others: int = _OTHERS, links: int = 1
     ) -> int | None:
-        """The tighter mode that a file needs, without the rights ``others``, or None. Raises ConfigurationError for another user's file, and for one
-        that every user may change and this user cannot tighten."""
+        """The tighter mode that a file needs, without the rights ``others``, or None. Raises
+        ConfigurationError for another user's file, and for one that every user may change and this user
+        cannot tighten."""
         path, me, common = held.path / name, os.geteuid(), self._access is Access.COMMON
         if not stat.S_ISREG(found.st_mode):
             raise self._label.refused(path, f"not a regular file {state(found)}: name another one")

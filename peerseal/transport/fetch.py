@@ -162,6 +162,11 @@ class HttpFetcher:
         """Whether every URL is on this machine, so that a root key may be believed on first use."""
         return all(is_loopback(url) for url in self._urls)
 
+    @property
+    def has_mirrors(self) -> bool:
+        """Whether there is a URL besides the primary."""
+        return len(self._urls) > 1
+
     def target(self, path: str) -> str:
         """See Fetcher: a base URL may have a path of its own."""
         return urlsplit(self._urls[0]).path + path

@@ -139,11 +139,12 @@ class ChangesFollower:
         later."""
         try:
             return self._ask_since(since, wait, within)
-        except FetchError:
-            with suppress(FetchError, DocumentRefused):
-                recent = self._ask_recent(since, within, from_later=True)
-                if recent is not None:
-                    return recent
+        except FetchError as error:
+            if error.http_status == 404 or getattr(self._reader.fetcher, "has_mirrors", False):
+                with suppress(FetchError, DocumentRefused):
+                    recent = self._ask_recent(since, within, from_later=True)
+                    if recent is not None:
+                        return recent
             raise
 
     def _ask_since(self, since: int, wait: float, within: AbstractContextManager[object]) -> ReceivedChanges:

@@ -15,6 +15,7 @@ from peerseal.audit.ledger_reader import LedgerReader
 from peerseal.audit.mirror import LedgerMirror
 from peerseal.audit.monitor import Monitor
 from peerseal.audit.monitor_state import MonitorState
+from peerseal.audit.public_mirror import PublicMirror
 from peerseal.errors import PeersealError, RevokedKey, TrustUnavailable, UnknownKey
 from peerseal.protocol.documents.history_statement import Head, HistoryStatement, decode_statements, sign_history
 from peerseal.protocol.encoding import strict_json_object
@@ -431,6 +432,29 @@ def test_a_kept_copy_begins_again_and_what_is_lost_is_put_aside(loss: Loss, cloc
     assert {file.name: file.read_bytes() for file in aside.rglob("*") if file.is_file()} == before
     registry.joined(key(), "newer")
     assert follow(kept) == len(entries_of(registry.store))
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["the same process", "another process"])
+def test_a_mirror_begins_again_and_its_documents_are_those_of_the_new_history(
+    loss: Loss, clock: Clock, tmp_path: Path, again: bool
+) -> None:
+    registry, folder = loss.registry, tmp_path / "mirror"
+
+    def mirror() -> PublicMirror:
+        return PublicMirror(folder, InProcess(registry), registry.pin, clock=clock)
+
+    first = mirror()
+    assert first.update().failed == 0
+    clock.forward(60)
+    loss.lose()
+    declare(registry)
+    registry.joined(key(), "new")
+    found = (mirror() if again else first).update()
+    assert (found.entries, found.failed) == (len(entries_of(registry.store)), 0)
+    for file in (folder / "v1" / "services").rglob("*.jwt"):
+        path = f"/{file.relative_to(folder)}"
+        assert file.read_bytes() == registry.client.get(path).data, path
+    assert list(folder.glob("lost-*/v1/services")), "what was lost is put aside"
 
 
 # attacks

@@ -1,7 +1,9 @@
 """A mirror of all that a registry publishes: files that peers believe, and which no one can alter unseen."""
 
 import shutil
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,10 @@ import requests
 from peerseal import TrustLimits, TrustStore
 from peerseal.audit.public_mirror import LISTS_EVERY, RENEW_AFTER, MirrorUpdate, PublicMirror
 from peerseal.audit.serving import served
-from peerseal.errors import DocumentRefused, RevokedKey, TrustUnavailable
+from peerseal.errors import DocumentRefused, FetchError, RevokedKey, TrustUnavailable
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, service_id
-from peerseal.transport.fetch import HttpFetcher
+from peerseal.transport.fetch import Answer, HttpFetcher
 from tests.registry.driver import DOMAIN, Clock, Driver
 from tests.registry.in_process import InProcess
 from tests.support.keys import key
@@ -270,3 +272,60 @@ def test_the_mirror_s_own_server_shows_published_files_alone(mirror: PublicMirro
             sent.url = url + path
             with requests.Session() as session:
                 assert session.send(sent, timeout=5).status_code == 404, path
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 500])
+def test_a_gateway_that_refuses_for_a_while_takes_no_document_away(
+    registry: Driver, billing: KeyPair, folder: Path, clock: Clock, status: int
+) -> None:
+    source = Gateway(registry)
+    mirror = PublicMirror(folder, source, registry.pin, clock=clock)
+    assert mirror.update().failed == 0
+    before = (folder / "v1/services/billing/jwks.jwt").read_bytes()
+    added = registry.joined(key(), "billing")
+    clock.forward(1)
+    source.refuses = status
+    found = mirror.update()
+    assert found.failed > 0
+    assert (folder / "v1/services/billing/jwks.jwt").read_bytes() == before
+    source.refuses = None
+    clock.forward(1)
+    assert mirror.update().failed == 0
+    assert (folder / f"v1/services/billing/keys/{added.public.thumbprint}.jwt").exists()
+
+
+class Gateway(InProcess):
+    """It answers questions for key sets and statements with that status, while there is one."""
+
+    refuses: int | None = None
+
+    def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
+        if self.refuses is not None and ("jwks.jwt" in path or "/keys/" in path):
+            return Answer(self.refuses, b"")
+        return super().call(method, path, body=body, headers=headers)
+
+
+def test_a_list_of_another_block_is_not_written(
+    registry: Driver, mirror: PublicMirror, folder: Path, clock: Clock
+) -> None:
+    source = Gateway(registry)
+    source.call = lambda method, path, **options: InProcess.call(  # type: ignore[method-assign]
+        source, method, path.replace("/v1/current/0.jwt", "/v1/current/1.jwt"), **options
+    )
+    clock.forward(LISTS_EVERY)
+    before = files_in(folder)
+    with pytest.raises((DocumentRefused, FetchError)):
+        PublicMirror(folder, source, registry.pin, clock=clock).update()
+    assert files_in(folder)["v1/current/0.jwt"] == before["v1/current/0.jwt"]
+
+
+@pytest.mark.parametrize("registry_database", ["sqlite"], indirect=True)
+def test_more_connections_than_it_has_places_for_do_not_end_the_mirror_s_server(
+    mirror: PublicMirror, folder: Path
+) -> None:
+    with served(folder, "127.0.0.1:0") as port, ExitStack() as opened:
+        for _ in range(250):
+            opened.enter_context(socket.create_connection(("127.0.0.1", port or 0), timeout=5))
+        opened.close()
+        answer = requests.get(f"http://127.0.0.1:{port}/ledger/checkpoint", timeout=20)
+        assert answer.status_code == 200

@@ -193,7 +193,9 @@ def test_the_kept_copy_is_what_the_registry_publishes(registry: Driver, kept_in:
         shutil.rmtree(published, ignore_errors=True)
         keep(registry, published)
         assert follow(registry, copy) == follow(registry, LedgerMirror(kept_in))
-        assert files_in(kept_in) == files_in(published)
+        assert files_in(published).items() <= files_in(kept_in).items()
+        tiles = {name: body for name, body in files_in(kept_in).items() if name.startswith("ledger/tile/")}
+        assert [name for name, body in tiles.items() if registry.client.get(f"/{name}").data != body] == []
 
 
 def test_a_copy_takes_over_nothing_that_it_cannot_verify(registry: Driver, kept_in: Path) -> None:

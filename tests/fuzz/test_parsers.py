@@ -19,9 +19,10 @@ from peerseal.commands.raw_request import RawRequest
 from peerseal.commands.step_report import MARKS
 from peerseal.commands.verification import verify_request as verify_raw
 from peerseal.errors import PeersealError
-from peerseal.protocol import encoding, issuer_trust, join, jose, keys, names, policies
+from peerseal.protocol import encoding, issuer_trust, join, jose, keys, names, policies, trace_context
 from peerseal.protocol.documents import (
     changes,
+    current,
     domain,
     frame,
     history_statement,
@@ -123,6 +124,7 @@ def a_document(kind: type[Any]) -> str:
         path = {
             key_set.KeySetDocument: "/v1/services/client-service/jwks.jwt",
             changes.Changes: "/v1/changes?since=0",
+            current.CurrentServices: "/v1/current/0.jwt",
             policy.PolicyDocument: "/v1/services/client-service/policy.jwt",
             domain.DomainDocument: "/v1/domain.jwt",
             registry_keys.RegistryKeys: "/.well-known/peerseal-registry",
@@ -165,6 +167,7 @@ def protocol_parsers() -> list[Parser]:
         text(names.check_thumbprint, KEY.public.thumbprint),
         text(names.split_service_id, forge.CALLER),
         text(names.split_kid, KID),
+        text(trace_context.parse_traceparent, f"00-{'a' * 32}-{'b' * 16}-01"),
         text(join.JoinToken.parse, join.JoinToken.generate("A" * 43).encode()),
         octets(jose.parse_header, request.partition(".")[0].encode()),
         text(jose.split_segments, request),
@@ -287,6 +290,7 @@ def document_parsers(signing: dict[str, keys.PublicKey]) -> list[Parser]:
     kinds = (
         key_set.KeySetDocument,
         changes.Changes,
+        current.CurrentServices,
         policy.PolicyDocument,
         domain.DomainDocument,
     )

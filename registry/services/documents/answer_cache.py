@@ -165,16 +165,22 @@ class AnswerCache(Generic[A]):
             self._authority.newest()
             self._issued = issued
         if seq is None:
+            self._require(at_least)
             if not of_unknown:
                 raise NotFound("service_not_found")
-            seq = 0
-        lasting = name[0] in self._lasting and 0 < seq >= at_least
+            return make(name, AsOf(int(now), lasting=False))  # not kept: callers can invent names
+        lasting = name[0] in self._lasting and seq >= at_least
         kept = self._cache.get((name, lasting))
-        if not lasting and (kept is None or kept.head < at_least) and self._revisions.head() < at_least:
-            raise Lagging(f"the ledger has fewer than {at_least} entries")
+        if not lasting and (kept is None or kept.head < at_least):
+            self._require(at_least)
         if kept is not None and kept.seq == seq and kept.head >= at_least and self._is_young(name[1], kept, lasting):
             return kept
         return self._cache.put((name, lasting), make(name, AsOf(int(now), lasting)))
+
+    def _require(self, at_least: int) -> None:
+        """Raises Lagging where the ledger is shorter."""
+        if self._revisions.head() < at_least:
+            raise Lagging(f"the ledger has fewer than {at_least} entries")
 
     def _is_young(self, service: str, kept: PublicAnswer, lasting: bool) -> bool:
         now, limits = self._clock(), self._limits

@@ -28,12 +28,12 @@ class CurrentLists(UseCase):
 
     def block(self, number: int) -> PublicAnswer:
         """The services that the entries of that block changed last. Raises NotFound for a block after the newest entry,
-        StorageUnavailable."""
-        self._authority.require_sound()
+        StorageUnavailable, LedgerForked."""
         kept, now = self._cache.get(number), self._clock()
-        if kept is not None and 0 <= now - kept.issued_at < self._limits.current_resign_after:
-            return kept
         try:
+            self._authority.require_sound()
+            if kept is not None and 0 <= now - kept.issued_at < self._limits.current_resign_after:
+                return kept
             return self._cache.put(number, self._make(number))
         except (StorageUnavailable, LedgerForked):
             if kept is not None and now < kept.expires_at:

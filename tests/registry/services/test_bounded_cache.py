@@ -58,7 +58,8 @@ def answers(count: int, body: int, readers: int) -> Iterator[PublicAnswer]:
     """Answers that share nothing."""
     for number in range(count):
         names = frozenset(f"domain.internal/service-{number}-{reader}" for reader in range(readers))
-        yield PublicAnswer.of(f"{number:0{body}}".encode(), JWT, number, number + 1, number + 2, number + 3, names)
+        place = number, number + 1, number + 2, number + 3
+        yield PublicAnswer.of(f"{number:0{body}}".encode(), JWT, *place, readers=names)
 
 
 @pytest.mark.parametrize(("body", "readers"), [(100, 0), (1_300, 0), (500_000, 0), (1_300, 40)])
