@@ -32,6 +32,7 @@ from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.identity.environment import settings_of
 from peerseal.identity.identity import Identity
 from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.current import CurrentServices
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.history_statement import HISTORY_TYP, read_history
 from peerseal.protocol.documents.key_set import KeySetDocument
@@ -66,7 +67,7 @@ Allow = Mapping[str, frozenset[str]]
 _IN_LEDGER = {
     kind.TYP: kind for kind in (KeySetDocument, KeyStatement, PolicyDocument, DomainDocument, Changes, CurrentServices)
 }
-_OF_DOMAIN = (Changes.TYP, DomainDocument.TYP, RegistryKeys.TYP, HISTORY_TYP)
+_OF_DOMAIN = (Changes.TYP, CurrentServices.TYP, DomainDocument.TYP, RegistryKeys.TYP, HISTORY_TYP)
 _DOCUMENTS = {*_IN_LEDGER, *_OF_DOMAIN}
 _OF_SERVICE = _DOCUMENTS.difference(_OF_DOMAIN)
 _NO_ALLOW: Final = "any service, no --allow"
