@@ -290,7 +290,7 @@ def table(found: Sequence[Needs]) -> str:
         "connections",
         "memory",
         "registry sends",
-        "each sends",
+        "each cache or mirror sends",
     )
     rows = [head, *(_row(one) for one in found)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]

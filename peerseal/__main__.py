@@ -27,6 +27,7 @@ import sys
 from peerseal.runtime.terminal import (
     FAILED,
     INTERRUPTED,
+    REGISTRY_UNREACHABLE,
     ended_quietly,
     on_terminal,
     say,
@@ -85,7 +86,6 @@ except KeyboardInterrupt:  # the libraries take most of a second, in which `main
 
 ALERTS_RAISED = 1
 USAGE = 2
-REGISTRY_UNREACHABLE = 3
 _LARGEST_LIST = 1024 * 1024
 """Bytes of a file of kids: 1,500 of the longest have 500 KiB."""
 

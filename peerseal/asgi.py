@@ -99,14 +99,11 @@ def requires(scope: str, *, transaction: bool = False) -> Callable[[], Awaitable
 class PeerAuth:
     """Closes ``app`` to all but the callers in ``allow``. It is an ASGI application itself.
 
-    ``needs`` maps paths to what they and all paths below them need; the longest path counts. A value is a `Need`, or a
-    mapping of methods to needs, in which a method that is missing is refused (HEAD needs what GET needs). Ambiguous
-    paths (dot segments, two slashes in a row, backslashes, control characters) are always refused. Or ``needs`` is a
-    function of method and path. In both cases the path is decoded, and below the server's ``root_path``, as frameworks
-    route it; a path that a framework reads as another one, by a ``root_path`` of its own, is always refused.
-    ``external_prefix`` is the path that a proxy in front strips, if the server's ``root_path`` does not say it; the
-    identity's by default. The other options are those of `peerseal.flask.PeerAuth`. Nothing is fetched before the first
-    request.
+    ``needs`` says what each path needs, as in `peerseal.path_needs.PathNeeds`. Paths are below the server's
+    ``root_path``, as frameworks route them; a path that a framework reads as another one, by a ``root_path`` of its
+    own, is always refused. ``external_prefix`` is the path that a proxy in front strips, if the server's ``root_path``
+    does not say it; the identity's by default. The other options are those of `peerseal.flask.PeerAuth`. Nothing is
+    fetched before the first request.
     """
 
     def __init__(

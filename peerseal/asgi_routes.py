@@ -19,7 +19,7 @@ Scope = MutableMapping[str, Any]
 
 
 class AppNeeds:
-    """The needs of the paths of ``app``; see `peerseal.asgi.PeerAuth`. Raises ConfigurationError."""
+    """The needs of the paths of ``app``; see `PathNeeds` and `peerseal.asgi.PeerAuth`. Raises ConfigurationError."""
 
     def __init__(self, app: Any, needs: Needs | None) -> None:
         self._app = app

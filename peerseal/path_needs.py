@@ -27,7 +27,14 @@ _METHOD = re.compile(r"[A-Z][A-Z0-9-]*")
 
 
 class PathNeeds:
-    """The needs of an application's paths; see `peerseal.asgi.PeerAuth`. Raises ConfigurationError."""
+    """The needs of an application's paths.
+
+    ``needs`` maps paths to what they and all paths below them need; the longest path counts. A value is a `Need`, or a
+    mapping of methods to needs, in which a method that is missing is refused (HEAD needs what GET needs). Ambiguous
+    paths (dot segments, two slashes in a row, backslashes, control characters) are refused. Or ``needs`` is a function
+    of method and path, which gets ambiguous paths too. In both cases the path is decoded. Without ``needs``, each
+    path is open to each allowed caller. Raises ConfigurationError.
+    """
 
     def __init__(self, needs: Needs | None) -> None:
         self._function = needs if callable(needs) else None

@@ -106,11 +106,8 @@ class WsgiGate(Gate):
 class PeerAuth:
     """Closes ``app`` to all but the callers in ``allow``. It is a WSGI application itself.
 
-    ``needs`` maps paths to what they and all paths below them need; the longest path counts. A value is a `Need`, or a
-    mapping of methods to needs, in which a method that is missing is refused (HEAD needs what GET needs). Ambiguous
-    paths (dot segments, two slashes in a row, backslashes, control characters) are always refused. Or ``needs`` is a
-    function of method and path. In both cases the path is ``PATH_INFO``, decoded. The other options are those of
-    `peerseal.flask.PeerAuth`. Nothing is fetched before the first request.
+    ``needs`` says what each path needs, as in `peerseal.path_needs.PathNeeds`; the path is ``PATH_INFO``. The other
+    options are those of `peerseal.flask.PeerAuth`. Nothing is fetched before the first request.
 
     The caller is `current_peer`, and ``environ["peerseal.peer"]``.
     """

@@ -20,7 +20,7 @@ from peerseal.commands.checks.registry import check_clock, check_pin, check_regi
 from peerseal.commands.checks.settings import check_settings, check_urls
 from peerseal.commands.tokens import target_of
 from peerseal.errors import ConfigurationError, PeersealError
-from peerseal.runtime.terminal import say, say_json
+from peerseal.runtime.terminal import REGISTRY_UNREACHABLE, say, say_json
 
 CHECKS: Final[tuple[tuple[str, Check], ...]] = (
     ("settings", check_settings),
@@ -40,7 +40,6 @@ CHECKS: Final[tuple[tuple[str, Check], ...]] = (
 )
 """Each check, by the name that its lines begin with, in the order in which one mistake causes the next."""
 
-REGISTRY_UNREACHABLE = 3
 _LEVELS: Final = (OK, WARNING, ERROR)
 _INDENT: Final = " " * (max(map(len, _LEVELS)) + 2 + max(len(name) for name, _ in CHECKS) + 2)
 _WIDTH: Final = 80

@@ -18,6 +18,7 @@ from peerseal.commands.arguments import Subcommands, add_command
 from peerseal.commands.own_identity import own_identity
 from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.current import CurrentServices
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.frame import MAX_DOCUMENT
 from peerseal.protocol.documents.history_statement import HISTORY_TYP
@@ -52,6 +53,7 @@ KINDS: Mapping[str, str] = {
     DomainDocument.TYP: "domain document",
     RegistryKeys.TYP: "registry keys document",
     Changes.TYP: "list of changes",
+    CurrentServices.TYP: "list of current services",
     HISTORY_TYP: "history statement",
 }
 """What each ``typ`` is called."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 from peerseal.commands.arguments import Subcommands, add_command
@@ -27,11 +27,12 @@ from peerseal.commands.step_report import (
     Report,
     report,
 )
-from peerseal.commands.tokens import KINDS, bare_token, given_body, given_content, given_text, inspect
+from peerseal.commands.tokens import KINDS, bare_token, given_body, given_content, given_text, inspect, utc
 from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.identity.environment import settings_of
 from peerseal.identity.identity import Identity
 from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.current import CurrentServices
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.history_statement import HISTORY_TYP, read_history
 from peerseal.protocol.documents.key_set import KeySetDocument
@@ -48,7 +49,7 @@ from peerseal.protocol.tokens.event import EVENT_LIFETIME_CAP, EVENT_TYP, payloa
 from peerseal.protocol.tokens.request import ALWAYS_BOUND, REQUEST_TYP
 from peerseal.protocol.tokens.transaction import TRANSACTION_TYP
 from peerseal.runtime.options import check_pin
-from peerseal.runtime.terminal import say, say_json, takes
+from peerseal.runtime.terminal import REGISTRY_UNREACHABLE, say, say_json, takes
 from peerseal.transport.fetch import check_urls
 from peerseal.trust.beliefs import KeySource
 from peerseal.trust.store import TrustStore
@@ -59,13 +60,14 @@ from peerseal.verify.transaction import read_transaction
 from peerseal.wsgi_environ import MAX_BODY
 
 REFUSED = 1
-REGISTRY_UNREACHABLE = 3
 
 Allow = Mapping[str, frozenset[str]]
 """Scopes by caller, as verifiers take them."""
 
-_IN_LEDGER = {kind.TYP: kind for kind in (KeySetDocument, KeyStatement, PolicyDocument, DomainDocument, Changes)}
-_OF_DOMAIN = (Changes.TYP, DomainDocument.TYP, RegistryKeys.TYP, HISTORY_TYP)
+_IN_LEDGER = {
+    kind.TYP: kind for kind in (KeySetDocument, KeyStatement, PolicyDocument, DomainDocument, Changes, CurrentServices)
+}
+_OF_DOMAIN = (Changes.TYP, CurrentServices.TYP, DomainDocument.TYP, RegistryKeys.TYP, HISTORY_TYP)
 _DOCUMENTS = {*_IN_LEDGER, *_OF_DOMAIN}
 _OF_SERVICE = _DOCUMENTS.difference(_OF_DOMAIN)
 _NO_ALLOW: Final = "any service, no --allow"
@@ -355,14 +357,14 @@ def verify_document(trust: TrustStore, jws: str, typ: str, subject: str | None =
         root = trust.reader.registry_keys()
         if typ == HISTORY_TYP:
             statement = read_history(jws, root.root, domain=root.subject, now=time.time())
-            return {"sub": statement.domain, "signed": _moment(statement.issued_at)}
+            return {"sub": statement.domain, "signed": utc(statement.issued_at)}
         expected = root.subject if not of_service else subject and qualify(subject, root.subject)
         document = (
             trust.reader.newer_root(jws) or root
             if typ == RegistryKeys.TYP
             else trust.reader.read(_IN_LEDGER[typ], jws, expected)
         )
-        times = {"signed": _moment(document.issued_at), "ends": _moment(document.expires_at)}
+        times = {"signed": utc(document.issued_at), "ends": utc(document.expires_at)}
         return {"sub": document.subject, **times, "root": root.root.thumbprint}
 
     return report(replace(DOCUMENT, name=KINDS[typ], untried=untried), verify)
@@ -378,7 +380,3 @@ def _claims(token: str) -> Mapping[str, Any]:
 
 def _joined(scopes: Iterable[str]) -> str:
     return " ".join(sorted(scopes)) or "none"
-
-
-def _moment(seconds: int) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}Z"

@@ -23,6 +23,8 @@ INTERRUPTED = 130
 """The exit code after Ctrl-C: 128 and SIGINT."""
 FAILED = 1
 """The exit code where the operating system refuses something, such as to write to a full disk."""
+REGISTRY_UNREACHABLE = 3
+"""The exit code where the registry cannot be reached, or is not the pinned one."""
 
 
 def say(*lines: object, error: bool = False) -> None:

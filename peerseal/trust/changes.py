@@ -1,4 +1,5 @@
-"""Following the registry's list of changes: one question for all processes of a host, kept until something changed."""
+"""Following the registry's list of changes: one question for all processes of a host,
+which the registry answers when something changes."""
 
 import logging
 import math

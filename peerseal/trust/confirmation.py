@@ -110,7 +110,7 @@ class Confirmation:
 
     def note(self, changes: Changes, period: int) -> None:
         """Take note of a list that the background thread received, asked for in that period. It is used like a list
-        that `confirmed` asked for, and copies must cover as many entries from now on."""
+        that `confirmed` asked for: a copy on disk that covers fewer entries than the list is confirmed again."""
         with self._lock:
             if period not in (NEVER, self._answers.period):
                 self._answers = _Answers(period)

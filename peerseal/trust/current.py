@@ -29,7 +29,7 @@ YOUNG: Final = 30.0
 LISTED_FOR: Final = 120.0
 """Seconds for which a list is the newest word of a mirror: it fetches lists once a minute, and caches keep them."""
 _KEPT = 64
-"""Lists in memory: those of the services that a process knows, of which most changed in the same few blocks."""
+"""Lists in memory. A process needs few lists: most services that it knows changed in the same blocks."""
 
 
 class CurrentLists:

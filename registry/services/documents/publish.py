@@ -1,5 +1,5 @@
-"""Signed answers about services and keys, policies and the domain's settings. They are served from memory as long as
-`registry.services.documents.answer_cache` allows."""
+"""Answers about services and keys, policies and the domain's settings: signed documents, and a plain JWK Set and PEM,
+which are not signed. They are served from memory as long as `registry.services.documents.answer_cache` allows."""
 
 import math
 from collections.abc import Callable, Iterable

@@ -28,6 +28,7 @@ from peerseal.commands.step_report import (
 from peerseal.commands.verification import Message, verify_document, verify_event, verify_request, verify_transaction
 from peerseal.errors import DocumentRefused, Forbidden, TokenError, TrustUnavailable
 from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.current import CurrentServices
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.frame import sign_document
 from peerseal.protocol.documents.history_statement import HISTORY_TYP
@@ -409,6 +410,7 @@ def test_every_kind_of_document_is_verified(registry: MemoryRegistry) -> None:
         registry.policy_document("client-service"),
         registry.domain_document(),
         registry.changes(0),
+        registry.current_services(0),
     )
     for document in documents:
         found = verify_document(store, registry.sign(document), document.TYP)
@@ -633,6 +635,7 @@ def test_a_terminal_without_the_marks_gets_words(environ: pytest.MonkeyPatch, si
                 (RegistryKeys.TYP, "registry keys document"),
                 (DomainDocument.TYP, "domain document"),
                 (Changes.TYP, "list of changes"),
+                (CurrentServices.TYP, "list of current services"),
                 (HISTORY_TYP, "history statement"),
                 (TRANSACTION_TYP, "transaction token"),
             )
