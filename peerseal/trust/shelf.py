@@ -13,7 +13,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import random
 from typing import ClassVar, Generic, TypeVar
 
@@ -432,10 +432,7 @@ class Shelf(ABC, Generic[D, B, A]):
             self._confirm_unchanged(item, generation, period)
             return
         self._check_not_older_than_seen(item, fetched.document)
-        belief = self._belief(fetched.document, self._comparable_belief(item), item.subject)
-        current = self._made_current(item, belief)
-        if current is None:
-            fetched, current = self._fetched_again(item, belief)
+        fetched, current = self._newest(item, fetched, period)
         self._copies.keep(item.file, fetched.jws, fetched.document.seq, now)
         self._store(item, current, fetched.generation, period, fetched.etag)
 
@@ -448,18 +445,25 @@ class Shelf(ABC, Generic[D, B, A]):
             listed = self._current.confirmed(item.known, item.service) if needed else None
             self._store(item, listed or item.known, generation, period, item.etag)
 
-    def _fetched_again(self, item: CachedSubject[B], older: B) -> tuple[Fetched[D], B]:
-        """The document after a change that the ``older`` one does not cover: a cache on the way still had that. Raises
-        as `_load`."""
-        item.awaited_entry = max(item.awaited_entry, older.covered + 1)
-        fetched = self._fetch(item, self._question(item, self._awake.current()))
-        if fetched is None:
-            raise AssertionError("unreachable: a question for an awaited document has no ETag")
+    def _newest(self, item: CachedSubject[B], fetched: Fetched[D], period: int) -> tuple[Fetched[D], B]:
+        """The document, and the belief from it. If the document changed since, a cache on the way still had the older
+        one; and if nothing says now whether it changed, the registry makes one that covers all that was seen: then it
+        is fetched again. Raises as `_load`."""
         belief = self._belief(fetched.document, self._comparable_belief(item), item.subject)
+        try:
+            current, covers = self._made_current(item, belief), belief.covered + 1
+        except DocumentRefused:
+            current, covers = None, self._reader.seen()
+        if current is not None:
+            return fetched, current
+        again = self._fetch(item, replace(self._question(item, period), covers=covers, etag=None))
+        if again is None:
+            raise AssertionError("unreachable: a question without an ETag is answered with a document")
+        belief = self._belief(again.document, self._comparable_belief(item), item.subject)
         current = self._made_current(item, belief)
         if current is None:
             raise DocumentRefused("document_stale", f"{item.service} changed after entry {belief.covered}")
-        return fetched, current
+        return again, current
 
     def _made_current(self, item: CachedSubject[B], belief: B) -> B | None:
         """The belief from a document that was fetched just now, true until now as far as this process knows; None if it

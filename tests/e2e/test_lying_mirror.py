@@ -223,7 +223,7 @@ def test_old_changes_are_refused_and_the_next_mirror_has_the_new_ones(
 ) -> None:
     trust = mirror.store()
     trust.key(mirror.kid)
-    since = trust.document(KeySetDocument, SET, OWNER).head
+    since = trust.document(KeySetDocument, SET, OWNER).seq
     mirror.serves(mirror.honest(f"/v1/changes?since={since}"), "/v1/changes")
     newcomer = peerseal.Identity.from_env(mirror.stack.service_settings(CLIENT, host="yet-another")).start()
     trust.document(KeySetDocument, f"/v1/services/{OTHER}/jwks.jwt", f"{DOMAIN}/{OTHER}")  # shows the ledger's size

@@ -203,7 +203,7 @@ def test_a_copy_is_not_replaced_by_another_history(tmp_path: Path) -> None:
             grown(more)
             assert keep(url, copy).returncode == 0
         files = sorted(path.relative_to(copy).as_posix() for path in copy.rglob("[!.]*") if path.is_file())
-        assert files == ["ledger/checkpoint", "ledger/tile/entries/000", "ledger/tile/entries/001.p/7"]
+        assert {"ledger/checkpoint", "ledger/tile/entries/000", "ledger/tile/entries/001.p/7"} <= set(files)
         kept = {path: (copy / path).read_bytes() for path in files}
         shutil.rmtree(shown)
         come_back(tmp_path / "backup", database)

@@ -58,6 +58,7 @@ def filled(driver: Driver) -> Iterator[dict[str, Any]]:
     _, viewer = driver.registry.operators.create(Role.VIEWER, 600)
     try:
         yield {
+            "block": 0,
             "domain": DOMAIN,
             "service": "billing",
             "thumbprint": keys[0].public.thumbprint,
