@@ -117,6 +117,16 @@ def create_engine(
     return engine
 
 
+def second_engine(engine: Engine, text: str) -> Engine:
+    """An engine of one connection to the same database, which is disposed of with the first; the first itself for
+    SQLite, whose connections are many. Raises ConfigurationError."""
+    if engine.dialect.name != POSTGRESQL:
+        return engine
+    second = create_engine(text, connections=OWN_CONNECTIONS + 1)
+    event.listen(engine, "engine_disposed", lambda _: second.dispose())
+    return second
+
+
 def _forget_connections(dispose: "weakref.WeakMethod[Callable[..., None]]") -> None:
     """Drops the parent's connections in a forked child without closing them."""
     forget = dispose()

@@ -29,6 +29,7 @@ from registry.services.authority.statements import Entries, given_up, statements
 from registry.services.documents.tile_cache import TileCache
 from registry.settings import Settings
 from registry.storage.durability import in_recovery
+from registry.storage.engine import second_engine
 from registry.storage.queries import ledger
 from registry.storage.unit import Store
 
@@ -68,6 +69,9 @@ class ForkGuard:
     """A `registry.storage.queries.ledger.LedgerGuard`. ``store`` is the database without a guard. With ``asks`` a host
     that remembers no ledger signs nothing until its witnesses were asked (`saw`, `asked`).
 
+    ``second`` is the same database with a connection of its own. It serves a second look while a caller holds a
+    connection of the pool: two threads that each hold one and wait for another would wait for ever.
+
     Safe to use from threads, and after a fork.
     """
 
@@ -76,11 +80,13 @@ class ForkGuard:
         store: Store,
         memory: LedgerMemory,
         *,
+        second: Store | None = None,
         asks: bool = False,
         clock: Callable[[], float] = time.time,
         tiles_cached: int = TILES_CACHED,
     ) -> None:
         self._store = store
+        self._second = second or store
         self._newest = NewestHead(memory, asks=asks, clock=clock)
         self._clock = clock
         self._tiles = TileCache(tiles_cached)
@@ -96,7 +102,8 @@ class ForkGuard:
         """The guard of a node. ``store`` has no guard."""
         asks = bool(settings.checkpoint_urls)
         memory, most = LedgerMemory(settings.home), settings.limits.tiles_cached
-        return cls(Store(store.engine), memory, asks=asks, clock=clock, tiles_cached=most)
+        second = Store(second_engine(store.engine, settings.database_url))
+        return cls(Store(store.engine), memory, second=second, asks=asks, clock=clock, tiles_cached=most)
 
     def when_rebased(self, tell: Callable[[], None]) -> None:
         """Has ``tell`` called when another history is in force: clients may refuse what was signed for the old one."""
@@ -187,7 +194,7 @@ class ForkGuard:
     def _is_of_a_moment_ago(self, edge: Frontier) -> bool:
         """Whether the reader's transaction is older than the known head, which the database has."""
         known = self.known
-        with self._store.read() as connection:
+        with self._second.read() as connection:
             newest = ledger.frontier(connection)
             if known is None or newest.size < known.size:
                 return False
@@ -314,7 +321,7 @@ class ForkGuard:
         if written.declared_at != known.declared_at:
             return written.declared_at > known.declared_at
         seen = Known.of(written)
-        with self._store.read() as connection:
+        with self._second.read() as connection:
             edge = ledger.frontier(connection)
             lost = not self._is_in(connection, seen, edge)
         larger = seen.size > known.size
