@@ -152,10 +152,10 @@ class ChangesFollower:
         asked_at, seen = self._awake.uptime(), self._reader.seen()
 
         def check(changes: Changes) -> None:
-            if changes.since != since:
-                raise DocumentRefused("document_wrong_subject", f"changes after {changes.since} instead of {since}")
             if changes.seq < max(since, seen):
                 raise DocumentRefused("document_rolled_back", f"the ledger ends at {changes.seq}, seen was {seen}")
+            if changes.since != since:
+                raise DocumentRefused("document_wrong_subject", f"changes after {changes.since} instead of {since}")
 
         path = f"/v1/changes?since={since}" + (f"&wait={int(wait)}" if wait >= 1 else "")
         question = Question(Changes, path, self._domain, check=check, wait=wait, within=within)
