@@ -4,6 +4,7 @@ goes on where an operator mends it; on both databases."""
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -75,6 +76,18 @@ def lost(registry: Driver) -> tuple[Driver, Backup, Any]:
 
 
 Lost = tuple[Driver, Backup, Any]
+
+
+def test_many_callers_at_once_are_told_of_a_ledger_that_became_shorter(lost: Lost) -> None:
+    """Each looks at the ledger a second time, while it holds a connection: more callers than there are connections."""
+    registry, backup, _ = lost
+    backup.come_back(registry.store)
+
+    def told(number: int) -> tuple[int, str]:
+        return outcome(registry.app.test_client().get(f"/v1/services/late-{number}/policy.jwt"))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(told, range(24))) == {(503, "ledger_contradicted")}
 
 
 def test_a_ledger_that_became_shorter_gets_no_signature_and_no_entry(
