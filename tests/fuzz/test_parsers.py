@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from peerseal import Event, EventVerifier, Peer, User, UserVerifier
+from peerseal import Event, EventVerifier, Peer, User, UserVerifier, errors
 from peerseal.commands.raw_request import RawRequest
 from peerseal.commands.step_report import MARKS
 from peerseal.commands.verification import verify_request as verify_raw
@@ -132,6 +132,14 @@ def a_document(kind: type[Any]) -> str:
         return registry.call("GET", path).body.decode()
 
 
+def traced(value: Any) -> object:
+    """The ids in the value; it is refused where the parser finds none."""
+    found = trace_context.parse_traceparent(value)
+    if found is None:
+        raise errors.MalformedToken("no trace")
+    return found
+
+
 def payload_of(jws: str) -> Any:
     return json.loads(encoding.b64url_decode(jws.split(".")[1]))
 
@@ -167,7 +175,10 @@ def protocol_parsers() -> list[Parser]:
         text(names.check_thumbprint, KEY.public.thumbprint),
         text(names.split_service_id, forge.CALLER),
         text(names.split_kid, KID),
-        text(trace_context.parse_traceparent, f"00-{'a' * 32}-{'b' * 16}-01"),
+        of(
+            "peerseal.protocol.trace_context.parse_traceparent",
+            Parser("", traced, f"00-{'a' * 32}-{'b' * 16}-01", text_like),
+        ),
         text(join.JoinToken.parse, join.JoinToken.generate("A" * 43).encode()),
         octets(jose.parse_header, request.partition(".")[0].encode()),
         text(jose.split_segments, request),
