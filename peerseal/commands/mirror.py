@@ -2,6 +2,7 @@
 
 import argparse
 import threading
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -53,28 +54,23 @@ def _mirror(arguments: argparse.Namespace) -> int:
     fetcher, pin = registry_of(arguments)
     mirror = PublicMirror(arguments.folder, fetcher, pin, statements=not arguments.no_statements)
     metrics = MirrorMetrics(arguments.metrics)
-    ended = threading.Event() if arguments.once else until_interrupted()
+
+    def update() -> None:
+        try:
+            found = mirror.update()
+        except (DocumentRefused, FetchError, TrustUnavailable):
+            metrics.failed()
+            raise
+        metrics.updated(found)
+        if arguments.as_json:
+            say_json({**asdict(found), "folder": str(arguments.folder)})
+        elif found.written or arguments.once:
+            say(f"{found.entries} entries, {found.services} services, {found.written} documents written")
+        if found.failed:
+            say(f"{found.failed} documents could not be had", error=True)
+
     with served(arguments.folder, arguments.serve):
-        while True:
-            try:
-                update = mirror.update()
-                metrics.updated(update)
-                if arguments.as_json:
-                    say_json({**asdict(update), "folder": str(arguments.folder)})
-                elif update.written or arguments.once:
-                    say(f"{update.entries} entries, {update.services} services, {update.written} documents written")
-                if update.failed:
-                    say(f"{update.failed} documents could not be had", error=True)
-            except (DocumentRefused, FetchError, TrustUnavailable) as error:
-                metrics.failed()
-                if isinstance(error, DocumentRefused) and error.code == "document_inconsistent":
-                    say(f"Error: {error}; {arguments.folder} is unchanged", error=True)
-                    return LEDGER_INCONSISTENT
-                if arguments.once:
-                    raise FetchError(f"the registry is not reached: {error}") from error
-                say(f"not updated: {error}", error=True)
-            if arguments.once or ended.wait(arguments.interval):
-                return 0
+        return _keep_up(arguments, update, lambda error: error.code == "document_inconsistent", "not updated")
 
 
 def add_keep_ledger(commands: Subcommands) -> None:
@@ -104,20 +100,36 @@ def add_keep_ledger(commands: Subcommands) -> None:
 def _keep_ledger(arguments: argparse.Namespace) -> int:
     """Updates the mirror until it is interrupted, or once. Raises ConfigurationError, and with --once FetchError."""
     mirror, reader = LedgerMirror(arguments.folder), LedgerReader(*registry_of(arguments))
+
+    def update() -> None:
+        entries = mirror.update(reader)
+        if arguments.as_json:
+            say_json({"entries": entries, "folder": str(arguments.folder)})
+        else:
+            say(f"{entries} entries")
+
+    return _keep_up(arguments, update, lambda error: not error.by_mirror, "not reached")
+
+
+def _keep_up(
+    arguments: argparse.Namespace,
+    update: Callable[[], None],
+    contradicts: Callable[[DocumentRefused], bool],
+    failure: str,
+) -> int:
+    """Updates at intervals until the process is interrupted, or once. Returns the exit code: `LEDGER_INCONSISTENT` for
+    an error that ``contradicts`` the mirror. Another error is told after the word ``failure``, and with --once raised
+    as FetchError."""
     ended = threading.Event() if arguments.once else until_interrupted()
     while True:
         try:
-            entries = mirror.update(reader)
-            if arguments.as_json:
-                say_json({"entries": entries, "folder": str(arguments.folder)})
-            else:
-                say(f"{entries} entries")
-        except (DocumentRefused, FetchError) as error:
-            if isinstance(error, DocumentRefused) and not error.by_mirror:
+            update()
+        except (DocumentRefused, FetchError, TrustUnavailable) as error:
+            if isinstance(error, DocumentRefused) and contradicts(error):
                 say(f"Error: {error}; {arguments.folder} is unchanged", error=True)
                 return LEDGER_INCONSISTENT
             if arguments.once:
                 raise FetchError(f"the registry is not reached: {error}") from error
-            say(f"not reached: {error}", error=True)
+            say(f"{failure}: {error}", error=True)
         if arguments.once or ended.wait(arguments.interval):
             return 0

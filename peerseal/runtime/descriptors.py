@@ -1,4 +1,4 @@
-"""The descriptors of a process, of which each connection takes one."""
+"""The file descriptors of a process: each connection takes one."""
 
 import resource
 from typing import Final

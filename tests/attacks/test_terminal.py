@@ -133,14 +133,15 @@ def test_a_closed_output_is_no_error(home: Path, closed: str) -> None:
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
-def test_ctrl_c_ends_a_command_without_a_traceback(tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_command_without_a_traceback() -> None:
+    program = "from peerseal import __main__ as cli; import signal, sys, time; "
+    assert_interrupted_quietly(f"{program}{_SLEEPER}; sys.exit(cli.main(['sleep']))", b"ready\n")
+
+
+def assert_interrupted_quietly(code: str, ready: bytes) -> None:
+    """Python code that is interrupted once it has printed ``ready`` ends with 130 and prints no error."""
     with subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "from peerseal import __main__ as cli; import signal, sys, time; "
-            f"{_SLEEPER}; sys.exit(cli.main(['sleep']))",
-        ],
+        [sys.executable, "-c", code],
         cwd=ROOT,
         env=environment({}),
         stdout=subprocess.PIPE,
@@ -148,7 +149,7 @@ def test_ctrl_c_ends_a_command_without_a_traceback(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert process.stdout.readline() == b"ready\n"
+        assert process.stdout.readline() == ready
         process.send_signal(signal.SIGINT)
         assert process.stderr.read() == b""
         assert process.wait(20) == INTERRUPTED
@@ -163,19 +164,8 @@ _SLEEPER = (  # a shell starts what runs in its background with Ctrl-C ignored
 
 @pytest.mark.parametrize("program", ["peerseal", "registry"])
 def test_ctrl_c_while_modules_load_ends_without_a_traceback(program: str) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", _SLOW_IMPORTS + f"runpy.run_module({program!r}, run_name='__main__')"],
-        cwd=ROOT,
-        env=environment({}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.readline() == b"loading\n"
-        process.send_signal(signal.SIGINT)
-        assert process.stderr.read() == b""
-        assert process.wait(20) == INTERRUPTED
+    code = _SLOW_IMPORTS + f"runpy.run_module({program!r}, run_name='__main__')"
+    assert_interrupted_quietly(code, b"loading\n")
 
 
 _SLOW_IMPORTS = """

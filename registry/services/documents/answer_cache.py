@@ -91,7 +91,7 @@ class AsOf:
 
 
 class AnswerCache(Generic[A]):
-    """Keeps answers by a tuple of names, of which the second is the service that the answer is about. The answers of
+    """Keeps answers by a tuple of names; the second name is the service that the answer is about. The answers of
     ``lasting`` kinds (the first names) are lasting where that suffices.
 
     A lasting answer is served from memory while no node has changed the service, until the next signing period;

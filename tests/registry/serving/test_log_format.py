@@ -53,6 +53,6 @@ def test_each_line_is_json_and_a_refusal_names_code_and_trace(tmp_path: Path) ->
 
 
 def lines_of(server: Process) -> list[dict[str, Any]]:
-    """The lines of the log, each of which is an object of JSON."""
+    """The lines of the log; each line is a JSON object."""
     whole = server.output().rpartition("\n")[0]
     return [json.loads(line) for line in whole.splitlines()]
