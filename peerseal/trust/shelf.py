@@ -226,14 +226,7 @@ class Shelf(ABC, Generic[D, B, A]):
         """Fetch the document now, without a question, or take the copy that another process of the host has fetched. A
         failure is logged only. From the second failure in a row on, ``retry_at`` sets a growing pause."""
         with item.lock:
-            try:
-                self._load(item)
-                item.failures = 0
-            except PeersealError as error:
-                log.warning("cannot renew the %s of %s: %s", self.label, item.subject, error)
-                item.failures += 1
-        pause = backoff(item.failures, first=2.0, longest=self._limits.longest_pause)
-        item.retry_at = self._clock() + pause if item.failures > 1 else 0.0
+            self._renew(item)
 
     def renew_due(self, *, failing: bool | None = None, ahead: float = 0.0) -> None:
         """Fetch each document that is due, now or within ``ahead`` seconds: it changed, or its last fetch is long ago.
@@ -242,10 +235,24 @@ class Shelf(ABC, Generic[D, B, A]):
         with the fewest failures come first. Of equals, the one that was fetched longest ago comes first, so that each
         has its turn. Raises no PeersealError.
         """
-        due = [item for item in self._all() if self._due_at(item) <= self._clock() + ahead]
+        due_by = self._clock() + ahead
+        due = [item for item in self._all() if self._due_at(item) <= due_by]
         for item in sorted(due, key=lambda item: (item.failures, item.fetched_at)):
             if failing is None or bool(item.failures) is failing:
-                self.fetch_now(item)
+                with item.lock:
+                    if self._due_at(item) <= due_by:  # else another thread has just renewed it
+                        self._renew(item)
+
+    def _renew(self, item: CachedSubject[B]) -> None:
+        """See `fetch_now`; with ``item.lock`` held."""
+        try:
+            self._load(item)
+            item.failures = 0
+        except PeersealError as error:
+            log.warning("cannot renew the %s of %s: %s", self.label, item.subject, error)
+            item.failures += 1
+        pause = backoff(item.failures, first=2.0, longest=self._limits.longest_pause)
+        item.retry_at = self._clock() + pause if item.failures > 1 else 0.0
 
     def due_at(self, *, failing: bool, after: float = -math.inf) -> float:
         """The earliest time later than ``after`` at which a document is due, in seconds since the epoch; infinity where

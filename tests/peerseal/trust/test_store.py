@@ -29,6 +29,7 @@ from peerseal.testing import Answer, Clock, MemoryRegistry
 from peerseal.transport import deadline
 from tests.peerseal.served import Child
 from tests.support.between import Between, Gate
+from tests.support.waiting import until
 
 ROOT = "GET /.well-known/peerseal-registry"
 CHANGES = "GET /v1/changes"
@@ -896,6 +897,27 @@ class TestOneTroubleIsNotAnother:
             trust.refresh()
             clock.advance(1)
         assert 4 <= registry.calls[JWK_SET] <= 7
+
+    def test_two_threads_that_find_the_same_document_due_fetch_it_once(
+        self, registry: MemoryRegistry, kid: str
+    ) -> None:
+        gate, held = Gate(JWK_SET_PATH), threading.Event()
+        fetcher = Between(registry, lambda path: gate.hold(path.partition("?")[0]) if held.is_set() else None)
+        trust = registry.trust_store(limits=QUIET, fetcher=fetcher)
+        trust.key(kid)
+        registry.calls.clear()
+        registry.revoke(kid)
+        held.set()
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(trust.refresh)
+            gate.wait_until_reached()
+            second = pool.submit(trust.refresh)
+            until(lambda: registry.calls["GET /v1/changes"] == 2)
+            time.sleep(0.1)  # until the second waits for the first one's fetch
+            gate.open()
+            first.result()
+            second.result()
+        assert registry.calls[JWK_SET] == 1
 
     def test_strangers_have_a_budget_and_known_services_need_none(
         self, registry: MemoryRegistry, clock: Clock, kid: str
