@@ -21,17 +21,30 @@ def signed_request(kid: str, key: KeyPair, domain: str) -> str:
 
 def request_token(kid: str, alg: str, sign: Callable[[bytes], bytes], domain: str) -> str:
     """The same with a signature by ``sign``."""
-    now = int(time.time())
+    return token_of(kid, alg, sign, service_id(domain, AUDIENCE), int(time.time()), ("GET", TARGET))
+
+
+def token_of(
+    kid: str,
+    alg: str,
+    sign: Callable[[bytes], bytes],
+    audience: str,
+    now: int,
+    call: tuple[str, str],
+    body: bytes = b"",
+) -> str:
+    """A token for any call (method and target), made at that time."""
+    method, target = call
     claims = RequestToken(
         issuer=split_kid(kid)[0],
-        audience=service_id(domain, AUDIENCE),
+        audience=audience,
         issued_at=now,
         not_before=now,
         expires_at=now + REQUEST_LIFETIME,
         jti=new_jti(),
-        method="GET",
-        target_digest=digest_header(TARGET.encode("ascii")),
-        content_digest=digest_header(b""),
+        method=method,
+        target_digest=digest_header(target.encode("ascii")),
+        content_digest=digest_header(body),
     ).claims()
     header = jose.encode_header(jose.Header(alg, kid, REQUEST_TYP))
     return jose.compact(header, canonical_json(claims), sign)

@@ -163,10 +163,10 @@ def _cell(name: str, value: Any) -> str:
     return printable(value)
 
 
-def show_progress(entries: int) -> None:
+def show_progress(done: int, of: int) -> None:
     """Shows on a terminal how many entries of the ledger are done."""
     if sys.stderr.isatty():
-        click.echo(f"\rentries: {entries:,}", nl=False, err=True)
+        click.echo(f"\rentries: {done:,} of {of:,}", nl=False, err=True)
 
 
 def end_progress() -> None:

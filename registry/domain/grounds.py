@@ -1,50 +1,41 @@
-"""Checks the grounds of each entry against the state before it: proof, voucher, join token, operator.
+"""Checks the grounds of each entry against the state before it: voucher, join token, operator, and what goes with it.
+
+The signatures in an entry's evidence need no state. They are handed on, since they take most of the time
+(`registry.domain.evidence_checks`).
 
 A registry that invents an admission must write a proof that verifies, and a voucher's signature that it cannot make, or
 name a join token or an operator, which its owner sees.
 """
 
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 from peerseal.errors import PeersealError
 from peerseal.protocol.documents.history_statement import read_history
 from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
 from peerseal.protocol.ledger import entries
 from peerseal.protocol.ledger.entries import Entry, evidence_digest
-from peerseal.protocol.ledger.evidence import PROOF, TOKEN, VOUCH, past_proof, past_request, read_evidence, vouches_for
 from peerseal.protocol.names import make_kid, registry_id, service_id, split_kid
-from peerseal.protocol.tokens.claims import LEEWAY
-from peerseal.protocol.tokens.proof import PROOF_LIFETIME
-from peerseal.protocol.tokens.request import REQUEST_LIFETIME_CAP
 from registry.domain.differences import Difference
+from registry.domain.evidence_checks import AdmissionCheck, BadGrounds, EndingCheck, EvidenceCheck, Signer
 from registry.domain.keys import KeyRecord, KeyState
 from registry.domain.rebuild import PublicState
 
-WRITTEN_WITHIN = 60
-"""The most seconds between a token's acceptance and its entry, which may wait for locks."""
 READ_ONLY: Final = "viewer"
 """The role of operators who may change nothing."""
 
 
-class BadGrounds(ValueError):
-    """The grounds of an entry are false. ``column`` names the part."""
-
-    def __init__(self, column: str, says: object, should_say: str) -> None:
-        super().__init__(column, says, should_say)
-        self.column, self.says, self.should_say = column, says, should_say
-
-
 class Grounds:
     """Checks entry after entry. ``domain`` and ``root`` come from the first entry; ``documents`` are the root-signed
-    ones, by version. ``unbound`` counts vouchers whose token is for a body in another spelling than the canonical one,
-    ``unproven`` the entries whose evidence was lost, as a later entry records."""
+    ones, by version. ``unproven`` counts the entries whose evidence was lost, as a later entry records. Each check of
+    evidence is handed to ``prove``, which makes it now or later."""
 
-    def __init__(self) -> None:
+    def __init__(self, prove: Callable[[EvidenceCheck], object]) -> None:
+        self._prove = prove
         self.domain: str | None = None
         self.root: str | None = None
         self.documents: dict[int, RegistryKeys] = {}
-        self.unbound = self.unproven = 0
+        self.unproven = 0
         self._missing: dict[int, Difference] = {}
         self._vouched: dict[str, list[str]] = {}
         self._falling: tuple[Entry, str] | None = None
@@ -109,35 +100,25 @@ class Grounds:
             raise BadGrounds("body", dict(data), "a window that begins with the entry")
         if entry.evidence is None:
             raise BadGrounds("evidence", None, "the proof of possession")
-        members = {} if evidence is None else self._proof(entry, evidence)
-        if "kid" in entry.by:
-            self._voucher(entry, members, state)
-        elif "join_token" in entry.by:
+        voucher = self._voucher(entry, state) if "kid" in entry.by else None
+        if "join_token" in entry.by:
             _check_join_token(entry, entry.by["join_token"], state)
-        elif "oidc" not in entry.by and "dev" not in entry.by:
+        elif voucher is None and "oidc" not in entry.by and "dev" not in entry.by:
             self._operator(entry, None, state)
+        if evidence is not None:
+            waited = "operator" in entry.by or "local" in entry.by  # an applicant's proof is older
+            signer = None if voucher is None else self._signer(voucher)
+            place = entry.seq, entry.time, registry_id(self._domain()), evidence
+            self._prove(AdmissionCheck(*place, kid, data["jwk"], data["alg"], waited, signer))
 
-    def _proof(self, entry: Entry, evidence: bytes) -> Mapping[str, str]:
-        """The members of an admission's evidence, in which the key proves itself."""
-        members, data, kid = read_evidence(evidence), entry.data, entry.kid or ""
-        proof = past_proof(members[PROOF], kid=kid, registry=registry_id(self._domain()))
-        if dict(proof.public_key.jwk) != data["jwk"] or proof.public_key.alg != data["alg"]:
-            raise BadGrounds("evidence", proof.public_key.jwk, "a proof by the key that the entry admits")
-        waited = "operator" in entry.by or "local" in entry.by  # an applicant's proof is older
-        _check_time("evidence", proof.issued_at, entry.time, None if waited else PROOF_LIFETIME)
-        if ("kid" in entry.by) != (VOUCH in members):
-            raise BadGrounds("evidence", sorted(members), "a voucher where, and only where, a key vouches")
-        return members
-
-    def _voucher(self, entry: Entry, members: Mapping[str, str], state: PublicState) -> None:
+    def _voucher(self, entry: Entry, state: PublicState) -> KeyRecord:
         voucher = self._key(entry.by["kid"], entry, state)
         if voucher.state(entry.time) is not KeyState.ACTIVE:
             raise BadGrounds(
                 "by", entry.by["kid"], f"a key that was active then, not {voucher.state(entry.time).value}"
             )
-        if members and not vouches_for(self._spent(members[VOUCH], voucher, entry, "POST"), members[PROOF]):
-            self.unbound += 1
         self._vouched.setdefault(voucher.thumbprint, []).append(split_kid(entry.kid or "")[1])
+        return voucher
 
     def _retired(self, entry: Entry, evidence: bytes | None, state: PublicState) -> None:
         key = self._key(entry.kid or "", entry, state)
@@ -168,7 +149,7 @@ class Grounds:
         if record.revoked_at not in (None, entry.time):  # the descendants' entries follow the key's own
             raise BadGrounds("by", kid, "a key that was not revoked before")
         if evidence is not None:
-            self._spent(read_evidence(evidence)[TOKEN], record, entry, "DELETE")
+            self._prove(EndingCheck(entry.seq, entry.time, registry_id(self._domain()), evidence, self._signer(record)))
 
     def _restored(self, entry: Entry, _: bytes | None, state: PublicState) -> None:
         """Accepts the missing evidence of the entries that a restore names."""
@@ -204,12 +185,8 @@ class Grounds:
             raise BadGrounds("by", kid, "the kid of that key")
         return record
 
-    def _spent(self, token: str, key: KeyRecord, entry: Entry, method: str) -> Mapping[str, Any]:
-        kid = make_kid(service_id(self._domain(), key.service), key.thumbprint)
-        registry = registry_id(self._domain())
-        claims = past_request(token, key=key.public, kid=kid, registry=registry, method=method)
-        _check_time("evidence", claims["iat"], entry.time, REQUEST_LIFETIME_CAP)
-        return claims
+    def _signer(self, key: KeyRecord) -> Signer:
+        return Signer(make_kid(service_id(self._domain(), key.service), key.thumbprint), key.spki)
 
     def _family(self, thumbprint: str) -> list[str]:
         """The key, those that it vouched for, and so on."""
@@ -239,13 +216,6 @@ def _check_join_token(entry: Entry, token_id: str, state: PublicState) -> None:
         raise BadGrounds("by", token_id, f"a join token for {entry.service}")
     if token.withdrawn or token.used >= token.uses or token.expires_at <= entry.time:
         raise BadGrounds("by", token_id, "a join token that was neither spent, withdrawn nor past then")
-
-
-def _check_time(column: str, made_at: int, entered_at: int, lives: int | None) -> None:
-    """``lives`` is the lifetime of such a token in seconds; None for one that may have waited."""
-    late = lives is not None and entered_at > made_at + lives + LEEWAY + WRITTEN_WITHIN
-    if late or made_at > entered_at + LEEWAY:
-        raise BadGrounds(column, f"made at {made_at}", f"made shortly before {entered_at}")
 
 
 _RULES: Final[Mapping[str, Callable[[Grounds, Entry, bytes | None, PublicState], None]]] = {

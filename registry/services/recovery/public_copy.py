@@ -11,14 +11,16 @@ from typing import Final
 
 from peerseal.audit.ledger_reader import entry_bodies
 from peerseal.audit.mirror import read_mirrored
-from peerseal.errors import CodedError, DocumentRefused, FetchError, PeersealError
+from peerseal.errors import CodedError, DocumentRefused, FetchError, MalformedToken, PeersealError
 from peerseal.protocol.ledger.checkpoint import CHECKPOINT_PATH, Checkpoint, verify_checkpoint
-from peerseal.protocol.ledger.entries import REGISTRY_CREATED, REGISTRY_KEYS_ISSUED, Entry
+from peerseal.protocol.ledger.entries import JOIN_TOKEN_CREATED, REGISTRY_CREATED, REGISTRY_KEYS_ISSUED, Entry
 from peerseal.protocol.ledger.merkle import leaf_hash
 from peerseal.runtime.limits import FetchLimits
 from peerseal.transport.fetch import HttpFetcher, content
+from registry.domain.evidence_checks import EvidenceCheck
+from registry.domain.grounds import Grounds
 from registry.domain.rebuild import apply
-from registry.services.recovery.replay import PAGE, Replay, Tree
+from registry.services.recovery.replay import PAGE, Progress, Replay, Tree
 from registry.services.recovery.verify import claimed_size
 
 LIMITS: Final = FetchLimits(total_timeout=60.0, max_bytes=32 * 1024 * 1024)
@@ -55,27 +57,44 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class PublicCopy:
-    """A complete and verified copy. ``note`` is its signed checkpoint, ``after`` are its entries after the size that
-    was asked for."""
+class LateEntries:
+    """What a restore must know of the entries after the database's: how many of them refer to evidence, which no copy
+    holds, and the ids of the join tokens that they made."""
 
-    source: str
+    evidence: int = 0
+    join_tokens: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PublicCopy:
+    """A complete and verified copy. ``note`` is its signed checkpoint, ``late`` describes its entries after the size
+    ``after``."""
+
+    source: Source
     note: str = field(repr=False)
     checkpoint: Checkpoint
     replayed: Replay
-    after: tuple[Entry, ...]
+    after: int
+    late: LateEntries
+
+    def entries(self) -> Iterator[Entry]:
+        """The entries after ``after``, read again, since a million do not fit into memory. Whoever writes them compares
+        the root hash with the checkpoint's. Raises RestoreRefused or FetchError."""
+        for body in _bodies(self.source, self.after, self.checkpoint.size):
+            try:
+                yield Entry.decode(body)
+            except MalformedToken as error:  # it was good when it was read first
+                raise RestoreRefused("copy_altered", f"{self.source.name}: {error}") from error
 
 
-def read_copy(
-    source: Source, note: str, after: int, wanted: Collection[int], progress: Callable[[int], None]
-) -> PublicCopy:
-    """The copy up to the checkpoint ``note``, with its entries after the size ``after``, and the root hashes at the
-    sizes ``wanted`` and ``after``. Raises RestoreRefused, or FetchError where the source does not answer."""
-    reader = _Reader(Replay(Tree({after, *wanted})), after)
-    for body in _bodies(source, claimed_size(note)):
+def read_copy(source: Source, note: str, after: int, wanted: Collection[int], progress: Progress) -> PublicCopy:
+    """The copy up to the checkpoint ``note``, and the root hashes at the sizes ``wanted`` and ``after``. Raises
+    RestoreRefused, or FetchError where the source does not answer."""
+    reader, size = _Reader(Replay(Tree({after, *wanted}), Grounds(_no_evidence)), after), claimed_size(note)
+    for body in _bodies(source, 0, size):
         reader.read(body)
         if reader.replayed.tree.edge.size % PAGE == 0:
-            progress(reader.replayed.tree.edge.size)
+            progress(reader.replayed.tree.edge.size, size)
     checkpoint, edge = _signed(source, note, reader.replayed), reader.replayed.tree.edge
     if edge.root != checkpoint.root:
         raise RestoreRefused(
@@ -83,15 +102,18 @@ def read_copy(
         )
     if reader.trouble is not None:
         raise RestoreRefused("copy_unreadable", f"{source.name}: {reader.trouble}")
-    return PublicCopy(source.name, note, checkpoint, reader.replayed, tuple(reader.found))
+    late = LateEntries(reader.evidence, tuple(reader.join_tokens))
+    return PublicCopy(source, note, checkpoint, reader.replayed, after, late)
 
 
 class _Reader:
-    """Reads entry after entry. ``trouble`` describes the first one that cannot be read."""
+    """Reads entry after entry. ``trouble`` describes the first one that cannot be read. ``evidence`` and
+    ``join_tokens`` are the members of `LateEntries`."""
 
     def __init__(self, replayed: Replay, after: int) -> None:
         self.replayed = replayed
-        self.found: list[Entry] = []
+        self.evidence = 0
+        self.join_tokens: list[str] = []
         self.trouble: str | None = None
         self._after = after
 
@@ -113,12 +135,18 @@ class _Reader:
                 raise ValueError(str(wrong))
         apply(self.replayed.state, entry)
         if entry.seq > self._after:
-            self.found.append(entry)
+            self.evidence += entry.evidence is not None
+            if entry.type == JOIN_TOKEN_CREATED:
+                self.join_tokens.append(entry.data["id"])
 
 
-def _bodies(source: Source, size: int) -> Iterator[bytes]:
+def _no_evidence(_: EvidenceCheck) -> None:
+    raise AssertionError("unreachable: a public copy has no evidence")
+
+
+def _bodies(source: Source, after: int, size: int) -> Iterator[bytes]:
     try:
-        yield from entry_bodies(source.get, 0, size)
+        yield from entry_bodies(source.get, after, size)
     except FetchError as error:
         if error.http_status not in (200, 404):
             raise

@@ -11,8 +11,11 @@ from peerseal.protocol.ledger.checkpoint import TILE_WIDTH, tile_root
 from peerseal.protocol.ledger.entries import Entry
 from peerseal.protocol.ledger.merkle import HASH_SIZE, Frontier, leaf_hash
 from registry.domain.differences import Difference
+from registry.domain.evidence_checks import Checked
 from registry.domain.grounds import Grounds
 from registry.domain.rebuild import PublicState, apply
+from registry.services.recovery.parallel_checks import ParallelChecks
+from registry.storage.queries import ledger
 from registry.storage.tables import entries, ledger_head, tiles
 
 PAGE = 1000
@@ -21,6 +24,8 @@ REPEATED = ("time", "type", "service", "kid")
 """Columns of an entry that repeat parts of its body."""
 
 Report = Callable[[Difference], None]
+Progress = Callable[[int, int], None]
+"""Called with the number of entries that are done, and with the number of all."""
 _TILE = select(tiles.c.hashes, tiles.c.root)
 
 
@@ -58,11 +63,12 @@ class Tree:
 
 @dataclass(slots=True)
 class Replay:
-    """The result of a replay."""
+    """The result of a replay. ``unbound`` counts the vouchers for a body in another spelling than the canonical one."""
 
     tree: Tree
-    grounds: Grounds = field(default_factory=Grounds)
+    grounds: Grounds
     state: PublicState = field(default_factory=PublicState)
+    unbound: int = 0
 
     def documents(self) -> dict[int, str]:
         """The root-signed documents by version. If one could not be read, which is reported, all are numbered from
@@ -73,25 +79,46 @@ class Replay:
         return dict(enumerate(self.state.documents, 1))
 
 
-def replay(connection: Connection, report: Report, wanted: set[int], progress: Callable[[int], None]) -> Replay:
-    """Reads the whole ledger. ``wanted`` are the sizes whose root hash is needed; ``progress`` is called with the
-    number of entries done."""
-    replayed = Replay(Tree(wanted))
-    after = 0
-    while True:
-        found = select(entries).where(entries.c.seq > after).order_by(entries.c.seq).limit(PAGE)
-        rows = connection.execute(found).all()
-        if not rows:
-            break
-        for row in rows:
-            _entry(connection, row, replayed, report)
-        after = rows[-1].seq
-        progress(after)
-    for difference in replayed.grounds.end(replayed.state):
-        report(difference)
-    _check_head(connection, replayed, report)
-    _check_extra_tiles(connection, replayed.tree, report)
-    return replayed
+@dataclass(frozen=True, slots=True)
+class Replayer:
+    """Replays the ledger of a database. ``wanted`` are the sizes whose root hash is needed. The evidence is
+    checked in ``processes`` at most."""
+
+    connection: Connection
+    report: Report
+    wanted: set[int]
+    progress: Progress
+    processes: int
+
+    def replay(self) -> Replay:
+        """Reads the whole ledger. Differences in evidence are reported later than others."""
+
+        def take(checked: Checked) -> None:
+            if checked.difference is not None:
+                self.report(checked.difference)
+            replayed.unbound += checked.unbound
+
+        with ParallelChecks(self.processes, take) as checks:
+            replayed = Replay(Tree(self.wanted), Grounds(checks.submit))
+            self._read(replayed)
+        for difference in replayed.grounds.end(replayed.state):
+            self.report(difference)
+        _check_head(self.connection, replayed, self.report)
+        _check_extra_tiles(self.connection, replayed.tree, self.report)
+        return replayed
+
+    def _read(self, replayed: Replay) -> None:
+        after, size = 0, ledger.head(self.connection)
+        page = select(entries).order_by(entries.c.seq).limit(PAGE)
+        while rows := self.connection.execute(page.where(entries.c.seq > after)).all():
+            for row in rows:
+                _entry(self.connection, row, replayed, self.report)
+            after = rows[-1].seq
+            self.progress(after, size)
+
+
+def no_progress(_done: int, _of: int) -> None:
+    """For callers that show none."""
 
 
 def _entry(connection: Connection, row: Any, replayed: Replay, report: Report) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from peerseal.audit.ledger_reader import entry_bodies
 from peerseal.protocol.ledger.checkpoint import TILE_WIDTH
-from peerseal.protocol.ledger.entries import JOIN_TOKEN_CREATED, REGISTRY_RESTORED
+from peerseal.protocol.ledger.entries import REGISTRY_RESTORED
 from peerseal.protocol.ledger.merkle import Frontier, frontier_at, leaf_hash
 from peerseal.protocol.tokens.claims import LEEWAY
 from peerseal.protocol.tokens.request import REQUEST_LIFETIME_CAP
@@ -25,6 +25,7 @@ from registry.services.access.operators import LOCAL
 from registry.services.documents.tile_cache import TileCache
 from registry.services.recovery.compare import Retention, repair
 from registry.services.recovery.public_copy import PublicCopy, RestoreRefused, Source, read_copy
+from registry.services.recovery.replay import Progress, no_progress
 from registry.services.recovery.verify import check_kept, claimed_size
 from registry.storage.queries import applicants, audit, ledger, used_tokens
 from registry.storage.queries.ledger import Change
@@ -117,7 +118,7 @@ def restore(
     drop_branch: bool = False,
     dry_run: bool = False,
     clock: Callable[[], float] = time.time,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Progress = no_progress,
 ) -> Restored:
     """Completes the database up to the end of the longest copy. A database that is complete is left as it is.
 
@@ -131,10 +132,12 @@ def restore(
     copy, before = plan.copy, plan.before
     if max(copy.checkpoint.size, before.size) < reached:
         short = f"{copy.checkpoint.size} entries, and the ledger had {reached}"
-        raise RestoreRefused("copy_too_old", f"{copy.source} has {short}")
+        raise RestoreRefused("copy_too_old", f"{copy.source.name} has {short}")
     if copy.checkpoint.size <= before.size:
         until = None if dry_run else _close_guard(store, int(clock()))
-        return Restored(copy.source, before.size, before.size, before.size, before.root, dry_run, closed_until=until)
+        return Restored(
+            copy.source.name, before.size, before.size, before.size, before.root, dry_run, closed_until=until
+        )
     with store.write() as connection:
         restored = _written(connection, plan, limits, int(clock()), dry_run)
         if dry_run:
@@ -147,7 +150,7 @@ def _plan(
     sources: Sequence[Source],
     kept: Mapping[str, str],
     drop_branch: bool,
-    progress: Callable[[int], None],
+    progress: Progress,
 ) -> _Plan:
     """Reads the longest copy, and finds where the database ends in it. Raises RestoreRefused where the two have forked,
     unless the branch is to be dropped."""
@@ -155,7 +158,7 @@ def _plan(
     copy = _longest(sources, kept, found.size, progress)
     if _same_history(store, found, copy):
         return _Plan(copy, found, found)
-    before, copy = _forked_at(store, found, copy, sources, progress)
+    before, copy = _forked_at(store, found, copy, progress)
     if not drop_branch:
         raise _two_histories(store, before, found, copy)
     return _Plan(copy, found, before)
@@ -178,9 +181,7 @@ def _edge_of(store: Store) -> Frontier:
     return edge
 
 
-def _longest(
-    sources: Sequence[Source], kept: Mapping[str, str], after: int, progress: Callable[[int], None]
-) -> PublicCopy:
+def _longest(sources: Sequence[Source], kept: Mapping[str, str], after: int, progress: Progress) -> PublicCopy:
     """The copy with the largest checkpoint. All other copies and kept checkpoints must be part of it."""
     notes = [(source, source.note()) for source in sources]
     longest, note = max(notes, key=lambda found: claimed_size(found[1]))
@@ -203,18 +204,15 @@ def _same_history(store: Store, ours: Frontier, copy: PublicCopy) -> bool:
     return copy.replayed.tree.roots.get(common, copy.checkpoint.root) == root
 
 
-def _forked_at(
-    store: Store, ours: Frontier, copy: PublicCopy, sources: Sequence[Source], progress: Callable[[int], None]
-) -> tuple[Frontier, PublicCopy]:
+def _forked_at(store: Store, ours: Frontier, copy: PublicCopy, progress: Progress) -> tuple[Frontier, PublicCopy]:
     """The edge up to which the database and the copy agree, and the copy with its entries after that."""
-    source = next(source for source in sources if source.name == copy.source)
-    copied = entry_bodies(source.get, 0, copy.checkpoint.size)
+    copied = entry_bodies(copy.source.get, 0, copy.checkpoint.size)
     size = _common_size(store, islice(copied, min(ours.size, copy.checkpoint.size)))
     with store.read() as connection:
         edge = frontier_at(size, TileCache().reader(connection))
-    copy = read_copy(source, copy.note, size, (), progress)
+    copy = read_copy(copy.source, copy.note, size, (), progress)
     if size == 0 or copy.replayed.tree.roots[size] != edge.root:
-        raise RestoreRefused("copy_forked", f"{copy.source} has no entry in common with the database")
+        raise RestoreRefused("copy_forked", f"{copy.source.name} has no entry in common with the database")
     return edge, copy
 
 
@@ -238,8 +236,8 @@ def _two_histories(store: Store, common: Frontier, ours: Frontier, copy: PublicC
     told = "; ".join(named) + (f"; and {more} more" if more else "")
     return RestoreRefused(
         "copy_forked",
-        f"two histories from entry {common.size + 1} on: the database has {here}; {copy.source} has {there}. Entries "
-        f"that only the database has: {told}. With --drop-branch they are removed",
+        f"two histories from entry {common.size + 1} on: the database has {here}; {copy.source.name} has {there}. "
+        f"Entries that only the database has: {told}. With --drop-branch they are removed",
     )
 
 
@@ -252,23 +250,25 @@ def _written(connection: Connection, plan: _Plan, limits: Limits, now: int, dry_
     if dropped:
         ledger.cut(connection, before)
     size = copy.checkpoint.size
-    ledger.extend(connection, before, copy.after)
+    if ledger.extend(connection, before, copy.entries()).root != copy.checkpoint.root:
+        raise RestoreRefused("copy_altered", f"{copy.source.name}: its entries changed while they were read")
     rows = repair(connection, copy.replayed.state, copy.replayed.documents(), Retention(now, limits.spent_kept))
     lost = _lost(copy, now, applicants.remove_all(connection))
     used_tokens.close(connection, now + CLOSED_FOR)
     change = Change(REGISTRY_RESTORED, by=LOCAL, data={"first": before.size + 1, "last": size})
     edge = audit.append_act(connection, now, change, copy.checkpoint.origin).after
     until = now + CLOSED_FOR
-    return Restored(copy.source, before.size, size, edge.size, edge.root, dry_run, rows, lost, until, dropped)
+    return Restored(copy.source.name, before.size, size, edge.size, edge.root, dry_run, rows, lost, until, dropped)
 
 
 def _lost(copy: PublicCopy, now: int, let_go: int) -> Lost:
-    state, first = copy.replayed.state, copy.after[0].seq
-    made = [entry.data["id"] for entry in copy.after if entry.type == JOIN_TOKEN_CREATED]
-    tokens = [(token, state.join_tokens[token]) for token in made]
-    policies = [(service, seq) for service, (seq, policy) in state.policies.items() if policy is None and seq >= first]
+    state = copy.replayed.state
+    tokens = [(token, state.join_tokens[token]) for token in copy.late.join_tokens]
+    policies = [
+        (service, seq) for service, (seq, policy) in state.policies.items() if policy is None and seq > copy.after
+    ]
     return Lost(
-        evidence=sum(entry.evidence is not None for entry in copy.after),
+        evidence=copy.late.evidence,
         join_tokens=[(token, found.service) for token, found in tokens if found.good(now)],
         policies=sorted(policies),
         applicants=let_go,

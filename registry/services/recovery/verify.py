@@ -16,7 +16,7 @@ from peerseal.protocol.ledger.checkpoint import verify_checkpoint
 from registry.domain.differences import Difference
 from registry.limits import Limits
 from registry.services.recovery.compare import Retention, compare
-from registry.services.recovery.replay import Replay, replay
+from registry.services.recovery.replay import Progress, Replay, Replayer, no_progress
 from registry.storage.unit import Store
 
 
@@ -56,19 +56,21 @@ def verify(
     *,
     checkpoints: Mapping[str, str] | None = None,
     clock: Callable[[], float] = time.time,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Progress = no_progress,
+    processes: int = 1,
 ) -> Verified:
     """Replays and compares everything as of one moment. ``checkpoints`` are kept signed notes, by their names in
-    differences. Raises StorageUnavailable."""
+    differences. Evidence is checked in ``processes`` at most. Raises StorageUnavailable."""
     kept, found = checkpoints or {}, list[Difference]()
     with store.read() as connection:
-        replayed = replay(connection, found.append, {claimed_size(note) for note in kept.values()}, progress)
+        wanted = {claimed_size(note) for note in kept.values()}
+        replayed = Replayer(connection, found.append, wanted, progress, processes).replay()
         found += compare(connection, replayed.state, replayed.documents(), Retention(int(clock()), limits.spent_kept))
     for name, note in kept.items():
         found += check_kept(name, note, replayed)
-    tree, grounds = replayed.tree, replayed.grounds
+    tree = replayed.tree
     root = tree.edge.root if tree.whole else None
-    return Verified(replayed.state.size, root, found, grounds.unbound, grounds.unproven)
+    return Verified(replayed.state.size, root, found, replayed.unbound, replayed.grounds.unproven)
 
 
 def claimed_size(note: str) -> int:

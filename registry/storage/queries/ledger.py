@@ -1,8 +1,9 @@
 """The append-only entries, and the tree over them. Only `cut` removes entries, and only a restore calls it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection, Row, Select, Update, bindparam, delete, exists, insert, literal, select, update
@@ -158,12 +159,11 @@ def _row(entry: Entry, evidence: bytes | None) -> dict[str, Any]:
     return {**own, "body": body, "leaf": leaf_hash(body), "evidence": evidence}
 
 
-def extend(connection: Connection, before: Frontier, numbered: Sequence[Entry]) -> Frontier:
+def extend(connection: Connection, before: Frontier, numbered: Iterable[Entry]) -> Frontier:
     """Writes entries of a public copy, byte for byte and without their evidence, after the locked edge. Returns the new
     edge."""
-    edge = before
-    for first in range(0, len(numbered), _PAGE):
-        rows = [_row(entry, None) for entry in numbered[first : first + _PAGE]]
+    edge, coming = before, iter(numbered)
+    while rows := [_row(entry, None) for entry in islice(coming, _PAGE)]:
         connection.execute(_INSERT, rows)
         for row in rows:
             edge = edge.appended(row["leaf"])
