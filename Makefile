@@ -4,6 +4,9 @@ VENV ?= .venv
 WORKERS ?= 2
 # Many of these tests wait, so one more than the cores keeps both busy.
 THOROUGH_WORKERS ?= 3
+# `make scale` loads that many services, with ten keys each.
+SERVICES ?= 100000
+PEERS ?= 5000
 # `make oldest` and `make pooler` run these files and folders only, where some are named.
 TESTS ?=
 
@@ -29,7 +32,7 @@ and not ha and not pooler and not languages and not chart and not observe
 QUICK := $(NOT_ALONE) and not e2e and not slow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up login test quick oldest thorough fuzz judge vectors languages chart manifests kafka brokers pooler observe ha browser coverage lint prose format docs dist bench image compose-test .env clean
+.PHONY: help demo up login test quick oldest thorough fuzz judge vectors languages chart manifests kafka brokers pooler observe ha browser coverage lint prose format docs dist bench scale image compose-test .env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -132,6 +135,9 @@ docs: $(STAMP) ## the documentation site into build/site: warnings are errors, l
 
 bench: $(STAMP) ## the benchmarks beside other libraries, into benchmarks/results.json
 	@$(BIN)/python -m benchmarks
+
+scale: $(STAMP) ## a registry of a million keys on PostgreSQL, and 5,000 peers through nginx's cache (half an hour; SERVICES, PEERS)
+	@$(BIN)/python -m benchmarks.scale --services $(SERVICES) --peers $(PEERS)
 
 image: ## the registry's image, peerseal-registry:local; BUILD_OPTIONS are docker build's own
 	docker build --target registry --tag peerseal-registry:local $(BUILD_OPTIONS) .

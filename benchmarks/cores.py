@@ -1,5 +1,5 @@
 """Separate processor cores for the servers and for the load, so that neither takes time from the other; and the
-processor time that a server took."""
+processor time and the memory that a server took."""
 
 import os
 from collections.abc import Iterator
@@ -35,3 +35,14 @@ def processor_seconds(pid: int) -> float:
             if pid in (int(stat.parent.name), int(stat.read_text().rpartition(")")[2].split()[1])):
                 total += sum(int(task.read_text().split()[0]) for task in stat.parent.glob("task/*/schedstat"))
     return total / 1e9
+
+
+def memory_of_workers(pid: int) -> int:
+    """Bytes of the processes that gunicorn's master has started, each one's share of common pages counted once."""
+    total = 0
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            if int(status.read_text().rpartition(")")[2].split()[1]) == pid:
+                rollup = (status.parent / "smaps_rollup").read_text()
+                total += 1024 * int(rollup.partition("Pss:")[2].split()[0])
+    return total

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -18,7 +17,7 @@ from typing import Final, NamedTuple
 import requests
 
 from benchmarks import cores
-from benchmarks.growth import CALLS, SMALL, MeasuredRegistry
+from benchmarks.growth import CALLS, SMALL, filled
 from benchmarks.load import drive, get
 from demo.stack import CLIENT, Stack
 from peerseal import Identity
@@ -252,22 +251,11 @@ def measured(folder: Path) -> UnitCosts:
             changes = cost("/v1/changes?since=1")
         finally:
             caller.stop()
-        worker = _memory_of_workers(registry.pid)
-        alone = MeasuredRegistry.of(folder / "alone", server.new_database(), SMALL)
+        worker = cores.memory_of_workers(registry.pid)
+        alone = filled(folder / "alone", server.new_database(), SMALL)
         cold = _processor_time(alone.key_set, CALLS)
         registration = _processor_time(alone.register, CALLS)
     return UnitCosts(document, not_modified, recent, current, changes, Cost(cold, 0), Cost(registration, 2_000), worker)
-
-
-def _memory_of_workers(pid: int) -> int:
-    """Bytes of the processes that gunicorn's master has started, each one's share of common pages counted once."""
-    total = 0
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended
-            if int(status.read_text().rpartition(")")[2].split()[1]) == pid:
-                rollup = (status.parent / "smaps_rollup").read_text()
-                total += 1024 * int(rollup.partition("Pss:")[2].split()[0])
-    return total
 
 
 def _processor_time(call: Callable[[int], object], calls: int) -> float:

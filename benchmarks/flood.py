@@ -64,7 +64,7 @@ class _Callers:
 
 def measure(stack: Stack) -> Iterator[Figure]:
     """The figures. All services are registered at the ``stack``'s registry."""
-    operator, (servers_cores, load_cores) = Operator(stack), cores.shared_out()
+    operator, (servers_cores, load_cores) = Operator.of(stack), cores.shared_out()
     names = [f"flooded-{at}" for at in range(SERVICES)]
     newcomers = [operator.newcomer(name, key) for name, key in zip(names, rsa_keys(SERVICES), strict=True)]
     callers = _Callers(stack.domain, [(operator.register(one), one.key) for one in newcomers])

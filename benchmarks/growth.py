@@ -6,22 +6,17 @@ memory, inclusion proofs and all.
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from sqlalchemy import insert
 
 from benchmarks.figures import Figure, Goal
-from peerseal.protocol.join import JoinToken, join_mac
+from benchmarks.measured_registry import MeasuredRegistry
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.ledger.entries import KEY_ADMITTED
-from peerseal.protocol.names import make_kid, registry_id, service_id
-from peerseal.protocol.tokens.proof import sign_proof
-from registry.domain.admission import Joined
+from peerseal.protocol.names import make_kid, service_id
 from registry.domain.keys import KeyRecord
-from registry.limits import Limits
-from registry.services.access.operators import LOCAL
 from registry.services.registry import Registry
 from registry.services.setup.initialise import initialise
 from registry.settings import Settings
@@ -45,7 +40,7 @@ _PROOF = "." * 900  # as long as the proof of a P-256 key
 
 def measure(folder: Path, postgres: Postgres) -> Iterator[Figure]:
     """The median of each call at 100,000 keys, compared with the same at 1,000."""
-    small, large = (MeasuredRegistry.of(folder / str(size), postgres.new_database(), size) for size in (SMALL, LARGE))
+    small, large = (filled(folder / str(size), postgres.new_database(), size) for size in (SMALL, LARGE))
     what: dict[str, Callable[[MeasuredRegistry, int], object]] = {
         "a registration": MeasuredRegistry.register,
         "a signed JWK Set, not in memory": MeasuredRegistry.key_set,
@@ -63,41 +58,12 @@ def measure(folder: Path, postgres: Postgres) -> Iterator[Figure]:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class MeasuredRegistry:
-    """A registry of ``size`` keys, in this process."""
-
-    size: int
-    registry: Registry
-    token: JoinToken
-
-    @classmethod
-    def of(cls, home: Path, database_url: str, size: int) -> "MeasuredRegistry":
-        """A registry that is initialised and filled, and has a join token for new services."""
-        environ = {"REGISTRY_HOME": str(home), "REGISTRY_DATABASE_URL": database_url}
-        settings = Settings.from_environ(environ, limits=Limits(documents_cached=0))  # each set is made again
-        initialise(settings, Store(create_engine(database_url)), DOMAIN)
-        registry = Registry(settings)
-        _fill(registry, size)
-        with registry.store.engine.connect() as connection:
-            connection.exec_driver_sql("ANALYZE")  # as the server does by itself within a minute
-            connection.commit()
-        token = JoinToken.parse(registry.join_tokens.create("newcomer", 3600, 2 * CALLS, LOCAL).token)
-        return cls(size, registry, token)
-
-    def register(self, _: int) -> None:
-        """Check and admit one new service's key, and sign its key statement."""
-        key = KeyPair.generate("ES256")
-        issuer = service_id(DOMAIN, "newcomer")
-        proof = sign_proof(key, issuer=issuer, audience=registry_id(DOMAIN), now=time.time())
-        right = Joined(self.token.id, join_mac(self.token.mac_key, proof))
-        admitted = self.registry.admission.admit("newcomer", proof, right)
-        assert admitted.appended is not None
-        self.registry.publisher.new_statement(admitted.record, admitted.appended)
-
-    def key_set(self, number: int) -> bytes:
-        """The signed set of a service, made again."""
-        return self.registry.publisher.signed_key_set(f"s{number}").body
+def filled(home: Path, database_url: str, size: int) -> MeasuredRegistry:
+    """A registry that is initialised, and has ten keys for each service."""
+    settings = Settings.from_environ({"REGISTRY_HOME": str(home), "REGISTRY_DATABASE_URL": database_url})
+    initialise(settings, Store(create_engine(database_url)), DOMAIN)
+    _fill(Registry(settings), size)
+    return MeasuredRegistry.of(settings, size)
 
 
 def _fill(registry: Registry, size: int) -> None:

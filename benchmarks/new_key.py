@@ -25,7 +25,7 @@ _PAUSE = 0.05  # seconds: a callee fetches for 20 strangers a second and no more
 
 def measure(stack: Stack) -> Iterator[Figure]:
     """The figures, with the ``stack``'s registry."""
-    operator, trust = Operator(stack), TrustStore(stack.registry_url)
+    operator, trust = Operator.of(stack), TrustStore(stack.registry_url)
     verifier = Verifier(trust, audience=AUDIENCE, allow={"*": ()})
     trust.watch([service_id(stack.domain, CLIENT)])
     newcomers = [operator.newcomer(f"new-{at}", key) for at, key in enumerate(rsa_keys(SAMPLES + _WARMING_UP))]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from benchmarks.newcomers import Newcomer
@@ -16,13 +17,18 @@ _JSON = {"Content-Type": "application/json"}
 
 
 class Operator:
-    """Calls the registry of a running ``stack`` with the first operator's token."""
+    """Calls the registry at ``url`` with the first operator's token, which is in the registry's folder ``home``."""
 
-    def __init__(self, stack: Stack) -> None:
-        self._domain = stack.domain
-        self._fetcher = HttpFetcher([stack.registry_url])
-        token = (stack.root / "registry" / "operator-token").read_text(encoding="ascii").strip()
+    def __init__(self, domain: str, url: str, home: Path) -> None:
+        self._domain = domain
+        self._fetcher = HttpFetcher([url])
+        token = (home / "operator-token").read_text(encoding="ascii").strip()
         self._authorization = {"Authorization": f"Bearer {token}"}
+
+    @classmethod
+    def of(cls, stack: Stack) -> "Operator":
+        """Of the registry of a running ``stack``."""
+        return cls(stack.domain, stack.registry_url, stack.root / "registry")
 
     def newcomer(self, service: str, key: KeyPair) -> Newcomer:
         """A join token for that key."""

@@ -47,7 +47,7 @@ def measure(root: Path, database_url: str) -> Iterator[Figure]:
     """The figures for a registry of its own on that database, everything of it in the folder ``root``."""
     with Stack(root, database_url=database_url) as stack:
         stack.start_registry()
-        operator, kids = Operator(stack), list[str]()
+        operator, kids = Operator.of(stack), list[str]()
         for key in rsa_keys(PUSHED + POLLED):
             kids.append(operator.register(operator.newcomer(SERVICE, key)))
         pushed = _rounds(stack, operator, _PUSH, kids[:PUSHED])

@@ -1,7 +1,7 @@
 """The ledger of a large registry, made in processes: real keys, proofs and vouchers, signed as services sign them.
 
 Each service has a join token and ten keys: five that the token admitted, and five more that these vouched for, as after
-a rotation. A family is one key and a thousand that it vouched for. All keys are P-256 ones, since a million RSA keys
+a rotation. A family is one key and all that it vouched for. All keys are P-256 ones, since a million RSA keys
 take hours.
 """
 
@@ -24,8 +24,6 @@ from peerseal.protocol.tokens.proof import sign_proof
 from registry.services.access.operators import LOCAL
 
 KEYS_OF_A_SERVICE, JOINED = 10, 5
-FAMILY = 1_000
-"""Keys that the first key of a family vouched for."""
 _LIVES = 7 * 24 * 3600
 _CHUNK = 50
 """Services that one process makes at a time."""
@@ -55,13 +53,27 @@ class Part:
         return sum(1 + joined + vouched for _, joined, vouched in self.names)
 
 
-def parts(domain: str, size: int, now: int, services: int, families: int) -> Iterator[Part]:
-    """The parts of a ledger that already has ``size`` entries."""
-    named = [(f"family-{at}", 1, FAMILY) for at in range(families)]
-    named += [(f"s{at}", JOINED, KEYS_OF_A_SERVICE - JOINED) for at in range(services)]
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How many services there are, with ten keys each, and how many families, with how many ``descendants`` each."""
+
+    services: int
+    families: int
+    descendants: int
+
+    @property
+    def keys(self) -> int:
+        """Of all."""
+        return self.services * KEYS_OF_A_SERVICE + self.families * (1 + self.descendants)
+
+
+def parts(domain: str, before: int, now: int, size: Size) -> Iterator[Part]:
+    """The parts of a ledger that has ``before`` entries already."""
+    named = [(f"family-{at}", 1, size.descendants) for at in range(size.families)]
+    named += [(f"s{at}", JOINED, KEYS_OF_A_SERVICE - JOINED) for at in range(size.services)]
     for begin in range(0, len(named), _CHUNK):
-        part = Part(domain, size + 1, now, tuple(named[begin : begin + _CHUNK]))
-        size += part.entries
+        part = Part(domain, before + 1, now, tuple(named[begin : begin + _CHUNK]))
+        before += part.entries
         yield part
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 from sqlalchemy import make_url
 
-from benchmarks.scale.ledger import Written, parts, written
+from benchmarks.scale.ledger import Size, Written, parts, written
 from peerseal.protocol.ledger.checkpoint import CHECKPOINT_PATH, TILE_WIDTH, encode_bundle, tile_path
 from peerseal.protocol.ledger.merkle import Frontier, leaf_hash
 from registry.limits import Limits
@@ -124,13 +124,13 @@ class PublicCopy:
         file.write_bytes(content)
 
 
-def copied(place: Place, folder: Path, services: int, families: int) -> Iterator[int]:
-    """Writes the copy of a registry that admitted that many more services, and keeps the evidence in a table of its
+def copied(place: Place, folder: Path, size: Size) -> Iterator[int]:
+    """Writes the copy of a registry that admitted all these as well, and keeps the evidence in a table of its
     database. Yields the number of entries from time to time."""
     registry, copy = Registry(place.settings()), PublicCopy(folder)
     with registry.store.read() as connection:
         copy.add(ledger.read_bodies(connection, 0, ledger.head(connection)))
-    made = written(parts(DOMAIN, copy.edge.size, int(time.time()), services, families), os.cpu_count() or 1)
+    made = written(parts(DOMAIN, copy.edge.size, int(time.time()), size), os.cpu_count() or 1)
     with place.connection() as connection:
         connection.execute("CREATE UNLOGGED TABLE made_evidence (seq bigint, evidence bytea)")
         for part in made:

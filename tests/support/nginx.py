@@ -11,7 +11,7 @@ daemon off;
 worker_processes 1;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
-events {{}}
+events {{ worker_connections {connections}; }}
 http {{
     access_log off;
     client_body_temp_path {folder}/body;
@@ -24,11 +24,12 @@ http {{
 """
 
 
-def nginx_command(folder: Path, http: str) -> list[str]:
-    """The command of an nginx whose block ``http`` holds these lines. Skips the test where there is no nginx."""
+def nginx_command(folder: Path, http: str, connections: int = 512) -> list[str]:
+    """The command of an nginx whose block ``http`` holds these lines, with that many ``connections`` at most. Skips the
+    test where there is no nginx."""
     user = "user root;" if os.geteuid() == 0 else ""  # no other user can read the folder
     conf = folder / "nginx.conf"
-    conf.write_text(_CONF.format(user=user, folder=folder, http=http))
+    conf.write_text(_CONF.format(user=user, folder=folder, http=http, connections=connections))
     return [_program(), "-p", str(folder), "-c", str(conf), "-e", str(folder / "error.log")]
 
 

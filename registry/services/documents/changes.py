@@ -44,8 +44,6 @@ LINGER = 30
 PAUSE, LONGEST_PAUSE = 0.002, 1.0
 """Seconds of pause for each woken call, and in all: 500 answers a second, or one round for the thousands of calls that
 a process holds."""
-RECENT_FOR = 1.0
-"""Seconds for which one list of recent changes answers all callers, whatever changes; caches keep it as long."""
 _MOST_REVOKED = 1_000
 """Kids in a list, at most: with a thousand services they fit into the size of a list."""
 _LOOKED_BACK = 10_000
@@ -82,18 +80,17 @@ class ChangesFeed(UseCase):
         return self._making.do(seq)
 
     def recent(self) -> PublicAnswer:
-        """The services that were changed last: one list for all callers, made at most once in `RECENT_FOR` seconds.
-        Raises StorageUnavailable."""
+        """The services that were changed last: one list for all callers, made at most once in each second of the clock.
+        A cache that asks once in each second then gets a new list each time. Raises StorageUnavailable."""
         return self._kept_recent() or self._making_recent.do(None)
 
     def _kept_recent(self) -> PublicAnswer | None:
-        """The list in memory, unless it is too old: older than `RECENT_FOR` seconds, and not for long if nothing
-        changed."""
+        """The list in memory, if it was made in this second; or a moment ago, and nothing changed since."""
         if self._recent is None:
             return None
         made_at, kept = self._recent
-        age = self._clock() - made_at
-        return kept if 0 <= age < RECENT_FOR or (self._is_young(kept) and kept.head == self._revisions.head()) else None
+        of_this_second = int(made_at) == self._now()
+        return kept if of_this_second or (self._is_young(kept) and kept.head == self._revisions.head()) else None
 
     def _recent_lists(self, callers: Sequence[None]) -> Sequence[PublicAnswer]:
         kept = self._kept_recent()

@@ -12,6 +12,7 @@ from flask import Blueprint, Response, request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+from werkzeug.datastructures import Headers
 
 from peerseal.errors import ConfigurationError
 from peerseal.protocol.ledger.checkpoint import TILE_WIDTH
@@ -110,8 +111,12 @@ def changes() -> Response:
 
 @documents_blueprint.get("/changes/recent.jwt")
 def recent_changes() -> Response:
-    """The services that were changed last: one answer for all callers, which caches keep for a second."""
-    return published(registry().changes.recent(), "public, max-age=1")
+    """The services that were changed last: one answer for all callers, which caches keep for a second.
+
+    nginx counts whole seconds and would keep it for up to two, so it is told to keep it to the end of this one."""
+    answer = published(registry().changes.recent(), "public, max-age=1")
+    answer.headers = Headers([*answer.headers, ("X-Accel-Expires", f"@{int(registry().clock())}")])
+    return answer
 
 
 @documents_blueprint.get("/current/<block>.jwt")
