@@ -78,7 +78,7 @@ class PublicCopy:
     late: LateEntries
 
     def entries(self) -> Iterator[Entry]:
-        """The entries after ``after``, read again, since a million do not fit into memory. The caller, which writes them,
+        """The entries after ``after``, read again, since a million do not fit into memory. The caller writes them, and
         compares the root hash with the checkpoint's. Raises RestoreRefused or FetchError."""
         for body in _bodies(self.source, self.after, self.checkpoint.size):
             try:
