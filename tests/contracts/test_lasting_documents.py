@@ -1,15 +1,22 @@
 """Signed documents that all nodes sign alike: once for each change, and once in each signing period."""
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 
+from peerseal import TrustLimits, TrustStore
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.current import CurrentServices
-from tests.registry.driver import Clock, Driver
+from peerseal.protocol.names import make_kid, service_id
+from peerseal.transport.fetch import Answer
+from tests.registry.driver import DOMAIN, Clock, Driver
+from tests.registry.in_process import InProcess
 from tests.support.keys import key
 
 PATHS = ("/v1/services/billing/jwks.jwt", "/v1/services/billing/policy.jwt", "/v1/domain.jwt")
+DAY = 24 * 3600
 
 
 def bodies(node: Driver, *more: str) -> dict[str, tuple[bytes, str]]:
@@ -162,3 +169,35 @@ def test_that_a_document_does_not_exist_may_be_cached_for_a_second(registry: Dri
         private = registry.client.get(path, headers={"Authorization": "Bearer a.b.c"})
         assert "public" not in private.headers["Cache-Control"], path
     assert registry.client.delete(f"/v1/services/billing/keys/{absent}").headers["Cache-Control"] == "no-store"
+
+
+class Statuses(InProcess):
+    """Counts the statuses of the registry's answers about services."""
+
+    def __init__(self, registry: Driver) -> None:
+        super().__init__(registry)
+        self.statuses: Counter[int] = Counter()
+
+    def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
+        answer = super().call(method, path, body=body, headers=headers)
+        self.statuses[answer.status] += path.startswith("/v1/services/")
+        return answer
+
+
+def test_more_than_99_of_100_refreshes_of_a_day_are_answered_304(registry: Driver, clock: Clock) -> None:
+    """Documents are signed again twice a day, and changes of other services cost nothing."""
+    names = [f"service-{number}" for number in range(2)]
+    kids = [make_kid(service_id(DOMAIN, name), registry.joined(key(), name).public.thumbprint) for name in names]
+    fetcher, limits = Statuses(registry), TrustLimits(poll_interval=3600.0, wait=0.0)
+    trust = TrustStore("http://registry", pin=registry.pin, limits=limits, clock=clock, fetcher=fetcher)
+    for kid in kids:
+        trust.key(kid)
+    fetcher.statuses.clear()
+    for number in range(int(DAY / limits.refresh_interval)):
+        clock.forward(limits.refresh_interval)
+        if number % 12 == 0:
+            registry.joined(key(), "another")
+        trust.refresh()
+    refreshes = fetcher.statuses.total()
+    assert refreshes >= len(kids) * DAY / limits.refresh_interval
+    assert fetcher.statuses[304] > 0.99 * refreshes, fetcher.statuses
