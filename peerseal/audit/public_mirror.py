@@ -9,10 +9,12 @@ Another mirror may be the source.
 """
 
 import logging
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Final, NamedTuple
 from peerseal.audit.ledger_reader import LedgerReader
 from peerseal.audit.mirror import LedgerMirror
 from peerseal.audit.public_files import PublicFiles
+from peerseal.audit.waiting_peers import SignedList
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, TrustUnavailable
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.current import CurrentServices, block_of
@@ -34,7 +37,8 @@ from peerseal.protocol.ledger.entries import KEY_ADMITTED, Entry
 from peerseal.protocol.names import registry_id, split_kid, split_service_id
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.fetch import Fetcher, content, no_larger_than
-from peerseal.trust.changes import RECENT
+from peerseal.trust.awake import AwakePeriods
+from peerseal.trust.changes import RECENT, ChangesFollower
 from peerseal.trust.disk.document_cache import NoCopies
 from peerseal.trust.documents import D, DocumentReader, Question, check_age
 
@@ -46,6 +50,8 @@ RENEW_AFTER: Final = 12 * 3600.0
 """Seconds after which an unchanged document is fetched again: its registry has signed it again by then."""
 _AT_ONCE: Final = 4
 """Documents that are fetched at once."""
+_SHORTEST_ROUND: Final = 0.1
+"""Seconds between two updates, at least: the first of several changes is told at once, the others together."""
 
 AboutService = KeySetDocument | PolicyDocument | KeyStatement | DomainDocument
 
@@ -80,7 +86,7 @@ class MirrorUpdate:
 
 class PublicMirror:
     """The mirror of a registry in a folder. ``statements`` says whether the statement of each key, past ones too, is
-    among the documents: events are verified by them."""
+    among the documents: events are verified by them. ``newest`` is the list of changes up to which the mirror is."""
 
     def __init__(
         self,
@@ -114,6 +120,10 @@ class PublicMirror:
         self._kept: dict[str, _Kept] = {}  # by path
         self._failed = set[str]()  # the services of which documents could not be had
         self._listed_at = -LISTS_EVERY
+        self._follower = ChangesFollower(self._reader, None, AwakePeriods(limits), limits, clock, nullcontext())
+        self._told: SignedList | None = None  # the list that ended a wait, until an update has used it
+        self._recent_until = 0  # the last entry of the list of recent changes
+        self.newest: SignedList | None = None
 
     def update(self) -> MirrorUpdate:
         """Fetch what is new. A document that cannot be had is left as it is, and fetched with the next update.
@@ -133,8 +143,9 @@ class PublicMirror:
         self._write_root()
         domain = self._reader.registry_keys().subject
         recent, recent_jws = self._fetched(Changes, RECENT, domain)
+        told, self._told = self._told or SignedList(recent, recent_jws), None
         lists = self._lists(recent, entries, domain)
-        changed = self._note(recent.last_changes) | self._failed
+        changed = self._note(recent.last_changes) | self._note(told.changes.last_changes) | self._failed
         wanted = [one for name in (self._changed if lists else changed) for one in self._documents(name)]
         due = [one for one in wanted if self._is_due(one)]
         with ThreadPoolExecutor(_AT_ONCE) as threads:
@@ -143,7 +154,26 @@ class PublicMirror:
         for path, jws in lists:
             self._put(path, jws)
         self._put(RECENT, recent_jws)
+        self._recent_until = recent.seq
+        if self.newest is None or told.changes.seq >= self.newest.changes.seq:
+            self.newest = told
         return MirrorUpdate(entries, len(self._changed), done.count(True), done.count(False))
+
+    def wait(self, interval: float, ended: threading.Event) -> None:
+        """Wait until an update is due: the registry, asked by a long poll, tells of a change; where it holds no
+        question, or does not answer, ``interval`` seconds pass. Returns early where ``ended`` is set."""
+        began, pause = time.monotonic(), interval
+        if self.newest is not None and not ended.is_set():
+            since = self.newest.changes.seq
+            seconds = TrustLimits().wait if self._recent_until >= since else 1.0  # that list may be a second old
+            try:
+                *_, received = self._follower.wait(since, seconds, ended)
+            except (DocumentRefused, FetchError, TrustUnavailable) as error:
+                log.info("cannot follow the registry's changes: %s", error)  # the next update says why
+            else:
+                self._told = SignedList(received.changes, received.signed.jws)
+                pause = _SHORTEST_ROUND if received.changes.seq > since else interval
+        ended.wait(max(0.0, pause - (time.monotonic() - began)))
 
     def _note(self, last_changes: Mapping[str, int]) -> set[str]:
         """Note the entries that last changed services; returns the services of which there are newer entries."""

@@ -1,4 +1,4 @@
-"""Serves a mirror's folder over HTTP, for a site that is too small for a web server."""
+"""Serves a mirror's folder over HTTP, for a site that is too small for a web server, and tells peers of changes."""
 
 import logging
 import os
@@ -7,15 +7,26 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socket import socket
 from threading import BoundedSemaphore, Thread
 from typing import Any
+from urllib.parse import parse_qs
 
+from peerseal.audit.waiting_peers import WaitingPeers
 from peerseal.errors import ConfigurationError
+from peerseal.runtime.settings import whole_number
 
 log = logging.getLogger("peerseal.mirror")
 
 _CONNECTIONS = 200
-"""Connections at once, each with a thread; more need a web server."""
+"""Connections at once, each with a thread; more need a web server. Questions that wait have no thread."""
+_QUEUED = 1024
+"""Connections that wait for one of these to end: peers that learn of a change ask for the documents all at once."""
+_PATIENCE = 1.0
+"""Seconds for which the first of them waits before it is closed: idle connections do not keep others out for long."""
+
+_LOOK = 0.1
+"""Seconds between two looks whether the server is to end."""
 
 
 class _Handler(SimpleHTTPRequestHandler):
@@ -23,9 +34,29 @@ class _Handler(SimpleHTTPRequestHandler):
 
     timeout = 10
 
+    def __init__(self, *connection: Any, folder: Path, peers: WaitingPeers | None) -> None:
+        self._peers = peers
+        super().__init__(*connection, directory=os.fspath(folder))
+
+    def do_GET(self) -> None:
+        """See SimpleHTTPRequestHandler."""
+        path, _, query = self.path.partition("?")
+        if self._peers is None or path != "/v1/changes":
+            super().do_GET()
+            return
+        asked = parse_qs(query)
+        since, wait = (whole_number(asked.get(name, ["0"])[0]) for name in ("since", "wait"))
+        if since is None or wait is None:
+            self.send_error(400)
+            return
+        self._peers.answer(socket(fileno=self.request.detach()), since, wait)
+
     def guess_type(self, path: str | os.PathLike[str]) -> str:
         """See SimpleHTTPRequestHandler."""
-        return "application/jwt" if os.fspath(path).endswith(".jwt") else "application/octet-stream"
+        name = os.path.relpath(path, self.directory)
+        if name == "metrics":
+            return "text/plain; version=0.0.4"
+        return "application/jwt" if name.endswith(".jwt") else "application/octet-stream"
 
     def send_head(self):  # type: ignore[no-untyped-def]
         """See SimpleHTTPRequestHandler."""
@@ -49,9 +80,10 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
-    """A server of `_CONNECTIONS` connections at most: one more is closed at once."""
+    """A server of `_CONNECTIONS` connections at most: one more waits, and is closed after `_PATIENCE` seconds."""
 
     daemon_threads = True
+    request_queue_size = _QUEUED
 
     def __init__(self, address: tuple[str, int], handler: Callable[..., _Handler]) -> None:
         self._places = BoundedSemaphore(_CONNECTIONS)
@@ -59,7 +91,7 @@ class _Server(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """See ThreadingMixIn."""
-        if self._places.acquire(blocking=False):
+        if self._places.acquire(timeout=_PATIENCE):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
@@ -73,18 +105,18 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def served(folder: Path, address: str | None) -> Iterator[int | None]:
-    """Serves the folder at ``HOST:PORT`` in the block, and gives the port; None without an address. Raises
-    ConfigurationError."""
+def served(folder: Path, address: str | None, peers: WaitingPeers | None = None) -> Iterator[int | None]:
+    """Serves the folder at ``HOST:PORT`` in the block, and gives the port; None without an address. ``peers`` holds
+    the questions for changes; without it they are answered with 404. Raises ConfigurationError."""
     if address is None:
         yield None
         return
     host, _, port = address.rpartition(":")
     try:
-        server = _Server((host.strip("[]") or "127.0.0.1", int(port)), partial(_Handler, directory=folder))
+        server = _Server((host.strip("[]") or "127.0.0.1", int(port)), partial(_Handler, folder=folder, peers=peers))
     except (OSError, ValueError, OverflowError) as error:
         raise ConfigurationError(f"--serve {address}: expected HOST:PORT that is free ({error})") from error
-    thread = Thread(target=server.serve_forever, name="mirror", daemon=True)
+    thread = Thread(target=server.serve_forever, args=(_LOOK,), name="mirror", daemon=True)
     thread.start()
     try:
         yield server.server_port

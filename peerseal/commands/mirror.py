@@ -5,20 +5,31 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from peerseal.audit.ledger_reader import LedgerReader
 from peerseal.audit.mirror import LedgerMirror
 from peerseal.audit.mirror_metrics import MirrorMetrics
 from peerseal.audit.public_mirror import PublicMirror
 from peerseal.audit.serving import served
+from peerseal.audit.waiting_peers import WAITING, WaitingPeers
 from peerseal.commands.arguments import Subcommands, add_command, seconds
 from peerseal.commands.registry_options import add_registry_options, registry_of, until_interrupted
 from peerseal.errors import DocumentRefused, FetchError, TrustUnavailable
+from peerseal.runtime.descriptors import connections_allowed
+from peerseal.runtime.settings import whole_number
 from peerseal.runtime.terminal import say, say_json
 
 LEDGER_INCONSISTENT: Final = 4
 """The exit code where the ledger contradicts what was seen before."""
+
+
+class _Wait(NamedTuple):
+    """How to wait until an update is due, for that many seconds where nothing tells earlier; and how to end the wait
+    early, where the event alone does not."""
+
+    until_due: Callable[[float, threading.Event], object] = lambda interval, ended: ended.wait(interval)
+    interrupt: Callable[[], None] = lambda: None
 
 
 def add_mirror(commands: Subcommands) -> None:
@@ -39,21 +50,54 @@ def add_mirror(commands: Subcommands) -> None:
         as_json="print a JSON object for each update",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER")
-    parser.add_argument("--interval", type=seconds, default=1.0, metavar="SECONDS", help="time between two updates [1]")
+    parser.add_argument(
+        "--interval",
+        type=seconds,
+        default=1.0,
+        metavar="SECONDS",
+        help="time between two updates, where the registry does not tell of changes [1]",
+    )
     parser.add_argument("--once", action="store_true", help="update once and exit")
     parser.add_argument(
         "--no-statements", action="store_true", help="leave out the statements of single keys, which events need"
     )
     parser.add_argument("--metrics", type=Path, metavar="FILE", help="write metrics in Prometheus' text format")
-    parser.add_argument("--serve", metavar="HOST:PORT", help="serve FOLDER over HTTP, for a small site")
+    parser.add_argument(
+        "--serve", metavar="HOST:PORT", help="serve FOLDER over HTTP, for a small site, and tell peers of changes"
+    )
+    parser.add_argument(
+        "--waiting",
+        type=_count,
+        default=WAITING,
+        metavar="NUMBER",
+        help=f"peers that wait for changes at once, at most; others poll [{WAITING}]",
+    )
     add_registry_options(parser)
+
+
+def _count(text: str) -> int:
+    """An argument that is a number, or 0. Raises argparse.ArgumentTypeError."""
+    value = whole_number(text)
+    if value is None:
+        raise argparse.ArgumentTypeError(f"{text!r:.60}: expected a number such as 1000")
+    return value
 
 
 def _mirror(arguments: argparse.Namespace) -> int:
     """Updates the mirror until it is interrupted, or once. Raises ConfigurationError, and with --once FetchError."""
     fetcher, pin = registry_of(arguments)
     mirror = PublicMirror(arguments.folder, fetcher, pin, statements=not arguments.no_statements)
-    metrics = MirrorMetrics(arguments.metrics)
+    if arguments.serve is None:
+        return _keep_mirror(arguments, mirror, None, _Wait())
+    with (
+        WaitingPeers(connections_allowed(arguments.waiting)) as peers,
+        served(arguments.folder, arguments.serve, peers),
+    ):
+        return _keep_mirror(arguments, mirror, peers, _Wait(mirror.wait, fetcher.hang_up))
+
+
+def _keep_mirror(arguments: argparse.Namespace, mirror: PublicMirror, peers: WaitingPeers | None, wait: "_Wait") -> int:
+    metrics = MirrorMetrics(arguments.metrics, peers)
 
     def update() -> None:
         try:
@@ -61,7 +105,9 @@ def _mirror(arguments: argparse.Namespace) -> int:
         except (DocumentRefused, FetchError, TrustUnavailable):
             metrics.failed()
             raise
-        metrics.updated(found)
+        metrics.updated(found)  # with the peers that wait until now
+        if peers is not None and mirror.newest is not None:
+            peers.tell(mirror.newest)
         if arguments.as_json:
             say_json({**asdict(found), "folder": str(arguments.folder)})
         elif found.written or arguments.once:
@@ -69,8 +115,7 @@ def _mirror(arguments: argparse.Namespace) -> int:
         if found.failed:
             say(f"{found.failed} documents could not be had", error=True)
 
-    with served(arguments.folder, arguments.serve):
-        return _keep_up(arguments, update, lambda error: error.code == "document_inconsistent", "not updated")
+    return _keep_up(arguments, update, lambda error: error.code == "document_inconsistent", "not updated", wait)
 
 
 def add_keep_ledger(commands: Subcommands) -> None:
@@ -108,7 +153,7 @@ def _keep_ledger(arguments: argparse.Namespace) -> int:
         else:
             say(f"{entries} entries")
 
-    return _keep_up(arguments, update, lambda error: not error.by_mirror, "not reached")
+    return _keep_up(arguments, update, lambda error: not error.by_mirror, "not reached", _Wait())
 
 
 def _keep_up(
@@ -116,11 +161,12 @@ def _keep_up(
     update: Callable[[], None],
     contradicts: Callable[[DocumentRefused], bool],
     failure: str,
+    wait: "_Wait",
 ) -> int:
     """Updates at intervals until the process is interrupted, or once. Returns the exit code: `LEDGER_INCONSISTENT` for
     an error that ``contradicts`` the mirror. Another error is told after the word ``failure``, and with --once raised
     as FetchError."""
-    ended = threading.Event() if arguments.once else until_interrupted()
+    ended = threading.Event() if arguments.once else until_interrupted(wait.interrupt)
     while True:
         try:
             update()
@@ -131,5 +177,7 @@ def _keep_up(
             if arguments.once:
                 raise FetchError(f"the registry is not reached: {error}") from error
             say(f"{failure}: {error}", error=True)
-        if arguments.once or ended.wait(arguments.interval):
+        if not arguments.once:
+            wait.until_due(arguments.interval, ended)
+        if arguments.once or ended.is_set():
             return 0

@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 from peerseal.identity.environment import settings_of
@@ -31,12 +32,14 @@ def registry_of(arguments: argparse.Namespace, known_pin: str | None = None) -> 
     return fetcher, pin
 
 
-def until_interrupted() -> threading.Event:
-    """An event that SIGINT and SIGTERM set, so that the current look is finished first."""
+def until_interrupted(interrupt_wait: Callable[[], None] = lambda: None) -> threading.Event:
+    """An event that SIGINT and SIGTERM set, so that the current look is finished first. They also call
+    ``interrupt_wait``, which ends a wait for the registry."""
     ended = threading.Event()
 
     def end(_signal: int, _frame: FrameType | None) -> None:
         ended.set()
+        interrupt_wait()
 
     if threading.current_thread() is threading.main_thread():
         for interrupt in (signal.SIGINT, signal.SIGTERM):
