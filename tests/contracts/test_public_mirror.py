@@ -274,6 +274,13 @@ def test_the_mirror_s_own_server_shows_published_files_alone(mirror: PublicMirro
                 assert session.send(sent, timeout=5).status_code == 404, path
 
 
+@pytest.mark.parametrize("registry_database", ["sqlite"], indirect=True)
+@pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
+def test_the_mirror_s_own_server_listens_on_ipv6(mirror: PublicMirror, folder: Path) -> None:
+    with served(folder, "[::1]:0") as port:
+        assert requests.get(f"http://[::1]:{port}/ledger/checkpoint", timeout=20).status_code == 200
+
+
 @pytest.mark.parametrize("status", [401, 403, 404, 500])
 def test_a_gateway_that_refuses_for_a_while_takes_no_document_away(
     registry: Driver, billing: KeyPair, folder: Path, clock: Clock, status: int
