@@ -1,7 +1,8 @@
 """Makes what follows from the Helm chart and the registry's settings: ``python -m tools.chart``.
 
-These are the plain manifests in deploy/kubernetes, the table of values in docs/reference/chart.md, and the settings
-that the chart's schema allows. It needs the program ``helm``, which ``make chart`` installs.
+These are the plain manifests in deploy/kubernetes, the table of values in docs/reference/chart.md, the settings that
+the chart's schema allows, and the chart's alerts. A chart reads no file outside of its folder. It needs the program
+``helm``, which ``make chart`` installs.
 """
 
 import json
@@ -19,6 +20,8 @@ from registry.settings import KNOWN
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "deploy" / "helm" / "peerseal-registry"
 MANIFESTS = ROOT / "deploy" / "kubernetes"
+RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
+CHART_RULES = CHART / "rules.yml"
 PAGE = ROOT / "docs" / "reference" / "chart.md"
 RELEASE = "peerseal-registry"
 KUBERNETES = "1.33.0"
@@ -101,6 +104,11 @@ def schema() -> str:
     return json.dumps(found, indent=2) + "\n"
 
 
+def rules() -> str:
+    """The alerts of deploy/prometheus."""
+    return f"# Made from deploy/prometheus/rules.yml by `make manifests`: change that.\n{RULES.read_text('utf-8')}"
+
+
 def page() -> str:
     """The page of the chart's values: each with its default, and the comment above it in values.yaml."""
     rows = "".join(f"| `{name}` | {default} | {meaning} |\n" for name, default, meaning in values())
@@ -148,11 +156,12 @@ def _comments(text: str) -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    """Writes the files."""
+    """Writes the files, the chart's own first: the others are made from it."""
+    CHART_RULES.write_text(rules(), "utf-8")
+    SCHEMA.write_text(schema(), "utf-8")
     for name, text in manifests().items():
         (MANIFESTS / name).write_text(text, "utf-8")
     PAGE.write_text(page(), "utf-8")
-    SCHEMA.write_text(schema(), "utf-8")
 
 
 if __name__ == "__main__":

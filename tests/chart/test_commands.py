@@ -1,4 +1,4 @@
-"""The chart's own commands, as real processes on PostgreSQL: init, migrate, nodes, monitor, as the chart writes them.
+"""The chart's own commands, as real processes on PostgreSQL: init, migrate, nodes, monitor and mirror.
 
 The volumes are laid out as a kubelet does; the keys are made as docs/how-to/kubernetes.md says. In containers:
 e2e/test_chart_in_containers.
@@ -21,6 +21,7 @@ import requests
 from sqlalchemy import make_url
 
 import peerseal
+from peerseal.errors import RevokedKey
 from peerseal.protocol.join import JoinToken
 from tests.support.balancer import Balancer
 from tests.support.certificates import Authority
@@ -242,6 +243,35 @@ def test_the_monitor_reports_a_key_that_the_owner_does_not_know(cluster: Cluster
     reported = json.loads(watching.wait_until_prints("unknown_key"))
     assert shop.credentials.key_id in json.dumps(reported)
     watching.stop()
+
+
+def test_a_mirror_is_ready_when_it_is_complete_and_tells_its_peers_of_a_revocation(
+    cluster: Cluster, node: Node, tmp_path: Path
+) -> None:
+    token = cluster.stack.operate("join-token", "create", "mirrored").strip()
+    joined = peerseal.Identity("mirrored", registry=node.url, join_token=token, key_dir=tmp_path, alg="ES256").start()
+    pin, kid = cluster.stack.operate_json("init")["pin"], joined.credentials.key_id
+    joined.stop()
+    options = (f"--set=mirror.registryUrl={node.url}", f"--set=mirror.pin={pin}", "--set=mirror.enabled=true")
+    pod = cluster.pod("Deployment", f"{NAME}-mirror", cluster.rendered(*options))
+    command, settings, url = pod.process_command("mirror"), pod.process_settings("mirror"), pod.url(8080)
+    mirror = cluster.stack.keep(Process("mirror", command, log=cluster.stack.log("mirror"), settings=settings))
+    mirror.wait_until_answers(url + pod.containers["mirror"]["readinessProbe"]["httpGet"]["path"])
+    assert "peerseal_mirror_waiting_calls_limit 1000" in requests.get(f"{url}/metrics", timeout=20).text
+    trust = peerseal.TrustStore(url, pin=pin)
+    assert trust.key(kid).kid == kid
+    cluster.stack.operate("revoke", kid)
+    until(lambda: is_revoked(trust, kid))
+    trust.stop()
+    mirror.stop()
+
+
+def is_revoked(trust: peerseal.TrustStore, kid: str) -> bool:
+    try:
+        trust.key(kid)
+    except RevokedKey:
+        return True
+    return False
 
 
 def test_no_call_fails_while_every_pod_is_replaced_one_by_one(cluster: Cluster) -> None:

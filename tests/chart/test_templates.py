@@ -16,10 +16,25 @@ from registry.settings import KNOWN
 from registry.web.metrics import PROCESS
 from tests.docs.pages import named_blocks
 from tests.support.pods import named
-from tools.chart import CHART, KUBERNETES, MANIFESTS, PAGE, ROOT, SCHEMA, helm, manifests, page, rendered, schema
+from tools.chart import (
+    CHART,
+    CHART_RULES,
+    KUBERNETES,
+    MANIFESTS,
+    PAGE,
+    ROOT,
+    RULES,
+    SCHEMA,
+    helm,
+    manifests,
+    page,
+    rendered,
+    rules,
+    schema,
+)
 
 VALUES = {path.stem: path for path in [*Path(__file__).parent.glob("values/*.yaml"), MANIFESTS / "values.yaml"]}
-SMALL, EVERYTHING, MONITOR = (VALUES[name] for name in ("small", "everything", "monitor"))
+SMALL, EVERYTHING, MONITOR, MIRROR = (VALUES[name] for name in ("small", "everything", "monitor", "mirror"))
 OF_PROMETHEUS = {"ServiceMonitor", "PrometheusRule"}
 """Kinds of Prometheus' operator, which have no schema in Kubernetes."""
 NAME = "peerseal-registry"
@@ -189,6 +204,20 @@ def test_what_selects_pods_selects_the_registrys(everything: Objects) -> None:
     assert scraped.items() <= named(everything, "Service", f"{NAME}-metrics")["metadata"]["labels"].items()
 
 
+def test_what_selects_mirrors_selects_mirrors_alone(everything: Objects) -> None:
+    mirror = named(everything, "Deployment", f"{NAME}-mirror")["spec"]["template"]["metadata"]["labels"]
+    node = named(everything, "Deployment", NAME)["spec"]["template"]["metadata"]["labels"]
+    service = named(everything, "Service", f"{NAME}-mirror")
+    for selector in (
+        service["spec"]["selector"],
+        named(everything, "PodDisruptionBudget", f"{NAME}-mirror")["spec"]["selector"]["matchLabels"],
+    ):
+        assert selector.items() <= mirror.items()
+        assert not selector.items() <= node.items()
+    scraped = named(everything, "ServiceMonitor", f"{NAME}-mirror")["spec"]["selector"]["matchLabels"]
+    assert scraped.items() <= service["metadata"]["labels"].items()
+
+
 def test_the_autoscaler_asks_for_a_metric_that_there_is_in_parts_of_a_pods_capacity(everything: Objects) -> None:
     scaler = named(everything, "HorizontalPodAutoscaler", NAME)["spec"]
     waiting, cpu = scaler["metrics"]
@@ -202,18 +231,20 @@ def test_the_autoscaler_asks_for_a_metric_that_there_is_in_parts_of_a_pods_capac
 
 
 def metric_names() -> set[str]:
-    families = {family.name for family in PROCESS.collect()} | {"registry_ledger_forked", "registry_ledger_size"}
-    return families | {f"{name}_total" for name in families} | {"registry_database_timeouts_total"}
+    return {family.name for family in PROCESS.collect()}
 
 
-def test_every_alert_is_about_a_metric_that_there_is(everything: Objects) -> None:
-    (group,) = named(everything, "PrometheusRule", NAME)["spec"]["groups"]
-    assert len(group["rules"]) >= 6
-    for rule in group["rules"]:
-        asked = set(re.findall(r"\bregistry_\w+", re.sub(r"\{.*?\}", "", rule["expr"])))
-        assert asked, rule
-        assert asked <= metric_names()
-        assert "summary" in rule["annotations"]
+def test_the_alerts_are_those_of_the_repository(everything: Objects) -> None:
+    assert CHART_RULES.read_text() == rules()
+    assert named(everything, "PrometheusRule", NAME)["spec"] == yaml.safe_load(RULES.read_text())
+
+
+def test_prometheus_knows_the_nodes_by_the_job_that_the_alerts_name(everything: Objects) -> None:
+    label = named(everything, "ServiceMonitor", NAME)["spec"]["jobLabel"]
+    job = named(everything, "Service", f"{NAME}-metrics")["metadata"]["labels"][label]
+    assert set(re.findall(r'job="([^"]+)"', RULES.read_text())) == {job}
+    (endpoint,) = named(everything, "ServiceMonitor", f"{NAME}-mirror")["spec"]["endpoints"]
+    assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": "peerseal-mirror"}]
 
 
 def test_service_accounts_are_subjects_of_the_clusters_issuer(everything: Objects) -> None:
@@ -232,6 +263,26 @@ def test_pods_are_replaced_when_the_rules_of_joining_change() -> None:
 
     assert template() == template("--set=replicas=5")
     assert template() != template("--set=serviceAccounts.services.shop/web=web")
+
+
+def test_a_release_of_mirrors_has_no_registry() -> None:
+    objects = rendered(MIRROR)
+    mirrors = {"Deployment", "Service", "NetworkPolicy", "PodDisruptionBudget", "ServiceMonitor"}
+    assert {(each["kind"], each["metadata"]["name"]) for each in objects} == {
+        (kind, f"{NAME}-mirror") for kind in mirrors
+    }
+
+
+def test_no_mirror_runs_unless_it_is_asked_for() -> None:
+    assert "mirror" not in json.dumps(rendered(SMALL))
+
+
+def test_who_may_call_a_mirror_and_who_may_read_its_metrics_is_bounded(everything: Objects) -> None:
+    (rule,) = named(everything, "NetworkPolicy", f"{NAME}-mirror")["spec"]["ingress"]
+    assert [source["namespaceSelector"]["matchLabels"] for source in rule["from"]] == [
+        {"team": "shop"},
+        {"kubernetes.io/metadata.name": "monitoring"},
+    ]
 
 
 def test_a_release_of_monitors_has_no_registry() -> None:
@@ -257,6 +308,9 @@ def test_a_release_of_monitors_has_no_registry() -> None:
         ("--set=publicUrls[0]=http://plain.example", "publicUrls"),
         ("--set=ingress.enabled=true", "ingress"),
         ("--set=monitor.pin=short", "pin"),
+        ("--set=mirror.enabled=true", "pin"),
+        (f"--set=mirror.enabled=true,mirror.pin={'A' * 43}", "mirror.registryUrl"),
+        ("--set=mirror.replicas=0", "replicas"),
         ("--set=probes.readinessPath=/ready", "readinessPath"),
         ("--set=image.digest=latest", "digest"),
     ],
@@ -287,7 +341,12 @@ def test_the_schema_knows_every_value_and_refuses_all_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kinds"), [("values.yaml", {"Deployment", "Job", "Ingress"}), ("monitors.yaml", {"Deployment"})]
+    ("name", "kinds"),
+    [
+        ("values.yaml", {"Deployment", "Job", "Ingress"}),
+        ("monitors.yaml", {"Deployment"}),
+        ("mirrors.yaml", {"Deployment", "Service"}),
+    ],
 )
 def test_the_values_of_the_page_are_valid(name: str, kinds: set[str], tmp_path: Path) -> None:
     (tmp_path / name).write_text(named_blocks("docs/how-to/kubernetes.md", "yaml")[name])

@@ -109,8 +109,8 @@ class Pod:
         paths = "|".join(sorted(map(re.escape, folders), key=len, reverse=True))
         text = re.sub(rf"(?:(?<==)|^)(?:{paths})(?=/|$)", lambda found: folders[found[0]], text)
         for port in (each["containerPort"] for each in container.get("ports", ())):
-            if text.endswith(f":{port}"):
-                return f"--bind={LOOPBACK}:{self._port(port)}"
+            if text.startswith("--") and text.endswith(f":{port}"):
+                return f"{text.partition('=')[0]}={LOOPBACK}:{self._port(port)}"
             text = re.sub(rf"^{port}$", str(self._port(port)), text)
         return text
 

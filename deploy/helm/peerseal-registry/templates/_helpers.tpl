@@ -56,6 +56,21 @@ tolerations:
 {{- end }}
 {{- end -}}
 
+{{/* Pods of a component over zones and nodes: (list $ "registry"). */}}
+{{- define "registry.spread" -}}
+{{- $of := . -}}
+topologySpreadConstraints:
+  {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+  - topologyKey: {{ . }}
+    maxSkew: 1
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "registry.selector" $of | nindent 8 }}
+    matchLabelKeys: [pod-template-hash]
+  {{- end }}
+{{- end -}}
+
 {{- define "registry.hardened" -}}
 securityContext:
   allowPrivilegeEscalation: false
