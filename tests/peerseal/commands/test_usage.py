@@ -105,3 +105,9 @@ def test_nothing_in_the_place_of_a_token_is_said(
     for argument, named in (("", "the argument TOKEN"), ("-", "standard input"), (f"@{tmp_path / 'empty'}", "/empty")):
         assert main([command, argument]) == 2
         assert f"{named} is empty: expected a token or a document\n" in capsys.readouterr().err
+
+
+def test_a_number_that_is_none_is_named_with_its_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["mirror", "folder", "--waiting", "many"])
+    assert "argument --waiting: 'many': expected a number such as 1000" in capsys.readouterr().err
