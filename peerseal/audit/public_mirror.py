@@ -50,6 +50,8 @@ RENEW_AFTER: Final = 12 * 3600.0
 """Seconds after which an unchanged document is fetched again: its registry has signed it again by then."""
 _AT_ONCE: Final = 4
 """Documents that are fetched at once."""
+_HELD_AFTER: Final = 0.5
+"""Seconds after which an answer without a change shows that the registry held the question."""
 _SHORTEST_ROUND: Final = 0.1
 """Seconds between two updates, at least: the first of several changes is told at once, the others together."""
 
@@ -172,7 +174,8 @@ class PublicMirror:
                 log.info("cannot follow the registry's changes: %s", error)  # the next update says why
             else:
                 self._told = SignedList(received.changes, received.signed.jws)
-                pause = _SHORTEST_ROUND if received.changes.seq > since else interval
+                held = received.changes.seq > since or time.monotonic() - began >= _HELD_AFTER
+                pause = _SHORTEST_ROUND if held else interval
         ended.wait(max(0.0, pause - (time.monotonic() - began)))
 
     def _note(self, last_changes: Mapping[str, int]) -> set[str]:

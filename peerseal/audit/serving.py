@@ -24,7 +24,6 @@ _QUEUED = 1024
 """Connections that wait for one of these to end: peers that learn of a change ask for the documents all at once."""
 _PATIENCE = 1.0
 """Seconds for which the first of them waits before it is closed: idle connections do not keep others out for long."""
-
 _LOOK = 0.1
 """Seconds between two looks whether the server is to end."""
 

@@ -95,7 +95,7 @@ class WaitingPeers:
         finally:
             del self._waiting[told]
             left.cancel()
-            await asyncio.wait((left,))  # so that the loop watches the socket no more when it is closed
+            await asyncio.gather(left, return_exceptions=True)  # the loop watches the socket until then
         return left not in done
 
     def _answer_now(self, since: int) -> bytes:

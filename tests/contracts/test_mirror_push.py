@@ -1,6 +1,7 @@
 """A mirror that serves tells its peers of changes as soon as the registry tells the mirror."""
 
 import socket
+import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -83,8 +84,10 @@ class Counting(HttpFetcher):
 class Site:
     """A mirror that serves, and keeps up in a thread of its own, as `peerseal mirror --serve` does."""
 
-    def __init__(self, source: Fetcher, pin: str, folder: Path, peers: WaitingPeers, port: int) -> None:
-        self.source, self.pin, self.folder, self.peers = source, pin, folder, peers
+    def __init__(
+        self, source: Fetcher, pin: str, folder: Path, peers: WaitingPeers, port: int, interval: float = 0.1
+    ) -> None:
+        self.source, self.pin, self.folder, self.peers, self.interval = source, pin, folder, peers, interval
         self.url = f"http://127.0.0.1:{port}"
         self.mirror = PublicMirror(folder, source, pin)
         self._ended = threading.Event()
@@ -98,7 +101,7 @@ class Site:
                 self.peers.tell(self.mirror.newest)
             except PeersealError:
                 pass  # the command says so, and goes on
-            self.mirror.wait(0.1, self._ended)
+            self.mirror.wait(self.interval, self._ended)
 
     @contextmanager
     def running(self) -> Iterator["Site"]:
@@ -136,12 +139,12 @@ def start(registry: Driver, tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
         count = iter(range(10))
 
-        def start(source: Fetcher, most: int = 1000) -> Site:
+        def start(source: Fetcher, *, most: int = 1000, interval: float = 0.1) -> Site:
             folder = tmp_path / f"mirror-{next(count)}"
             peers = stack.enter_context(WaitingPeers(most))
             port = stack.enter_context(served(folder, "127.0.0.1:0", peers))
             assert port is not None
-            return stack.enter_context(Site(source, registry.pin, folder, peers, port).running())
+            return stack.enter_context(Site(source, registry.pin, folder, peers, port, interval).running())
 
         yield start
 
@@ -179,9 +182,8 @@ def answer_on(connection: socket.socket) -> tuple[int, bytes]:
 
 def watching(site: Site, trust: TrustStore, kid: str) -> None:
     """Has the peer know the key, and wait for changes at the mirror."""
-    waiting = len(site.peers)
     assert trust.key(kid).kid == kid
-    until(lambda: len(site.peers) > waiting, what="the peer's question")
+    until(lambda: len(site.peers) > 0, what="the peer's question")
 
 
 def test_a_peer_of_the_mirror_alone_refuses_a_revoked_key_without_polling(
@@ -196,6 +198,21 @@ def test_a_peer_of_the_mirror_alone_refuses_a_revoked_key_without_polling(
     after = source.asked["/v1/changes"], fetcher.asked["/v1/changes"], fetcher.asked["/v1/changes/recent.jwt"]
     of_mirror, of_peer, recent = (each - one for each, one in zip(after, before, strict=True))
     assert (of_mirror <= 5, of_peer <= 3, recent) == (True, True, 0)  # also where all of it takes 20 s
+    trust.stop()
+
+
+def test_the_interval_delays_nothing_while_the_registry_holds_questions(
+    registry: Driver, start: Start, source: Waiting, billing: KeyPair
+) -> None:
+    site, other = start(source, interval=3600.0), registry.joined(key(), "billing")
+    trust = site.store()
+    until(lambda: site.seq == registry.changes(0).seq, what="the update")
+    for pair in (billing, other):
+        watching(site, trust, kid_of(pair))
+        registry.operator_ends(pair, "billing")
+        until(lambda pair=pair: is_revoked(trust, kid_of(pair)), what="the refusal")  # type: ignore[misc]
+    recent = site.folder / "v1/changes/recent.jwt"
+    until(lambda: registry.read(Changes, recent.read_text()).seq == site.seq, what="the recent changes")
     trust.stop()
 
 
@@ -252,15 +269,19 @@ def test_500_questions_wait_at_one_mirror_and_are_all_answered(registry: Driver,
     assert registry.read(Changes, body.decode()).revoked == (kid_of(billing),)
 
 
-def test_a_peer_that_leaves_frees_its_place_and_one_too_many_is_answered_at_once(start: Start, source: Waiting) -> None:
+def test_a_peer_that_leaves_frees_its_place_and_one_too_many_is_answered_at_once(
+    start: Start, source: Waiting, caplog: pytest.LogCaptureFixture
+) -> None:
     site = start(source, most=1)
-    with site.asks(site.seq):
+    with site.asks(site.seq) as first:
         until(lambda: len(site.peers) == 1, what="the first question")
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # so that its end is a reset
         with site.asks(site.seq) as second:
             assert answer_on(second)[0] in (200, 404)
     until(lambda: len(site.peers) == 0, what="the end of the first question")
     with site.asks(site.seq):
         until(lambda: len(site.peers) == 1, what="another question")
+    assert caplog.text == ""
 
 
 def test_while_the_registry_is_down_peers_wait_on_and_believe_what_they_know(
