@@ -167,7 +167,8 @@ class PublicMirror:
         began, pause = time.monotonic(), interval
         if self.newest is not None and not ended.is_set():
             since = self.newest.changes.seq
-            seconds = TrustLimits().wait if self._recent_until >= since else 1.0  # that list may be a second old
+            complete = self._recent_until >= since and not self._failed  # that list may be a second old
+            seconds = TrustLimits().wait if complete else 1.0
             try:
                 *_, received = self._follower.wait(since, seconds, ended)
             except (DocumentRefused, FetchError, TrustUnavailable) as error:

@@ -45,22 +45,25 @@ def billing(registry: Driver) -> KeyPair:
 
 
 class Waiting(InProcess):
-    """A registry that lets its callers wait. ``down`` makes each call fail."""
+    """A registry that lets its callers wait. ``down`` makes each call fail, ``lacks_key_sets`` those for key sets.
+    ``waits`` has for how long each question was to be held."""
 
-    down = False
+    down = lacks_key_sets = False
 
     def __init__(self, registry: Driver) -> None:
         super().__init__(registry)
         self.asked = Counter[str]()
+        self.waits = list[int]()
         self._client = registry.app.test_client()
         self._waiting = registry.registry.changes.waiting
 
     def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
         self.asked[path.partition("?")[0]] += 1
-        if self.down:
+        if self.down or (self.lacks_key_sets and "jwks.jwt" in path):
             raise FetchError("down")
         if "wait=" not in path:
             return super().call(method, path, body=body, headers=headers)
+        self.waits.append(int(path.rpartition("=")[2]))
         answer = self._client.get(path, environ_overrides={"wsgi.multithread": True})
         return Answer(answer.status_code, answer.data, {name.lower(): value for name, value in answer.headers.items()})
 
@@ -232,6 +235,21 @@ def test_a_new_key_is_in_the_mirror_before_its_peers_are_told_of_it(
         file = site.folder / "v1/services/billing/jwks.jwt"
         keys = registry.read(KeySetDocument, file.read_text()).keys
         assert kid_of(added) in {listed.kid for listed in keys}
+
+
+def test_a_document_that_cannot_be_had_is_fetched_again_every_second(
+    registry: Driver, start: Start, source: Waiting, billing: KeyPair
+) -> None:
+    site = start(source, interval=3600.0)
+    source.lacks_key_sets = True
+    added = registry.joined(key(), "billing")
+    until(lambda: source.waits[-4:] == [1] * 4, what="short waits")
+    source.lacks_key_sets = False
+    trust = site.store()
+    file = site.folder / "v1/services/billing/jwks.jwt"
+    until(lambda: kid_of(added) in {listed.kid for listed in registry.read(KeySetDocument, file.read_text()).keys})
+    assert trust.key(kid_of(added)).kid == kid_of(added)
+    trust.stop()
 
 
 def test_a_peer_that_is_further_back_is_sent_to_the_recent_changes(registry: Driver, site: Site) -> None:
