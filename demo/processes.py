@@ -82,7 +82,7 @@ class ServerOptions(TypedDict, total=False):
     """Options of gunicorn. The defaults are 2 ``workers`` of 8 ``threads``, no ``preload``, no recycling.
 
     A worker is recycled after ``max_requests`` requests. ``config`` is gunicorn's option of that name; it
-    sets the number of threads unless ``threads`` does.
+    sets the number of threads unless ``threads`` does. ``launcher`` is a command that starts gunicorn.
     """
 
     workers: int
@@ -90,6 +90,7 @@ class ServerOptions(TypedDict, total=False):
     preload: bool
     max_requests: int
     config: str
+    launcher: Sequence[str]
 
 
 class Process:
@@ -196,14 +197,21 @@ def gunicorn(
     **options: Unpack[ServerOptions],
 ) -> Server:
     """``target`` (``module:app`` or ``module:create_app()``) served by gunicorn on a port of the loopback interface."""
-    command = [str(BIN / "gunicorn"), target, "--bind", f"{LOOPBACK}:{port}", "--no-control-socket"]
+    command = [
+        *options.get("launcher", ()),
+        str(BIN / "gunicorn"),
+        target,
+        "--bind",
+        f"{LOOPBACK}:{port}",
+        "--no-control-socket",
+    ]
     command += [] if "config" in options else ["--worker-class", "gthread"]
     if "threads" in options or "config" not in options:
         command += ["--threads", str(options.get("threads", 8))]
     command += ["--workers", str(options.get("workers", 2)), "--graceful-timeout", "10"]
     command += ["--max-requests", str(options.get("max_requests", 0))]
     command += ["--preload"] if options.get("preload") else []
-    command += ["--config", options["config"]] if "config" in options else []
+    command += ["-c", options["config"]] if "config" in options else []
     return Server(name, command, url=f"http://{LOOPBACK}:{port}", log=log, settings=settings)
 
 

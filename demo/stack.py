@@ -5,7 +5,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,8 @@ class Stack:
             self.registry_settings["REGISTRY_DATABASE_URL"] = database_url
         self.settings: dict[str, str] = {}
         """Settings that every service gets."""
+        self.launcher: Sequence[str] = ()
+        """A command that starts the programs of registry and services, such as ``opentelemetry-instrument``."""
         self.login: Server | None = None
         """The identity provider, if one runs."""
         self.cases: Server | None = None
@@ -154,6 +156,7 @@ class Stack:
             settings=self.registry_settings,
             workers=workers,
             config="python:registry.gunicorn_conf",
+            launcher=self.launcher,
         )
         return self.keep(registry).wait_until_answers(f"{self.registry_url}/readyz")
 
@@ -214,6 +217,7 @@ class Stack:
     ) -> Server:
         """Serve ``target`` as ``service`` and wait until it shows its public credentials."""
         everything = self.service_settings(service) | dict(settings or {})
+        options.setdefault("launcher", self.launcher)
         server = gunicorn(
             service, target, port=port or free_port(), log=self.log(service), settings=everything, **options
         )
@@ -274,7 +278,7 @@ class Stack:
             "BROKER_CONFIG_FILE": str(options),
             "EVENTS_PUBLISHERS": ",".join(PUBLISHERS),
         }
-        command = [sys.executable, "-m", "resource_service.invoicing"]
+        command = [*self.launcher, sys.executable, "-m", "resource_service.invoicing"]
         consumer = self.keep(Process(INVOICING, command, log=self.log(INVOICING), settings=settings))
         consumer.wait_until_prints("waiting for")
         return consumer

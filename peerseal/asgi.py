@@ -50,6 +50,7 @@ from peerseal.refusals import (
 )
 from peerseal.verify.context import (
     REQUEST_ID,
+    RequestSpan,
     enter_outside,
     enter_request,
     leave_request,
@@ -137,7 +138,8 @@ class PeerAuth:
         receive, send = _outside(receive), _outside(send)
         call = (_Call if kind == "http" else _WebSocketCall)(scope, headers_of(scope), send, self._gate)
         given = call.headers.get(REQUEST_ID), call.headers.get(TRACEPARENT)
-        outer, before = calls.set(None), enter_request(*given)
+        outer, before = calls.set(None), enter_request(*given, scope.get("method"))
+        call.send_on = _telling(before[-1], call.send_on, partial(self._needs.pattern, scope))
         try:
             return await self._serve(self._needs.need(scope), call, scope, receive)
         finally:
@@ -213,6 +215,20 @@ class PeerAuth:
             yield
         finally:
             self._being_read.remove(signed)
+
+
+def _telling(span: RequestSpan | None, send: Send, pattern: Callable[[], str | None]) -> Send:
+    """``send``; where the request has a span, one that adds the status and the route to it."""
+    if span is None:
+        return send
+
+    async def telling(event: Event) -> None:
+        if event["type"] == "http.response.start":
+            route = pattern()
+            span.add({"http.response.status_code": event["status"]} | ({} if route is None else {"http.route": route}))
+        await send(event)
+
+    return telling
 
 
 class _Call(CheckedCall):

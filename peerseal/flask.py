@@ -43,7 +43,15 @@ from peerseal.runtime.options import check_callable, check_is
 from peerseal.verify.context import begin, carrying, current_transaction, enter_request, leave_request
 from peerseal.verify.request import Peer
 from peerseal.wsgi import PEER, WsgiGate
-from peerseal.wsgi_environ import REQUEST_ID_KEY, TRACEPARENT_KEY, PiecesWithin, WholeBody, within_request
+from peerseal.wsgi_environ import (
+    METHOD_KEY,
+    REQUEST_ID_KEY,
+    TRACEPARENT_KEY,
+    PiecesWithin,
+    WholeBody,
+    telling,
+    within_request,
+)
 
 try:
     from flask import Flask, Request, Response, current_app, request
@@ -270,9 +278,9 @@ def _without_transaction(serve: "WSGIApplication", plain: bool) -> "WSGIApplicat
 
     def serve_in_request(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         environ[_SERVED] = id(environ)  # a view may push a copy, which is not served
-        before = enter_request(environ.get(REQUEST_ID_KEY), environ.get(TRACEPARENT_KEY))
+        before = enter_request(environ.get(REQUEST_ID_KEY), environ.get(TRACEPARENT_KEY), environ.get(METHOD_KEY))
         try:
-            body = serve(environ, start_response)
+            body = serve(environ, telling(before[-1], environ, start_response))
             whole = environ.pop(_WHOLE, False) and plain
             return WholeBody(body) if whole else within_request(body, environ)
         finally:

@@ -52,6 +52,8 @@ class KafkaOutlet:
 
     ROOM_WITHIN = 30.0
     """Seconds to wait while the producer's queue is full."""
+    messaging_system: Final = "kafka"
+    """The name of the broker in OpenTelemetry's conventions."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = _settings(settings, _OUT_DEFAULTS, _OUT_FORCED)
@@ -158,6 +160,8 @@ class KafkaInlet:
 
     COMMIT_EVERY = 1.0
     """Seconds between two commits at most: after a crash, the messages of that time are delivered again."""
+    messaging_system: Final = "kafka"
+    """The name of the broker in OpenTelemetry's conventions."""
 
     def __init__(
         self, settings: Settings, topics: Sequence[str], *, clock: Callable[[], float] = time.monotonic

@@ -15,14 +15,21 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from peerseal.protocol.trace_context import parse_traceparent
 from peerseal.runtime.log_lines import formatter_of
 from peerseal.runtime.settings import SettingsReader
-from peerseal.runtime.tracing import span
-from peerseal.verify.context import REQUEST_ID, SERVE, current_request_id, current_traceparent, log_context, serving
-from peerseal.wsgi_environ import REQUEST_ID_KEY, TRACEPARENT_KEY, within_request
+from peerseal.verify.context import (
+    REQUEST_ID,
+    current_request_id,
+    current_traceparent,
+    log_context,
+    request_span,
+    serving,
+)
+from peerseal.wsgi_environ import METHOD_KEY, REQUEST_ID_KEY, TRACEPARENT_KEY, telling, within_request
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -89,7 +96,9 @@ class RequestIds:
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """See PEP 3333."""
-        with serving(environ.get(REQUEST_ID_KEY), environ.get(TRACEPARENT_KEY)) as request_id, span(SERVE, "server"):
+        span = request_span(environ.get(METHOD_KEY))
+        with serving(environ.get(REQUEST_ID_KEY), environ.get(TRACEPARENT_KEY)) as request_id, span or nullcontext():
+            start_response = telling(span, environ, start_response)
 
             def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
                 others = [(name, value) for name, value in headers if name.lower() != REQUEST_ID]  # a refusal has it

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import chain, repeat
-from typing import Any, Protocol, Self
+from typing import Any, Final, Protocol, Self
 from urllib.parse import urlsplit
 
 from peerseal.errors import (
@@ -46,7 +46,7 @@ from peerseal.runtime.log_lines import fields
 from peerseal.runtime.metrics import Metric, counted
 from peerseal.runtime.options import check_is, check_number, check_texts
 from peerseal.runtime.terminal import printable
-from peerseal.runtime.tracing import span
+from peerseal.runtime.tracing import of_messages, span
 from peerseal.verify.audit_log import AuditLog, OnVerified
 from peerseal.verify.context import REQUEST_ID, carrying, serving
 from peerseal.verify.event import Event, EventVerifier
@@ -59,6 +59,9 @@ CODE_HEADER, ORIGIN_HEADER, SIZE_HEADER = "peerseal-code", "peerseal-origin", "p
 DEAD_LETTER_HEADERS = (CODE_HEADER, ORIGIN_HEADER, SIZE_HEADER)
 """Headers that the consumer writes: the error code, the origin of the message, and the size of a payload in bytes if
 the payload was too large to be kept."""
+
+SEND: Final = "peerseal.send"
+"""The name of the span of sending."""
 
 _LONGEST_VALUE = 500  # bytes
 
@@ -112,6 +115,12 @@ class Inlet(Protocol):
         """Acknowledge all messages that are done, and leave the group."""
 
 
+def system_of(end: Outlet | Inlet) -> str | None:
+    """The ``messaging_system`` of an outlet or inlet, as OpenTelemetry's conventions name it; None for one without."""
+    system: str | None = getattr(end, "messaging_system", None)
+    return system
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """Events that were handled, refused messages by code, and attempts that were repeated by code or error name."""
@@ -147,7 +156,8 @@ class EventPublisher:
         headers = self._identity.sign_event(
             payload, topic=topic, audience=audience, scope=scope, event_id=event_id, **options
         )
-        self._outlet.send(topic, payload, [(name, value.encode("ascii")) for name, value in headers.items()], key)
+        with span(SEND, "client", of_messages("send", topic, system_of(self._outlet))):
+            self._outlet.send(topic, payload, [(name, value.encode("ascii")) for name, value in headers.items()], key)
 
     def flush(self, timeout: float = FLUSH) -> None:
         """See Outlet."""
@@ -250,7 +260,8 @@ class EventConsumer:
             return None
         self._not_taken, self._audited = 0, False
         given = _header_of(message, REQUEST_ID), _header_of(message, TRACEPARENT)
-        with serving(*given), span("peerseal.consume", "consumer"):
+        about = of_messages("process", message.topic, system_of(self._inlet))
+        with serving(*given), span("peerseal.consume", "consumer", about):
             self._work_until_done(message, handle)
         return message
 

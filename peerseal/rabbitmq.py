@@ -81,6 +81,8 @@ class RabbitMQOutlet:
     """Messages that may wait for their confirmation. When there are more, `send` waits."""
     ROOM_WITHIN = 30.0
     """Seconds for which `send` waits at most."""
+    messaging_system: Final = "rabbitmq"
+    """The name of the broker in OpenTelemetry's conventions."""
 
     def __init__(self, url: str, settings: Settings | None = None) -> None:
         # Without heartbeats, which no thread would send between two messages; TCP keep-alive detects a lost host.
@@ -236,6 +238,8 @@ class RabbitMQInlet:
 
     PREFETCH = 20
     """Messages of each topic that this member holds; the others stay available to all members."""
+    messaging_system: Final = "rabbitmq"
+    """The name of the broker in OpenTelemetry's conventions."""
 
     def __init__(self, url: str, group: str, topics: Sequence[str], settings: Settings | None = None) -> None:
         check_texts("topics", topics)

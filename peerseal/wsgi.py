@@ -41,8 +41,8 @@ from peerseal.verify.context import begin, carrying, current_trace, current_tran
 from peerseal.verify.context import within as within_trace
 from peerseal.verify.request import Peer
 from peerseal.wsgi_environ import MAX_BODY as MAX_BODY  # these names were in this module before
+from peerseal.wsgi_environ import METHOD_KEY, TRACEPARENT_KEY, is_file, path_info, received_target, telling
 from peerseal.wsgi_environ import REQUEST_ID_KEY as REQUEST_ID_KEY
-from peerseal.wsgi_environ import TRACEPARENT_KEY, is_file, path_info, received_target
 from peerseal.wsgi_environ import EnvironHeaders as EnvironHeaders
 from peerseal.wsgi_environ import PiecesWithin as PiecesWithin
 from peerseal.wsgi_environ import WholeBody as WholeBody
@@ -134,8 +134,9 @@ class PeerAuth:
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """One request."""
         environ.pop(PEER, None)
-        call = _Call(environ, start_response, self._gate)
-        outer, before = calls.set(call), enter_request(environ.get(REQUEST_ID_KEY), environ.get(TRACEPARENT_KEY))
+        before = enter_request(environ.get(REQUEST_ID_KEY), environ.get(TRACEPARENT_KEY), environ.get(METHOD_KEY))
+        call = _Call(environ, telling(before[-1], environ, start_response), self._gate)
+        outer = calls.set(call)
         try:
             path = path_info(environ)
             need = self._needs.need(environ["REQUEST_METHOD"], path)

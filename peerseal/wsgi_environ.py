@@ -5,16 +5,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import lru_cache, partial
 from io import BytesIO, RawIOBase
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from peerseal.errors import ContentTooLarge, ContentUnreadable, WrongBinding
 from peerseal.protocol.encoding import natural
 from peerseal.protocol.tokens.bearer import BLANKS
 from peerseal.protocol.tokens.bearer import bearer_token as bearer_token
 from peerseal.protocol.trace_context import TRACEPARENT
-from peerseal.verify.context import REQUEST_ID, current_trace, reset_trace, set_trace, within
+from peerseal.runtime.tracing import Attributes
+from peerseal.verify.context import REQUEST_ID, RequestSpan, current_trace, reset_trace, set_trace, within
 from peerseal.verify.request import RequestHeaders
 from peerseal.verify.target import routed_target
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes of the longest body that is read by default."""
@@ -23,6 +27,9 @@ REQUEST_ID_KEY: Final = f"HTTP_{REQUEST_ID.upper().replace('-', '_')}"
 """The key of the request id in an environ."""
 TRACEPARENT_KEY: Final = f"HTTP_{TRACEPARENT.upper()}"
 """The key of the trace that the request belongs to."""
+
+METHOD_KEY: Final = "REQUEST_METHOD"
+"""The key of the method."""
 
 _HTTP_1 = ("HTTP/1.1", "HTTP/1.0")  # where a request without the two headers of a body has none
 _SHORT = 256  # characters of the longest target that is cached: services get the same targets again and again
@@ -166,6 +173,26 @@ class _Rejoined(RawIOBase):
         data = self._piece.read(len(buffer)) or self._rest.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+
+def telling(span: RequestSpan | None, environ: Mapping[str, Any], start_response: "StartResponse") -> "StartResponse":
+    """``start_response``; where the request has a span, one that adds the status and the route to it."""
+    if span is None:
+        return start_response
+
+    def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
+        span.add(_answered(status, environ))
+        return start_response(status, headers, *error)
+
+    return start
+
+
+def _answered(status: str, environ: Mapping[str, Any]) -> Attributes:
+    """What a span tells of an answer: its status, and the route where Werkzeug's request is in the environ. A path may
+    name a person, a route does not."""
+    code, rule = status[:3], getattr(environ.get("werkzeug.request"), "url_rule", None)
+    known: dict[str, str | int] = {"http.response.status_code": int(code)} if code.isdecimal() else {}
+    return known if rule is None else {**known, "http.route": rule.rule}
 
 
 def within_request(body: Iterable[bytes], environ: Mapping[str, Any]) -> Iterable[bytes]:

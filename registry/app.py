@@ -15,6 +15,7 @@ from registry.web.metrics import CACHES, DATABASE, WAITING_LIMIT, WORKERS, note,
 from registry.web.problems import answer_errors
 from registry.web.published import SECURITY, Published, WarmAnswers
 from registry.web.routes import BLUEPRINTS
+from registry.web.tracing import continuing
 from registry.web.wire import EXTENSION, WRITING, ThumbprintConverter, TokenIdConverter, registry
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Fl
     CACHES.read_from(use_cases.cached_bytes)
     DATABASE.read_from(lambda: connection_counts(use_cases.store.engine))
     WAITING_LIMIT.set_function(lambda: use_cases.changes.waiting.most)
-    app.wsgi_app = timed(WarmAnswers(app.wsgi_app, use_cases))  # type: ignore[assignment, method-assign]
+    app.wsgi_app = timed(continuing(WarmAnswers(app.wsgi_app, use_cases)))  # type: ignore[assignment, method-assign]
     return app
 
 

@@ -174,7 +174,7 @@ class Agent:
 
     async def _peer(self, claim: "_Claim", with_content: "_WithContent") -> Peer | Problem:
         """The proven caller of a stranger's request, or the refusal, which is logged and counted."""
-        before = enter_request(claim.headers.get(REQUEST_ID), claim.headers.get(TRACEPARENT))
+        before = enter_request(claim.headers.get(REQUEST_ID), claim.headers.get(TRACEPARENT), claim.method)
         try:
             peer = await self._verified(claim, with_content)
             self._gate.audit.call(peer, scope=claim.scope, method=claim.method, route=lambda: None)

@@ -46,7 +46,7 @@ from peerseal.runtime.forks import in_each_child, notice_fork, warn_without_thre
 from peerseal.runtime.limits import RotationSchedule, TrustLimits
 from peerseal.runtime.metrics import Metric, Source, metrics
 from peerseal.runtime.process_metrics import process_metrics
-from peerseal.runtime.tracing import traced
+from peerseal.runtime.tracing import Attributes, of_messages, traced
 from peerseal.runtime.worker_counters import ServiceMetrics
 from peerseal.session.circuit import Circuits, CircuitStatus
 from peerseal.session.options import PeerSessionOptions
@@ -66,6 +66,10 @@ if TYPE_CHECKING:
     from peerseal.requests import PeerSession
 
 log = logging.getLogger("peerseal.identity")
+
+
+def _of_event(*_: object, topic: str, **__: object) -> Attributes:
+    return of_messages("create", topic)
 
 
 class Identity:
@@ -355,7 +359,7 @@ class Identity:
             now=self.clock(),
         )
 
-    @traced("peerseal.publish", "producer")
+    @traced("peerseal.publish", "producer", ask=_of_event)
     def sign_event(
         self,
         payload: bytes,

@@ -27,13 +27,16 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass
 
 from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageNotTaken, PeersealError
-from peerseal.messaging import Outlet
+from peerseal.messaging import SEND, Outlet, system_of
 from peerseal.outbox.rows import Rows, Waiting, code_of
+from peerseal.protocol.trace_context import TRACEPARENT
 from peerseal.runtime.extras import missing
 from peerseal.runtime.forks import BackgroundWork, in_each_child, notice_fork, warn_without_threads
 from peerseal.runtime.locks import Opened
 from peerseal.runtime.options import check_is, check_number, check_whole
 from peerseal.runtime.terminal import printable
+from peerseal.runtime.tracing import of_messages, span
+from peerseal.verify.context import serving
 
 try:
     from sqlalchemy import Connection, Engine, Table, func, select, text
@@ -175,6 +178,16 @@ class _RelayLock:
 def _lock_number(name: str) -> int:
     """A number for PostgreSQL's advisory locks, which have no names."""
     return int.from_bytes(hashlib.sha256(f"peerseal.outbox {name}".encode()).digest()[:8], "big", signed=True)
+
+
+@contextmanager
+def _span_of(events: Sequence[Waiting], outlet: Outlet) -> Iterator[None]:
+    """The span of sending: in the trace of the one event, or in none with links to the traces of several."""
+    given = [value.decode() for event in events for name, value in event.headers if name == TRACEPARENT]
+    parent, links = (given[0], ()) if len(events) == len(given) == 1 else (None, given)
+    about = of_messages("send", events[0].topic, system_of(outlet), len(events))
+    with serving(traceparent=parent), span(SEND, "client", about, links):
+        yield
 
 
 class Relay:
@@ -345,9 +358,10 @@ class Relay:
         PeersealError if the broker does not answer."""
         try:
             outlet = self._opened_outlet()
-            for event in events:
-                outlet.send(event.topic, event.payload, event.headers, event.key)
-            outlet.flush(self._limits.confirm_within)
+            with _span_of(events, outlet):
+                for event in events:
+                    outlet.send(event.topic, event.payload, event.headers, event.key)
+                outlet.flush(self._limits.confirm_within)
         except MessageNotTaken as error:
             self._give_up_outlet()
             return error

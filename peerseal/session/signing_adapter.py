@@ -8,7 +8,7 @@ from requests.adapters import DEFAULT_POOLBLOCK, DEFAULT_POOLSIZE
 
 from peerseal.errors import CallNotMade, CircuitOpen, Replayed, TooManyCalls, UnsignableRequest
 from peerseal.runtime.forks import in_each_child, notice_fork
-from peerseal.runtime.tracing import traced
+from peerseal.runtime.tracing import Attributes, of_answer, of_call, traced
 from peerseal.session.circuit import Attempt, Circuit, Circuits
 from peerseal.session.options import SessionOptions
 from peerseal.session.origin import Origin
@@ -21,6 +21,14 @@ from peerseal.transport.deadline_adapter import TimedAdapter
 
 _NO_ANSWER = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 _Send = Callable[[requests.PreparedRequest], requests.Response]
+
+
+def _of_call(adapter: "SigningAdapter", request: requests.PreparedRequest, *_: object, **__: object) -> Attributes:
+    return of_call(request.method, str(request.url))
+
+
+def _of_answer(response: requests.Response) -> Attributes:
+    return of_answer(response.status_code)
 
 
 class CircuitOpenError(CircuitOpen, requests.ConnectionError):
@@ -63,7 +71,7 @@ class SigningAdapter(TimedAdapter):
         self.init_poolmanager(DEFAULT_POOLSIZE, DEFAULT_POOLSIZE, block=DEFAULT_POOLBLOCK)
         self.proxy_manager = {}
 
-    @traced("peerseal.call", "client")
+    @traced("peerseal.call", "client", describe=_of_answer, ask=_of_call)
     def send(
         self, request: requests.PreparedRequest, stream: bool = False, timeout: Any = None, *more: Any, **options: Any
     ) -> requests.Response:

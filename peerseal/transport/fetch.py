@@ -28,7 +28,7 @@ from peerseal.protocol.hosts import has_one_host, is_loopback_host, is_valid_hos
 from peerseal.protocol.trace_context import TRACEPARENT
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.limits import FetchLimits
-from peerseal.runtime.tracing import installed, span
+from peerseal.runtime.tracing import ignored, installed, of_answer, of_call, span
 from peerseal.transport.deadline import no_longer_than, time_left
 from peerseal.transport.deadline_adapter import Route, TimedAdapter
 from peerseal.transport.failure_words import failure_in_words
@@ -278,9 +278,10 @@ class HttpFetcher:
             with (
                 no_longer_than(self._limits.total_timeout + wait),
                 noting,
-                nullcontext() if wait else span("peerseal.fetch", "client"),
+                nullcontext(ignored) if wait else span("peerseal.fetch", "client", of_call(method, base)) as add,
                 closing(self._send(method, base, path, body, headers, wait)) as response,
             ):
+                add(of_answer(response.status))
                 content, given = self._read(response), response.headers
                 names = {name.lower(): given[name] for name in given}  # `items` would give several values singly
         except (HTTPError, OSError, ValueError, OverflowError) as error:

@@ -10,14 +10,14 @@ import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar, Token, copy_context
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from peerseal.protocol.trace_context import parse_traceparent
-from peerseal.runtime.tracing import installed
+from peerseal.runtime.tracing import NONE, Attributes, Tracer, installed, of_method
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -141,22 +141,42 @@ def _trace_of(given: str | None, traceparent: str | None) -> RequestTrace:
     return _trace.get() or RequestTrace(None, traceparent)
 
 
-Before = tuple[Token[Transaction | None], Token[RequestTrace | None], AbstractContextManager[object] | None]
+AddAttributes = Callable[[Attributes], object]
+"""Adds attributes to a span."""
+
+
+class RequestSpan:
+    """The span of a request, as a context manager. ``add`` adds attributes, once it has begun."""
+
+    add: AddAttributes
+
+    def __init__(self, tracer: Tracer, method: str | None) -> None:
+        self._around = tracer.span(SERVE, "server", NONE if method is None else of_method(method))
+
+    def __enter__(self) -> Self:
+        self.add = self._around.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._around.__exit__(*error)
+
+
+def request_span(method: str | None) -> RequestSpan | None:
+    """The span of a request with that method; None if no spans are made."""
+    tracer = installed.tracer
+    return None if tracer is None else RequestSpan(tracer, method)
+
+
+Before = tuple[Token[Transaction | None], Token[RequestTrace | None], RequestSpan | None]
 """What was current before a request, and the span of the request, if spans are made."""
 
 
-def enter_request(given: str | None = None, traceparent: str | None = None) -> Before:
+def enter_request(given: str | None = None, traceparent: str | None = None, method: str | None = None) -> Before:
     """As ``with carrying(None), serving(given, traceparent)``, in less time: for an adapter that each request passes
-    through. The adapter calls `leave_request` with the result in a ``finally``."""
-    return _current.set(None), _trace.set(_trace_of(given, traceparent)), _span_of_request()
-
-
-def _span_of_request() -> AbstractContextManager[object] | None:
-    if installed.tracer is None:
-        return None
-    around = installed.tracer.span(SERVE, "server")
-    around.__enter__()
-    return around
+    through. The adapter calls `leave_request` with the result in a ``finally``. ``method`` is that of HTTP."""
+    before, trace = _current.set(None), _trace.set(_trace_of(given, traceparent))
+    span = request_span(method)
+    return before, trace, None if span is None else span.__enter__()
 
 
 def enter_outside() -> Before:

@@ -1,8 +1,8 @@
 """Transactions: a reading one sees one moment, a writing one is atomic."""
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Self
 
 from sqlalchemy import Connection, Engine, text
@@ -10,6 +10,8 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
+from peerseal.runtime.tracing import span
+from peerseal.verify.context import current_trace
 from registry.domain.errors import StorageReadOnly, StorageUnavailable
 from registry.storage.connections import GRANT, NO_RIGHT, NO_SCHEMA, READ_ONLY
 from registry.storage.durability import Durability, DurabilityGuard, read_durability
@@ -103,24 +105,25 @@ class Store:
     def look(self) -> Iterator[Connection]:
         """A connection without a transaction, for reads that need not see one moment: saves two messages to PostgreSQL.
         Raises StorageUnavailable."""
-        with self._errors(), self._looker.connect() as connection:
+        with self._errors(), self._span("look"), self._looker.connect() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that reads, as of one moment. Raises StorageUnavailable."""
-        with self._errors(), self._reader.begin() as connection:
+        with self._errors(), self._span("read"), self._reader.begin() as connection:
             yield connection
 
     @contextmanager
-    def write(self, service: str | None = None) -> Iterator[Connection]:
-        """A transaction that writes, and locks the rows of ``service`` against other writers.
+    def write(self, service: str | None = None, links: Sequence[str] = ()) -> Iterator[Connection]:
+        """A transaction that writes, and locks the rows of ``service`` against other writers. ``links`` are the traces
+        of the requests that share it.
 
         SQLite has one writer at a time. On PostgreSQL writers for other services run at the same time, until this one
         appends its entry (`registry.storage.queries.ledger.append`). Raises StorageUnavailable.
         """
         self._settle(committed=False)  # after an earlier one that failed
-        with self._errors(), self._writers, self._writer.begin() as connection:
+        with self._errors(), self._span("write", links), self._writers, self._writer.begin() as connection:
             if self._postgresql and self._durable is not None:
                 self._check_durable(connection, self._durable)
             if self._postgresql and service is not None:
@@ -139,6 +142,12 @@ class Store:
             except PoolTimeout:
                 count_pool_timeout(self.engine)
                 raise
+
+    def _span(self, work: str, links: Sequence[str] = ()) -> AbstractContextManager[object]:
+        """The time of the database in a request that is traced, and none of the threads in the background."""
+        if current_trace() is None:
+            return nullcontext()
+        return span(f"registry.{work}", "client", {"db.system.name": self.engine.dialect.name}, links)
 
     def _settle(self, *, committed: bool) -> None:
         if self._guard is not None:

@@ -10,6 +10,7 @@ from peerseal.protocol.trace_context import TRACEPARENT, parse_traceparent
 from peerseal.runtime.log_lines import formatter_of
 from peerseal.runtime.settings import SettingsReader
 from peerseal.runtime.terminal import log_to_stderr
+from peerseal.verify.context import current_traceparent
 
 LOG_FORMAT: Final = "REGISTRY_LOG_FORMAT"
 """The setting: ``text``, the default, or ``json``."""
@@ -17,11 +18,13 @@ _LINE = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
 class RequestTraceFilter(logging.Filter):
-    """Adds ``trace_id`` and ``span_id`` to the records of a request that came with a ``traceparent``."""
+    """Adds ``trace_id`` and ``span_id`` to the records of a request that came with a ``traceparent``: the current span,
+    if spans are made, or the caller's."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See logging.Filter."""
-        ids = parse_traceparent(request.headers.get(TRACEPARENT)) if has_request_context() else None
+        given = request.headers.get(TRACEPARENT) if has_request_context() else None
+        ids = parse_traceparent(current_traceparent() or given)
         record.trace_id, record.span_id = ids or ("-", "-")
         return True
 

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,6 +16,8 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import Checkpoint, ledger_jwk, sign_checkpoint
 from peerseal.protocol.ledger.merkle import Frontier
 from peerseal.protocol.names import make_kid, registry_id
+from peerseal.runtime.tracing import span
+from peerseal.verify.context import current_trace
 from registry.domain.errors import StorageUnavailable, Unavailable
 from registry.services.authority.fork_guard import ForkGuard
 from registry.services.setup.keyfiles import read_key_pair, read_ledger_key
@@ -64,17 +67,25 @@ class Authority:
 
     def sign(self, document: Document) -> str:
         """The document as a compact JWS."""
-        return sign_document(document, self.signing_key)
+        with signing(document.TYP):
+            return sign_document(document, self.signing_key)
 
     def sign_token(self, typ: str, payload: bytes) -> str:
         """A token of that type as a compact JWS."""
         key = self.signing_key
         header = jose.Header(key.public.alg, make_kid(self.id, key.public.thumbprint), typ)
-        return jose.compact(jose.encode_header(header), payload, key.sign)
+        with signing(typ):
+            return jose.compact(jose.encode_header(header), payload, key.sign)
 
     def checkpoint(self, edge: Frontier) -> str:
         """The signed head of the ledger with that right edge."""
-        return sign_checkpoint(Checkpoint(self.domain, edge.size, edge.root), self.ledger_key)
+        with signing("checkpoint"):
+            return sign_checkpoint(Checkpoint(self.domain, edge.size, edge.root), self.ledger_key)
+
+
+def signing(kind: str) -> AbstractContextManager[object]:
+    """The span of one signature of the registry, in a request that is traced."""
+    return nullcontext() if current_trace() is None else span("registry.sign", attributes={"registry.document": kind})
 
 
 class AuthoritySource:

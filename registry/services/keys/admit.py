@@ -19,6 +19,8 @@ from peerseal.protocol.ledger.merkle import Frontier
 from peerseal.protocol.names import make_kid, service_id
 from peerseal.protocol.tokens.proof import Proof
 from peerseal.runtime.log_lines import fields
+from peerseal.runtime.tracing import Attributes, traced
+from peerseal.verify.context import current_traceparent
 from registry.domain import lifecycle
 from registry.domain.admission import (
     Approved,
@@ -58,12 +60,14 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class _Newcomer:
-    """A key for the service with id ``owner`` that has passed all checks that need no lock."""
+    """A key for the service with id ``owner`` that has passed all checks that need no lock. ``traceparent`` is the span
+    of its request."""
 
     service: str
     owner: str
     proof: Proof
     right: Right
+    traceparent: str | None = None
 
     @property
     def voucher(self) -> str | None:
@@ -77,6 +81,11 @@ class _Newcomer:
             evidence["vouch"] = self.right.request_token
         data: dict[str, Any] = {"alg": key.alg, "jwk": dict(key.jwk), "active_from": start, "expires_at": end}
         return Change(KEY_ADMITTED, self.service, make_kid(self.owner, key.thumbprint), by, evidence, data)
+
+
+def _of_admitted(admitted: Admitted) -> Attributes:
+    ground = next(iter(admitted.record.admitted_by), "")
+    return {"peerseal.service": admitted.record.service, "registry.ground": ground}
 
 
 class KeyAdmission(UseCase):
@@ -97,6 +106,7 @@ class KeyAdmission(UseCase):
         owner, now = service_id(authority.domain, service), self._clock() if at is None else at
         return owner, Proof.read(unverified_proof, issuer=owner, audience=authority.id, now=now)
 
+    @traced("registry.admit", describe=_of_admitted)
     def admit(
         self, service: str, unverified_proof: str, right: Right | None, *, proven_at: float | None = None
     ) -> Admitted:
@@ -130,7 +140,7 @@ class KeyAdmission(UseCase):
         if isinstance(right, Joined):
             self._tokens.check(service, right, proof.jws)
         check_quality(proof.public_key)
-        newcomer = _Newcomer(service, owner, proof, right)
+        newcomer = _Newcomer(service, owner, proof, right, current_traceparent())
         admitted = self.joining.do(newcomer) if isinstance(right, Joined) else self._write(newcomer)
         record = admitted.record
         by = " ".join(f"{ground}:{value}" for ground, value in record.admitted_by.items())
@@ -152,7 +162,8 @@ class KeyAdmission(UseCase):
     def _join(self, newcomers: "Sequence[_Newcomer]") -> Sequence[Admitted | Exception]:
         """Admits keys with join tokens in one transaction. One conditional statement spends a join token, so no lock on
         the service is needed."""
-        with self._store.write() as connection:
+        traces = [one.traceparent for one in newcomers if one.traceparent and len(newcomers) > 1]
+        with self._store.write(links=traces) as connection:
             now = self._now()
             wanted = [(one.right.token_id, one.service) for one in newcomers if isinstance(one.right, Joined)]
             before, taken = self._tokens.spend(connection, wanted, now)

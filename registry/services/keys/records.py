@@ -15,6 +15,7 @@ from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.ledger.entries import KEY_RETIRED, KEY_REVOKED, Entry
 from peerseal.protocol.names import check_service, make_kid, service_id
 from peerseal.runtime.log_lines import fields
+from peerseal.runtime.tracing import traced
 from registry.domain import lifecycle
 from registry.domain.errors import NotFound
 from registry.domain.keys import KeyRecord
@@ -129,6 +130,7 @@ class _Grounds(NamedTuple):
 class KeyEnding(UseCase):
     """Retires and revokes keys, and rejects pending ones."""
 
+    @traced("registry.end_key", describe=lambda ended: {"registry.keys_ended": len(ended)})
     def end(
         self, service: str, thumbprint: str, reason: Reason, by: Mapping[str, str], token: str | None = None
     ) -> list[KeyRecord]:

@@ -1,0 +1,29 @@
+"""Spans of requests that come with a trace (`peerseal.otel`). A request without one begins none: probes, scrapes and
+the calls of thousands of waiting peers would be most of what a collector gets."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from peerseal.protocol.trace_context import parse_traceparent
+from peerseal.runtime.tracing import installed
+from peerseal.verify.context import enter_request, leave_request
+from peerseal.wsgi_environ import METHOD_KEY, TRACEPARENT_KEY, telling
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+def continuing(application: "WSGIApplication") -> "WSGIApplication":
+    """The application, which continues the traces of its callers, if spans are made."""
+
+    def continued(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        given = environ.get(TRACEPARENT_KEY)
+        if installed.tracer is None or parse_traceparent(given) is None:
+            return application(environ, start_response)
+        before = enter_request(None, given, environ.get(METHOD_KEY))
+        try:
+            return application(environ, telling(before[-1], environ, start_response))
+        finally:
+            leave_request(before)
+
+    return continued
