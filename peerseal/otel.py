@@ -3,10 +3,11 @@
     trace.set_tracer_provider(…)       # the application chooses SDK and exporter, as OpenTelemetry's pages describe
     peerseal.otel.start()
 
-Spans: ``peerseal.serve`` (only where no other instrumentation has begun a span), ``call``, ``sign``, ``verify``,
-``fetch``, ``register``, ``rotate``, ``publish`` and ``consume``. Each continues the trace of the request or message
-that it belongs to; signed calls, events and calls to the registry carry ``traceparent`` (W3C Trace Context). No span
-has a token, a header, a query or the text of an error: an error is its code.
+The operations are ``serve`` (only where no other instrumentation has begun a span), ``call``, ``sign``, ``verify``,
+``fetch``, ``register``, ``rotate``, ``publish``, ``send`` and ``consume``. Spans of HTTP and of messages have the names
+of OpenTelemetry's semantic conventions, others such as ``peerseal.sign`` (docs/how-to/seeing.md). Each continues the
+trace of the request or message that it belongs to; signed calls, events and calls to the registry carry ``traceparent``
+(W3C Trace Context). No span has a token, a header, a path, a query or the text of an error: an error is its code.
 
 The histogram ``peerseal.operation.duration`` (seconds) has the attributes ``peerseal.operation`` and, for errors,
 ``error.type``.
