@@ -18,8 +18,9 @@ Each command is a function that adds its arguments to a parser, and one that doe
 Exit codes: 0 done, nothing to report, or the mirror is as new as the registry; 1 alerts were raised, or another error;
 2 wrong usage; 3 the registry cannot be reached; 130 after Ctrl-C; 141 when the reader of the output is gone. They mean
 the same for every command. Other codes belong to single commands: 4 of ``monitor``, ``mirror`` and ``keep-ledger``, the
-ledger contradicts what was seen before, or cannot be believed; 4 and 5 of ``call``, the answer has a status 4xx or 5xx,
-as for ``http --check-status``; 5 of the commands that register a key, the key waits for an operator.
+ledger contradicts what was seen before, and of the latter two, the registry is another one; 4 and 5 of ``call``, the
+answer has a status 4xx or 5xx, as for ``http --check-status``; 5 of the commands that register a key, the key waits for
+an operator.
 """
 
 import sys

@@ -21,7 +21,11 @@ from peerseal.runtime.settings import whole_number
 from peerseal.runtime.terminal import say, say_json
 
 LEDGER_INCONSISTENT: Final = 4
-"""The exit code where the ledger contradicts what was seen before."""
+"""The exit code where the ledger contradicts what was seen before, or the registry is another one."""
+_EXIT_CODES: Final = (
+    "0 up to date, 1 a document is refused, 2 wrong usage or settings, 3 registry not reached, 4 the ledger contradicts"
+    " the mirror, or the registry is not the pinned one"
+)
 
 
 class _Wait(NamedTuple):
@@ -45,8 +49,7 @@ def add_mirror(commands: Subcommands) -> None:
             "peerseal mirror /srv/mirror --registry https://registry:8443",
             "peerseal mirror /srv/mirror --serve 127.0.0.1:8080 --json",
         ),
-        exit_codes="0 up to date, 2 wrong usage or settings, 3 registry not reached, 4 the ledger contradicts the"
-        " mirror",
+        exit_codes=_EXIT_CODES,
         as_json="print a JSON object for each update",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER")
@@ -84,7 +87,7 @@ def _count(text: str) -> int:
 
 
 def _mirror(arguments: argparse.Namespace) -> int:
-    """Updates the mirror until it is interrupted, or once. Raises ConfigurationError, and with --once FetchError."""
+    """Updates the mirror until it is interrupted, or once. Raises ConfigurationError, and as `_keep_up`."""
     fetcher, pin = registry_of(arguments)
     mirror = PublicMirror(arguments.folder, fetcher, pin, statements=not arguments.no_statements)
     if arguments.serve is None:
@@ -115,7 +118,7 @@ def _keep_mirror(arguments: argparse.Namespace, mirror: PublicMirror, peers: Wai
         if found.failed:
             say(f"{found.failed} documents could not be had", error=True)
 
-    return _keep_up(arguments, update, lambda error: error.code == "document_inconsistent", "not updated", wait)
+    return _keep_up(arguments, update, wait)
 
 
 def add_keep_ledger(commands: Subcommands) -> None:
@@ -130,8 +133,7 @@ def add_keep_ledger(commands: Subcommands) -> None:
             "peerseal keep-ledger /var/lib/ledger --registry https://registry:8443",
             "peerseal keep-ledger /var/lib/ledger --once --json",
         ),
-        exit_codes="0 up to date, 2 wrong usage or settings, 3 registry not reached, 4 the ledger contradicts the"
-        " mirror",
+        exit_codes=_EXIT_CODES,
         as_json="print a JSON object for each update",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER")
@@ -143,7 +145,7 @@ def add_keep_ledger(commands: Subcommands) -> None:
 
 
 def _keep_ledger(arguments: argparse.Namespace) -> int:
-    """Updates the mirror until it is interrupted, or once. Raises ConfigurationError, and with --once FetchError."""
+    """Updates the mirror until it is interrupted, or once. Raises ConfigurationError, and as `_keep_up`."""
     mirror, reader = LedgerMirror(arguments.folder), LedgerReader(*registry_of(arguments))
 
     def update() -> None:
@@ -153,31 +155,33 @@ def _keep_ledger(arguments: argparse.Namespace) -> int:
         else:
             say(f"{entries} entries")
 
-    return _keep_up(arguments, update, lambda error: not error.by_mirror, "not reached", _Wait())
+    return _keep_up(arguments, update, _Wait())
 
 
-def _keep_up(
-    arguments: argparse.Namespace,
-    update: Callable[[], None],
-    contradicts: Callable[[DocumentRefused], bool],
-    failure: str,
-    wait: "_Wait",
-) -> int:
+def _keep_up(arguments: argparse.Namespace, update: Callable[[], None], wait: "_Wait") -> int:
     """Updates at intervals until the process is interrupted, or once. Returns the exit code: `LEDGER_INCONSISTENT` for
-    an error that ``contradicts`` the mirror. Another error is told after the word ``failure``, and with --once raised
-    as FetchError."""
+    an error that no later update ends. Another one is told, and with --once raised: as FetchError, or DocumentRefused
+    for a document of the registry itself."""
     ended = threading.Event() if arguments.once else until_interrupted(wait.interrupt)
     while True:
         try:
             update()
         except (DocumentRefused, FetchError, TrustUnavailable) as error:
-            if isinstance(error, DocumentRefused) and contradicts(error):
+            refused = error if isinstance(error, DocumentRefused) and not error.by_mirror else None
+            if refused is not None and _is_final(refused):
                 say(f"Error: {error}; {arguments.folder} is unchanged", error=True)
                 return LEDGER_INCONSISTENT
             if arguments.once:
+                if refused is not None:
+                    raise
                 raise FetchError(f"the registry is not reached: {error}") from error
-            say(f"{failure}: {error}", error=True)
+            say(f"not updated: {error}", error=True)
         if not arguments.once:
             wait.until_due(arguments.interval, ended)
         if arguments.once or ended.is_set():
             return 0
+
+
+def _is_final(error: DocumentRefused) -> bool:
+    """Whether the registry shows another history than the mirror has, or is another registry."""
+    return error.code == "document_inconsistent" or error.of_another_registry

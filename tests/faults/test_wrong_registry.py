@@ -228,6 +228,37 @@ class TestKeepingTheLedger:
             assert main(command) == code
         assert ("1 entries" in capsys.readouterr().out) is (code == 0)
 
-    def test_the_only_url_that_shows_another_root_ends_it(self, tmp_path: Path) -> None:
+
+@pytest.mark.parametrize("command", ["keep-ledger", "mirror"])
+class TestEitherMirror:
+    """What ends `peerseal keep-ledger` and `peerseal mirror`, of a registry on one URL."""
+
+    def run(self, command: str, folder: Path, registry: PatientRegistry, url: str, pin: str | None = None) -> int:
+        bundle = encode_bundle([entry.encode() for entry in registry.ledger.entries])
+        size = len(registry.ledger.entries)
+        registry.answers[f"/ledger/{tile_path('entries', 0, size)}"] = Answer(200, bundle)
+        return main([command, str(folder), "--once", "--pin", pin or registry.pin, "--registry", url])
+
+    def test_the_only_url_that_shows_another_root_ends_it(self, command: str, tmp_path: Path) -> None:
         with PatientRegistry() as liar, served(liar) as url:
-            assert main(["keep-ledger", str(tmp_path), "--once", "--pin", other_pin(), "--registry", url]) == 4
+            assert self.run(command, tmp_path, liar, url, other_pin()) == 4
+
+    def test_another_history_than_it_has_ends_it(
+        self, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with PatientRegistry() as honest, PatientRegistry() as liar:
+            liar.root, liar.signing_key, liar.ledger.key = honest.root, honest.signing_key, honest.ledger.key
+            for registry, minter, code in ((honest, "client", 0), (liar, "thief", 4)):
+                registry.set_domain(minters=[minter])
+                registry.answers["/ledger/checkpoint"] = Answer(200, registry.ledger.checkpoint().encode())
+                with served(registry) as url:
+                    assert self.run(command, tmp_path, registry, url) == code, capsys.readouterr()
+        assert "document_inconsistent" in capsys.readouterr().err
+
+    def test_a_document_that_is_refused_for_another_reason_is_an_error_and_no_other_history(
+        self, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with PatientRegistry() as registry, served(registry) as url, PatientRegistry() as other:
+            registry.answers["/ledger/checkpoint"] = Answer(200, other.ledger.checkpoint().encode())
+            assert self.run(command, tmp_path, registry, url) == 1
+        assert "document_unknown_signer" in capsys.readouterr().err
