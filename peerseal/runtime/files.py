@@ -436,19 +436,25 @@ class NameLock:
             fcntl.fcntl(self._handle, fcntl.F_OFD_SETLK, wanted)
 
 
-def read_file(path: Path, limit: int = -1) -> bytes:
+def read_file(path: Path, limit: int = -1, *, tightens: bool = True) -> bytes:
     """Read a file in a folder of this user or root. Links that root or this user made are followed: Kubernetes mounts
-    secrets as links. Raises FileNotFoundError or ConfigurationError."""
-    folder, name = resolved(path)
+    secrets as links. ``tightens`` as of `Folder`. Raises FileNotFoundError or ConfigurationError."""
+    folder, name = resolved(path, tightens=tightens)
     return folder.read(name, limit)
 
 
-def resolved(path: Path) -> tuple[Folder, str]:
+def tighten_file(path: Path) -> None:
+    """Take the rights of others from a file that `read_file` read. Raises FileNotFoundError or ConfigurationError."""
+    folder, name = resolved(path)
+    folder.check(name)
+
+
+def resolved(path: Path, *, tightens: bool = True) -> tuple[Folder, str]:
     """The folder of that file, which may be missing, and its name there. Links of root and this user are followed.
-    Raises FileNotFoundError or ConfigurationError."""
+    ``tightens`` as of `Folder`. Raises FileNotFoundError or ConfigurationError."""
     path = path.absolute()
     for _ in range(MOST_LINKS):
-        folder = Folder(path.parent, access=Access.COMMON)
+        folder = Folder(path.parent, access=Access.COMMON, tightens=tightens)
         try:
             target = folder.link(path.name)
         except FileNotFoundError:

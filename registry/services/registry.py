@@ -21,7 +21,7 @@ from registry.services.keys.records import Audit, KeyEnding, Records
 from registry.services.keys.rights import JoinTokens, Platforms, read_rules
 from registry.services.readiness import Readiness, basic_checks
 from registry.services.recovery.histories import HistoryDeclarations
-from registry.services.setup.keyfiles import Sealer, read
+from registry.services.setup.keyfiles import read_sealer
 from registry.services.use_case import Node
 from registry.settings import Settings
 from registry.storage.durability import DurabilityGuard
@@ -57,7 +57,7 @@ class Registry:
     def _add_use_cases(self, node: Node) -> None:
         keys, guard = DatabaseKeys(node.store, node.authority), DatabaseReplayGuard(node.store, node.clock)
         clients = Clients(keys, guard, node.clock)
-        sealer = Sealer(read(self.settings.sealing_key_file, "sealing key"))
+        sealer = read_sealer(self.settings.sealing_key_file)
         self.callers = caller_verifier(keys, guard, node.clock)
         self.join_tokens = JoinTokens(node, sealer)
         self.admission = KeyAdmission(node, self.join_tokens)

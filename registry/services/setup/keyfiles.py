@@ -1,5 +1,6 @@
 """The registry's own secrets in files of mode 0600: made once, never overwritten. A file that another user of the host
-owns or may change is not read.
+owns or may change is not read. The mode of a file is tightened once it is known to hold a key: a typing mistake may
+name any file.
 
 With a passphrase, new private keys are encrypted under it (PKCS #8). An older plain key is read with a warning and not
 encrypted: copies of it may exist, so a new key is the better remedy.
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from peerseal.errors import ConfigurationError, KeyRefused
 from peerseal.identity.key_passphrase import KeyPassphrase
 from peerseal.protocol.keys import KeyPair, private_pem
-from peerseal.runtime.files import Access, Folder, read_file
+from peerseal.runtime.files import Access, Folder, read_file, tighten_file
 from peerseal.runtime.trusted_path import warn_once
 from registry.settings import NO_PASSPHRASE
 
@@ -40,7 +41,7 @@ def ensure(path: Path, make: Callable[[], bytes]) -> bool:
 def read(path: Path, what: str) -> bytes:
     """The file's bytes. Raises ConfigurationError, which names the file and what it should hold."""
     try:
-        return read_file(path)
+        return read_file(path, tightens=False)
     except FileNotFoundError as error:
         raise ConfigurationError(f"{what}: {path}: {error.strerror}; has the registry been initialised?") from error
     except ConfigurationError as error:
@@ -55,6 +56,7 @@ def read_key_pair(path: Path, what: str, passphrase: KeyPassphrase = NO_PASSPHRA
         raise ConfigurationError(f"{what}: {path} holds no private key") from error
     if key.public.alg != "ES256":
         raise ConfigurationError(f"{what}: {path} holds a key for {key.public.alg}, it must be a P-256 key (ES256)")
+    tighten_file(path)
     return key
 
 
@@ -66,7 +68,15 @@ def read_ledger_key(path: Path, passphrase: KeyPassphrase = NO_PASSPHRASE) -> Ed
         raise ConfigurationError(f"ledger key: {path} holds no private key") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigurationError(f"ledger key: {path} holds no Ed25519 key")
+    tighten_file(path)
     return key
+
+
+def read_sealer(path: Path) -> "Sealer":
+    """What encrypts secrets, with the sealing key in that file. Raises ConfigurationError."""
+    sealer = Sealer(read(path, "sealing key"))
+    tighten_file(path)
+    return sealer
 
 
 def _opened(path: Path, what: str, passphrase: KeyPassphrase, load: Callable[[bytes, bytes | None], T]) -> T:
