@@ -55,7 +55,8 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Fl
     CACHES.read_from(use_cases.cached_bytes)
     DATABASE.read_from(lambda: connection_counts(use_cases.store.engine))
     WAITING_LIMIT.set_function(lambda: use_cases.changes.waiting.most)
-    app.wsgi_app = timed(continuing(WarmAnswers(app.wsgi_app, use_cases)))  # type: ignore[assignment, method-assign]
+    routes = {rule.endpoint: rule.rule for rule in app.url_map.iter_rules()}
+    app.wsgi_app = timed(continuing(WarmAnswers(app.wsgi_app, use_cases), routes))  # type: ignore[assignment, method-assign]
     return app
 
 

@@ -38,6 +38,8 @@ PROCESS = CollectorRegistry()
 WORKERS = WorkerMetrics(PROCESS)
 """The metrics of all workers of this server."""
 
+ENDPOINT = "registry.endpoint"
+"""The key of the endpoint in the WSGI environment of a request that is answered."""
 _BEGAN = "peerseal.began"  # in a WSGI environment: when its request came in
 _WAYS = {"join_token": "join_token", "kid": "voucher", "oidc": "platform", "dev": "first_come"}
 
@@ -230,6 +232,7 @@ def timed(application: "WSGIApplication") -> "WSGIApplication":
 
 def note(environ: "WSGIEnvironment", endpoint: str | None, status: int) -> None:
     """Notes that the request with this environment, for that endpoint, is answered."""
+    environ[ENDPOINT] = endpoint
     with errors.contained():
         answered.note(endpoint, status, time.perf_counter() - environ[_BEGAN])
 

@@ -78,9 +78,10 @@ def test_a_refusal_is_a_span_with_its_status_and_without_a_secret(seen: Seen, re
 def test_an_answer_from_memory_is_a_span_without_a_database(seen: Seen, registry: Driver) -> None:
     registry.joined(KeyPair.generate("ES256"), "billing")
     registry.got("/v1/services/billing/jwks.jwt")
+    assert seen.names[-1] == "GET /v1/services/<service>/jwks.jwt"
     seen.forget()
     registry.got("/v1/services/billing/jwks.jwt")
-    assert seen.names == ["GET"]
+    assert seen.names == ["GET /v1/services/<service>/jwks.jwt"]
 
 
 @pytest.mark.parametrize("given", [None, "00-zz", GIVEN[:-2] + "00"])
