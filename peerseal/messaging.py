@@ -156,7 +156,7 @@ class EventPublisher:
         headers = self._identity.sign_event(
             payload, topic=topic, audience=audience, scope=scope, event_id=event_id, **options
         )
-        with span(SEND, "client", of_messages("send", topic, system_of(self._outlet))):
+        with span(SEND, "client", lambda: of_messages("send", topic, system_of(self._outlet))):
             self._outlet.send(topic, payload, [(name, value.encode("ascii")) for name, value in headers.items()], key)
 
     def flush(self, timeout: float = FLUSH) -> None:
@@ -260,8 +260,10 @@ class EventConsumer:
             return None
         self._not_taken, self._audited = 0, False
         given = _header_of(message, REQUEST_ID), _header_of(message, TRACEPARENT)
-        about = of_messages("process", message.topic, system_of(self._inlet))
-        with serving(*given), span("peerseal.consume", "consumer", about):
+        with (
+            serving(*given),
+            span("peerseal.consume", "consumer", lambda: of_messages("process", message.topic, system_of(self._inlet))),
+        ):
             self._work_until_done(message, handle)
         return message
 

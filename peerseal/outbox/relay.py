@@ -35,7 +35,7 @@ from peerseal.runtime.forks import BackgroundWork, in_each_child, notice_fork, w
 from peerseal.runtime.locks import Opened
 from peerseal.runtime.options import check_is, check_number, check_whole
 from peerseal.runtime.terminal import printable
-from peerseal.runtime.tracing import of_messages, span
+from peerseal.runtime.tracing import Attributes, of_messages, span
 from peerseal.verify.context import serving
 
 try:
@@ -185,7 +185,10 @@ def _span_of(events: Sequence[Waiting], outlet: Outlet) -> Iterator[None]:
     """The span of sending: in the trace of the one event, or in none with links to the traces of several."""
     given = [value.decode() for event in events for name, value in event.headers if name == TRACEPARENT]
     parent, links = (given[0], ()) if len(events) == len(given) == 1 else (None, given)
-    about = of_messages("send", events[0].topic, system_of(outlet), len(events))
+
+    def about() -> Attributes:
+        return of_messages("send", events[0].topic, system_of(outlet), len(events))
+
     with serving(traceparent=parent), span(SEND, "client", about, links):
         yield
 

@@ -94,11 +94,11 @@ def ignored(_: Attributes) -> None:
 
 
 def span(
-    name: str, kind: Kind = "internal", attributes: Attributes = NONE, links: Sequence[str] = ()
+    name: str, kind: Kind = "internal", ask: Callable[[], Attributes] | None = None, links: Sequence[str] = ()
 ) -> AbstractContextManager[Callable[[Attributes], object]]:
-    """A span around a block, if spans are made. See `Tracer.span`."""
+    """A span around a block, if spans are made. See `Tracer.span`; only then ``ask`` is called, for its attributes."""
     tracer = installed.tracer
-    return nullcontext(ignored) if tracer is None else tracer.span(name, kind, attributes, links)
+    return nullcontext(ignored) if tracer is None else tracer.span(name, kind, NONE if ask is None else ask(), links)
 
 
 def traced(

@@ -278,7 +278,9 @@ class HttpFetcher:
             with (
                 no_longer_than(self._limits.total_timeout + wait),
                 noting,
-                nullcontext(ignored) if wait else span("peerseal.fetch", "client", of_call(method, base)) as add,
+                nullcontext(ignored)
+                if wait
+                else span("peerseal.fetch", "client", lambda: of_call(method, base)) as add,
                 closing(self._send(method, base, path, body, headers, wait)) as response,
             ):
                 add(of_answer(response.status))

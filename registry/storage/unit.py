@@ -147,7 +147,7 @@ class Store:
         """The time of the database in a request that is traced, and none of the threads in the background."""
         if current_trace() is None:
             return nullcontext()
-        return span(f"registry.{work}", "client", {"db.system.name": self.engine.dialect.name}, links)
+        return span(f"registry.{work}", "client", lambda: {"db.system.name": self.engine.dialect.name}, links)
 
     def _settle(self, *, committed: bool) -> None:
         if self._guard is not None:

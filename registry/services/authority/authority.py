@@ -85,7 +85,7 @@ class Authority:
 
 def signing(kind: str) -> AbstractContextManager[object]:
     """The span of one signature of the registry, in a request that is traced."""
-    return nullcontext() if current_trace() is None else span("registry.sign", attributes={"registry.document": kind})
+    return nullcontext() if current_trace() is None else span("registry.sign", ask=lambda: {"registry.document": kind})
 
 
 class AuthoritySource:
