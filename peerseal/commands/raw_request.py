@@ -13,7 +13,7 @@ MAX_HEAD = 64 * 1024
 
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")  # RFC 9112 section 2.2: a line may end with LF alone
 _REQUEST_LINE = re.compile(rf"({HTTP_TOKEN}) ([^\s\x00-\x20\x7f]+) HTTP/1\.[01]")
-_FIELD = re.compile(rf"({HTTP_TOKEN}):[\t ]*([\t -~\x80-\xff]*?)[\t ]*")
+_FIELD = re.compile(rf"({HTTP_TOKEN}):([\t -~\x80-\xff]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def headers_of(lines: Iterable[str], *, first: int = 1) -> dict[str, str]:
         match = _FIELD.fullmatch(line)
         if match is None:
             raise ConfigurationError(f"header line {number} is not of the form 'Name: value' (RFC 9112 section 5)")
-        lower, value = match[1].lower(), match[2]
+        lower, value = match[1].lower(), match[2].strip("\t ")
         found[lower] = f"{found[lower]}, {value}" if lower in found else value
     return found
 

@@ -23,14 +23,16 @@ CONTEXT: Final = ("request_id", "transaction_id", "trace_id", "span_id")
 
 _FIELDS: Final = "peerseal_fields"
 _SECRETS = re.compile(
-    r"eyJ[\w-]{8,}(?:\.[\w-]*){1,4}"  # a compact JWS or JWE
+    # A compact JWS or JWE. It is looked for once in each run of these characters that a dot follows.
+    r"(?<![\w-])(?=[\w-]++\.)(?P<before>[\w-]*?)eyJ[\w-]{8,}+(?:\.[\w-]*+){1,4}"
     r"|\bps[jo]1\.[\w.-]+"  # join tokens, operator tokens
-    r"|(?<=://)[^/\s@'\"]*:[^/\s@'\"]*(?=@)"  # user and password in a URL
+    r"|(?<=://)[^/\s:@]*+:[^/\s]*(?=@)"  # user and password in a URL
+    r"|(?i:\bpassword=)[^\s&]+"  # in its query, or in a connection string
     r"|(?i:\b(?:bearer|basic) )[\w.~+/=-]{8,}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
     re.DOTALL,
 )
-_REMOVED = "[removed]"
+_REMOVED: Final = "[removed]"
 
 
 def fields(**members: object) -> dict[str, Any]:
@@ -81,8 +83,13 @@ class JsonFormatter(logging.Formatter):
 
 
 def without_secrets(text: str) -> str:
-    """The text, with what looks like a secret replaced."""
-    return _SECRETS.sub(_REMOVED, text)
+    """The text, with what looks like a secret replaced. Its time grows with the length alone, whatever the text is:
+    lines of a server quote its callers."""
+    return _SECRETS.sub(_removed, text)
+
+
+def _removed(found: re.Match[str]) -> str:
+    return f"{found['before'] or ''}{_REMOVED}"
 
 
 def _plain(value: object) -> object:

@@ -205,13 +205,19 @@ def metrics() -> Response:
     """The counts of all workers. Not for the public: the proxy in front does not pass this path on, or the node answers
     it at a port of its own only (REGISTRY_METRICS_ONLY_AT)."""
     port = registry().settings.metrics_port
-    if port is not None and request.environ["SERVER_PORT"] != str(port):  # of the socket, not of the Host header
+    if port is not None and not _came_in_at(port):
         raise NotFound("not_found")
     answered.count()
     told = CollectorRegistry()
     told.register(WORKERS)
     told.register(_Ledger(registry()))
     return Response(generate_latest(told), content_type=CONTENT_TYPE_LATEST)
+
+
+def _came_in_at(port: int) -> bool:
+    """Whether the request came in at that TCP port. At a Unix socket, where callers have no port, servers take
+    SERVER_PORT from the Host header, which the caller writes."""
+    return request.environ["SERVER_PORT"] == str(port) and "REMOTE_PORT" in request.environ
 
 
 class _Ledger(Collector):

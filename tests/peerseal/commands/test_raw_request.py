@@ -1,5 +1,7 @@
 """A raw HTTP/1 request, as ``peerseal verify --http`` reads it."""
 
+import time
+
 import pytest
 
 from peerseal.commands.raw_request import MAX_HEAD, RawRequest, headers_of
@@ -48,3 +50,10 @@ def test_what_is_no_request_names_the_part_and_quotes_no_secret(raw: bytes, says
         RawRequest.parse(raw)
     assert says in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+def test_a_value_with_many_spaces_takes_no_longer_than_another() -> None:
+    """60,000 spaces before the last character took minutes."""
+    began = time.perf_counter()
+    assert headers_of([f"X-Long: a{' ' * 60_000}b"])["x-long"].endswith(" b")
+    assert time.perf_counter() - began < 5

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -97,6 +98,46 @@ def test_a_password_in_a_url_and_a_private_key_are_removed() -> None:
     pem = key().to_pem().decode()
     assert without_secrets(f"key: {pem}") == "key: [removed]\n"
     assert without_secrets(pem[: len(pem) // 2]) == "[removed]"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("postgresql://u:p@ss@h/db", "postgresql://[removed]@h/db"),
+        ("'redis://u:pa'ss@h'", "'redis://[removed]@h'"),
+        ("postgresql://u@h/db?password=hunter2&x=1", "postgresql://u@h/db?[removed]&x=1"),
+        ("host=h password=hunter2 user=u", "host=h [removed] user=u"),
+        ("tokeneyJhbGciOiJFUzI1NiJ9.e30.c2ln!", "token[removed]!"),
+        ("http://a:80/x mailto:u@v", "http://a:80/x mailto:u@v"),
+    ],
+)
+def test_secrets_are_found_where_something_stands_before_them(text: str, left: str) -> None:
+    assert without_secrets(text) == left
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "://:",
+        ":",
+        "eyJ",
+        "eyJ.",
+        "a.",
+        "-----BEGIN ",
+        "PRIVATE KEY",
+        "-----END A",
+        "psj1.",
+        "bearer ",
+        "password=",
+        "@",
+    ],
+)
+@pytest.mark.parametrize("start", ["", "://", "eyJ", "-----BEGIN ", "-----BEGIN PRIVATE KEY-----"])
+def test_no_text_of_a_caller_takes_long(start: str, piece: str) -> None:
+    """100,000 characters of ``://::::`` took minutes, in which no other request was answered."""
+    began = time.perf_counter()
+    without_secrets(start + piece * (100_000 // len(piece)))
+    assert time.perf_counter() - began < 5  # some milliseconds
 
 
 def test_ids_digests_and_urls_stay() -> None:

@@ -2,6 +2,7 @@
 
 import re
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -12,12 +13,14 @@ import requests
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from demo.processes import BIN
 from peerseal.protocol.keys import KeyPair
 from registry.domain.errors import StorageUnavailable
 from registry.storage.unit import Store
 from registry.web.metrics import BUCKETS, RequestSeconds
 from tests.registry.driver import Driver
-from tests.support.processes import LOOPBACK, Server, free_port, gunicorn
+from tests.support.processes import LOOPBACK, Process, Server, free_port, gunicorn
+from tests.support.stack import Stack
 
 ENDPOINTS = {
     "applicants": "approve waiting",
@@ -175,8 +178,23 @@ def test_a_port_of_its_own_keeps_metrics_from_the_other_ones(registry: Driver) -
     apart = registry.node(metrics_port=9090)
     claiming = apart.client.get("/metrics", headers={"Host": "localhost:9090"})
     assert (claiming.status_code, claiming.get_json()["code"]) == (404, "not_found")
-    assert apart.client.get("/metrics", environ_overrides={"SERVER_PORT": "9090"}).status_code == 200
+    there = {"SERVER_PORT": "9090", "REMOTE_PORT": "50000"}
+    assert apart.client.get("/metrics", environ_overrides=there).status_code == 200
     apart.close()
+
+
+@pytest.mark.e2e
+def test_a_host_header_opens_no_metrics_at_a_unix_socket(stack: Stack, tmp_path: Path) -> None:
+    stack.operate("init", "--trust-domain", stack.domain)
+    path, settings = tmp_path / "sock:9090", stack.registry_settings | {"REGISTRY_METRICS_ONLY_AT": "9090"}
+    command = [BIN / "gunicorn", "registry.wsgi:app", "-c", "python:registry.gunicorn_conf", "--bind", f"unix:{path}"]
+    with Process("node", [str(part) for part in command], log=tmp_path / "log", settings=settings) as process:
+        process.wait_until_prints("Booting worker")
+        for host in ("localhost", "localhost:9090"):
+            with socket.socket(socket.AF_UNIX) as caller:
+                caller.connect(str(path))
+                caller.sendall(f"GET /metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+                assert caller.makefile("rb").readline() == b"HTTP/1.1 404 NOT FOUND\r\n", host
 
 
 def test_many_observations_at_once_are_the_same_as_one_after_the_other() -> None:
