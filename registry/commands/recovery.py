@@ -1,6 +1,5 @@
 """``peerseal-registry verify`` and ``restore``."""
 
-import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from registry.services.authority.ledger_memory import FILE, LedgerMemory, Rememb
 from registry.services.recovery import restore as restoring
 from registry.services.recovery import verify as verifying
 from registry.services.recovery.histories import is_in
+from registry.services.recovery.parallel_checks import MOST, processors
 from registry.services.recovery.public_copy import Source
 from registry.services.recovery.restore import Lost, Restored
 
@@ -34,7 +34,7 @@ from registry.services.recovery.restore import Lost, Restored
     "--processes",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Processes that check signatures. Default: one for each processor of this host.",
+    help=f"Processes that check signatures, 70 MB each. Default: the processors that this one may use, {MOST} at most.",
 )
 @json_option
 def verify(kept: tuple[Path, ...], processes: int | None, as_json: bool) -> None:
@@ -49,7 +49,7 @@ def verify(kept: tuple[Path, ...], processes: int | None, as_json: bool) -> None
         the_settings().limits,
         checkpoints=notes,
         progress=show_progress,
-        processes=processes or os.cpu_count() or 1,
+        processes=processes or min(processors(), MOST),
     )
     end_progress()
     if as_json:

@@ -21,8 +21,20 @@ from registry.domain.evidence_checks import AdmissionCheck, BadGrounds, EndingCh
 from registry.domain.keys import KeyRecord, KeyState
 from registry.domain.rebuild import PublicState
 
-READ_ONLY: Final = "viewer"
+_READ_ONLY: Final = "viewer"
 """The role of operators who may change nothing."""
+_ADMIN: Final = "admin"
+_OF_ADMINS: Final = (entries.DOMAIN_SET, entries.OPERATOR_CREATED, entries.OPERATOR_REVOKED)
+"""What admins alone may do."""
+_SHAPES: Final = frozenset(
+    map(
+        frozenset[str],
+        (("join_token",), ("kid",), ("oidc", "subject"), ("dev",), ("operator",), ("self",), ("local",)),
+    )
+)
+"""The members of ``by``: one ground for each entry."""
+_LONGEST_LIFE: Final = 30 * 24 * 3600
+"""Seconds for which a key is admitted, at most (REGISTRY_KEY_LIFETIME)."""
 
 
 class Grounds:
@@ -45,6 +57,7 @@ class Grounds:
         yield from self._after_cascade(entry, state)
         evidence = yield from self._committed(entry, evidence)
         try:
+            _check_shape(entry)
             _RULES[entry.type](self, entry, evidence, state)
         except BadGrounds as bad:
             yield Difference.of("entries", entry.seq, bad.column, bad.says, bad.should_say)
@@ -96,8 +109,8 @@ class Grounds:
         owner, thumbprint = split_kid(kid)
         if owner != service_id(self._domain(), service) or thumbprint in state.keys:
             raise BadGrounds("kid", kid, f"a key of {service} that was not admitted before")
-        if data["active_from"] != entry.time or data["expires_at"] <= entry.time:
-            raise BadGrounds("body", dict(data), "a window that begins with the entry")
+        if data["active_from"] != entry.time or not 0 < data["expires_at"] - entry.time <= _LONGEST_LIFE:
+            raise BadGrounds("body", dict(data), "a window that begins with the entry, of 30 days at most")
         if entry.evidence is None:
             raise BadGrounds("evidence", None, "the proof of possession")
         voucher = self._voucher(entry, state) if "kid" in entry.by else None
@@ -167,7 +180,8 @@ class Grounds:
         operator = state.operators.get(entry.by.get("operator", ""))
         if operator is None:
             raise BadGrounds("by", dict(entry.by), "an operator that the ledger knows")
-        if operator.revoked or operator.expires_at <= entry.time or operator.role == READ_ONLY:
+        entitled = operator.role == _ADMIN if entry.type in _OF_ADMINS else operator.role != _READ_ONLY
+        if operator.revoked or operator.expires_at <= entry.time or not entitled:
             raise BadGrounds("by", dict(entry.by), "an operator who was entitled to it then")
 
     # ---- parts
@@ -208,6 +222,11 @@ class Grounds:
             record = state.keys.get(thumbprint)
             if record is not None and record.revoked_at is None:
                 yield Difference.of("entries", last.seq, "body", f"the end of a revocation without {thumbprint}", "all")
+
+
+def _check_shape(entry: Entry) -> None:
+    if frozenset(entry.by) not in _SHAPES:
+        raise BadGrounds("by", dict(entry.by), "one ground, of a kind that there is")
 
 
 def _check_join_token(entry: Entry, token_id: str, state: PublicState) -> None:

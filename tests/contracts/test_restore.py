@@ -4,6 +4,7 @@ databases."""
 import json
 import shutil
 from binascii import a2b_base64
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -610,6 +611,20 @@ def test_an_entry_that_comes_in_meanwhile_has_it_refused(short: Short) -> None:
     with pytest.raises(RestoreRefused) as refused:
         restored(short.registry, Source("slow", get))
     assert refused.value.code == "ledger_moved"
+
+
+def test_what_was_checked_is_what_is_written_whatever_the_copy_says_later(short: Short) -> None:
+    """Each path is read once: a mirror that is slow, down or false later changes nothing."""
+    asked: Counter[str] = Counter()
+
+    def get(path: str) -> bytes:
+        asked[path] += 1
+        if asked[path] > 1 and "entries" in path:
+            raise FetchError(f"{path}: gone", 503)
+        return short.copy.get(path)
+
+    assert restored(short.registry, Source("changing", get)).anything
+    assert verify(short.registry.store, short.registry.settings.limits, clock=short.registry.clock).whole
 
 
 def test_a_database_with_no_entry_names_no_root_to_believe(short: Short) -> None:

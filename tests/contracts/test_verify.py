@@ -16,7 +16,7 @@ from demo.processes import BIN, environment
 from peerseal.errors import PeersealError
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.ledger.entries import DOMAIN_SET, KEY_ADMITTED, KEY_REVOKED, POLICY_SET, Entry
+from peerseal.protocol.ledger.entries import DOMAIN_SET, KEY_ADMITTED, KEY_REVOKED, OPERATOR_CREATED, POLICY_SET, Entry
 from peerseal.protocol.ledger.merkle import Frontier, leaf_hash
 from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
@@ -41,6 +41,7 @@ from tests.registry.driver import BY, DOMAIN, Clock, Driver, entries_of
 from tests.support.keys import key
 
 OWNER = service_id(DOMAIN, "billing")
+YEAR = 365 * 24 * 3600
 
 
 def checked(registry: Driver, **options: Any) -> Verified:
@@ -345,6 +346,12 @@ def test_an_admission_on_grounds_that_were_none_is_named(registry: Driver, life:
         {"operator": "nobody"},
         {"kid": make_kid(OWNER, life[0].public.thumbprint)},
         {"kid": make_kid(OWNER, life[2].public.thumbprint)},
+        {"oidc": "https://issuer.test", "subject": "0" * 64, "operator": "nobody"},
+        {"dev": "x", "operator": "nobody"},
+        {"local": "cli", "operator": "nobody"},
+        {"oidc": "https://issuer.test"},
+        {"unknown": "x"},
+        {},
     ]
     for by in grounds:
         pair = key()
@@ -352,6 +359,24 @@ def test_an_admission_on_grounds_that_were_none_is_named(registry: Driver, life:
         evidence = {"proof": proof_of(registry, pair), **({"vouch": token} if "kid" in by else {})}
         seq = admit(registry, pair, by, evidence)
         assert ("entries", str(seq), "by") in named(registry), by
+
+
+def test_an_act_of_admins_by_another_operator_is_named(registry: Driver, life: list[KeyPair]) -> None:
+    now, operator = int(registry.clock()), registry.registry.operators.create(Role.OPERATOR, 3600)[0]
+    made = {"id": "0" * 16, "role": "admin", "expires_at": now + 3600, "secret_hash": "A" * 43}
+    with registry.store.write() as connection:
+        change = Change(OPERATOR_CREATED, by={"operator": operator.id}, data=made)
+        seq = append(connection, now, change).entry.seq
+    assert ("entries", str(seq), "by") in named(registry)
+
+
+def test_an_admission_for_a_hundred_years_is_named(registry: Driver, life: list[KeyPair]) -> None:
+    pair, now = key(), int(registry.clock())
+    data = {"alg": pair.public.alg, "jwk": dict(pair.public.jwk), "active_from": now, "expires_at": now + 100 * YEAR}
+    kid, evidence = make_kid(OWNER, pair.public.thumbprint), {"proof": proof_of(registry, pair)}
+    with registry.store.write() as connection:
+        seq = append(connection, now, Change(KEY_ADMITTED, "billing", kid, {"local": "cli"}, evidence, data)).entry.seq
+    assert ("entries", str(seq), "body") in named(registry)
 
 
 def test_an_admission_without_a_proof_by_its_key_is_named(registry: Driver, life: list[KeyPair]) -> None:

@@ -1,11 +1,13 @@
 """Runs the checks of evidence in processes: they take most of the time of a replay, and depend on no other check."""
 
 import multiprocessing
+import os
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from threading import Thread
 from types import TracebackType
 from typing import Final, Self
 
@@ -15,6 +17,17 @@ BATCH: Final = 250
 """Checks that a process is given at a time: a tenth of a second's work."""
 ALONE: Final = 8
 """Batches that this process checks itself: the start of others takes longer."""
+
+
+MOST: Final = 3
+"""Processes that are of use: reading the entries takes a third of the time of all checks."""
+
+
+def processors() -> int:
+    """The processors that this process may use, as far as the system says it."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class ParallelChecks:
@@ -59,9 +72,13 @@ class ParallelChecks:
             return
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
-                self._processes, multiprocessing.get_context("spawn"), initializer=_ignore_interrupts
+                self._processes, multiprocessing.get_context("spawn"), initializer=_follow_parent
             )
-        self._given.append((batch, self._pool.submit(checked_all, batch)))
+        try:
+            self._given.append((batch, self._pool.submit(checked_all, batch)))
+        except BrokenProcessPool:
+            self._check_here(batch)
+            return
         while len(self._given) > 4 * self._processes:  # so that memory stays bounded
             self._take()
 
@@ -69,16 +86,30 @@ class ParallelChecks:
         batch, future = self._given.popleft()
         try:
             found = future.result()
-        except BrokenProcessPool:  # a process was ended, such as for its memory: no check is left out
-            self._processes = 1
+        except BrokenProcessPool:
             found = checked_all(batch)
         self._tell(found)
+
+    def _check_here(self, batch: Sequence[EvidenceCheck]) -> None:
+        """After a process was ended, such as for its memory: this one makes all checks, and none is left out."""
+        self._processes = 1
+        while self._given:
+            self._take()
+        self._tell(checked_all(batch))
 
     def _tell(self, found: Sequence[Checked]) -> None:
         for checked in found:
             self._report(checked)
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches all processes of a terminal; the first one ends the others."""
+def _follow_parent() -> None:
+    """Ctrl-C reaches all processes of a terminal, and the first one ends the others. A signal that ends the first one
+    alone ends this one as well."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)

@@ -7,11 +7,12 @@ these keys must have signed the checkpoint, and the entries' bytes must lead to 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from tempfile import gettempdir
+from typing import BinaryIO, Final
 
 from peerseal.audit.ledger_reader import entry_bodies
 from peerseal.audit.mirror import read_mirrored
-from peerseal.errors import CodedError, DocumentRefused, FetchError, MalformedToken, PeersealError
+from peerseal.errors import CodedError, ConfigurationError, DocumentRefused, FetchError, PeersealError
 from peerseal.protocol.ledger.checkpoint import CHECKPOINT_PATH, Checkpoint, verify_checkpoint
 from peerseal.protocol.ledger.entries import JOIN_TOKEN_CREATED, REGISTRY_CREATED, REGISTRY_KEYS_ISSUED, Entry
 from peerseal.protocol.ledger.merkle import leaf_hash
@@ -26,6 +27,8 @@ from registry.services.recovery.verify import claimed_size
 LIMITS: Final = FetchLimits(total_timeout=60.0, max_bytes=32 * 1024 * 1024)
 """Limits of one call to a mirror: no caller waits for it, and a bundle of the longest entries has 16 MiB."""
 
+_LENGTH: Final = 2
+"""Bytes that give the length of an entry in the temporary file, as in a bundle."""
 _DOCUMENTS: Final = (REGISTRY_CREATED, REGISTRY_KEYS_ISSUED)
 
 
@@ -68,7 +71,7 @@ class LateEntries:
 @dataclass(frozen=True, slots=True)
 class PublicCopy:
     """A complete and verified copy. ``note`` is its signed checkpoint, ``late`` describes its entries after the size
-    ``after``."""
+    ``after``, and the temporary file ``bodies`` has them: a million do not fit into memory."""
 
     source: Source
     note: str = field(repr=False)
@@ -76,26 +79,33 @@ class PublicCopy:
     replayed: Replay
     after: int
     late: LateEntries
+    bodies: BinaryIO = field(repr=False)
 
     def entries(self) -> Iterator[Entry]:
-        """The entries after ``after``, read again, since a million do not fit into memory. The caller writes them, and
-        compares the root hash with the checkpoint's. Raises RestoreRefused or FetchError."""
-        for body in _bodies(self.source, self.after, self.checkpoint.size):
-            try:
-                yield Entry.decode(body)
-            except MalformedToken as error:  # it was good when it was read first
-                raise RestoreRefused("copy_altered", f"{self.source.name}: {error}") from error
+        """The entries after ``after``. Whatever the source does meanwhile, they are those that were checked."""
+        self.bodies.seek(0)
+        while length := self.bodies.read(_LENGTH):
+            yield Entry.decode(self.bodies.read(int.from_bytes(length, "big")))
 
 
-def read_copy(source: Source, note: str, after: int, wanted: Collection[int], progress: Progress) -> PublicCopy:
-    """The copy up to the checkpoint ``note``, and the root hashes at the sizes ``wanted`` and ``after``. Raises
-    RestoreRefused, or FetchError where the source does not answer."""
-    reader, size = _Reader(Replay(Tree({after, *wanted}), Grounds(_no_evidence)), after), claimed_size(note)
-    for body in _bodies(source, 0, size):
-        reader.read(body)
-        if reader.replayed.tree.edge.size % PAGE == 0:
-            progress(reader.replayed.tree.edge.size, size)
-    checkpoint, edge = _signed(source, note, reader.replayed), reader.replayed.tree.edge
+def read_copy(
+    source: Source, note: str, after: int, wanted: Collection[int], bodies: BinaryIO, progress: Progress
+) -> PublicCopy:
+    """The copy up to the checkpoint ``note``, and the root hashes at the sizes ``wanted`` and ``after``. The entries
+    after that are written to ``bodies``. Raises RestoreRefused, FetchError where the source does not answer, or
+    ConfigurationError where they cannot be written."""
+    bodies.seek(0)
+    bodies.truncate()
+    replayed, size = Replay(Tree({after, *wanted}), Grounds(_no_evidence)), claimed_size(note)
+    reader = _Reader(replayed, after, bodies)
+    try:
+        for body in _bodies(source, size):
+            reader.read(body)
+            if replayed.tree.edge.size % PAGE == 0:
+                progress(replayed.tree.edge.size, size)
+    except OSError as error:
+        raise ConfigurationError(f"no room for the entries in {gettempdir()} (TMPDIR): {error.strerror}") from error
+    checkpoint, edge = _signed(source, note, replayed), replayed.tree.edge
     if edge.root != checkpoint.root:
         raise RestoreRefused(
             "copy_altered", f"{source.name}: its entries do not lead to the root hash in its checkpoint"
@@ -103,19 +113,20 @@ def read_copy(source: Source, note: str, after: int, wanted: Collection[int], pr
     if reader.trouble is not None:
         raise RestoreRefused("copy_unreadable", f"{source.name}: {reader.trouble}")
     late = LateEntries(reader.evidence, tuple(reader.join_tokens))
-    return PublicCopy(source, note, checkpoint, reader.replayed, after, late)
+    return PublicCopy(source, note, checkpoint, replayed, after, late, bodies)
 
 
 class _Reader:
     """Reads entry after entry. ``trouble`` describes the first one that cannot be read. ``evidence`` and
     ``join_tokens`` are the members of `LateEntries`."""
 
-    def __init__(self, replayed: Replay, after: int) -> None:
+    def __init__(self, replayed: Replay, after: int, bodies: BinaryIO) -> None:
         self.replayed = replayed
         self.evidence = 0
         self.join_tokens: list[str] = []
         self.trouble: str | None = None
         self._after = after
+        self._bodies = bodies
 
     def read(self, body: bytes) -> None:
         """Reads one more entry."""
@@ -124,9 +135,13 @@ class _Reader:
         if self.trouble is not None:
             return
         try:
-            self._apply(Entry.decode(body))
+            entry = Entry.decode(body)
+            self._apply(entry)
         except (PeersealError, KeyError, TypeError, ValueError, AttributeError) as error:
             self.trouble = f"entry {self.replayed.tree.edge.size}: {type(error).__name__}: {error}"
+            return
+        if entry.seq > self._after:
+            self._keep(entry, body)
 
     def _apply(self, entry: Entry) -> None:
         """Checks only the grounds of the root's documents: the signed checkpoint vouches for the other entries."""
@@ -134,19 +149,22 @@ class _Reader:
             for wrong in self.replayed.grounds.check(entry, None, self.replayed.state):
                 raise ValueError(str(wrong))
         apply(self.replayed.state, entry)
-        if entry.seq > self._after:
-            self.evidence += entry.evidence is not None
-            if entry.type == JOIN_TOKEN_CREATED:
-                self.join_tokens.append(entry.data["id"])
+
+    def _keep(self, entry: Entry, body: bytes) -> None:
+        """Notes an entry that the database lacks."""
+        self._bodies.write(len(body).to_bytes(_LENGTH, "big") + body)
+        self.evidence += entry.evidence is not None
+        if entry.type == JOIN_TOKEN_CREATED:
+            self.join_tokens.append(entry.data["id"])
 
 
 def _no_evidence(_: EvidenceCheck) -> None:
     raise AssertionError("unreachable: a public copy has no evidence")
 
 
-def _bodies(source: Source, after: int, size: int) -> Iterator[bytes]:
+def _bodies(source: Source, size: int) -> Iterator[bytes]:
     try:
-        yield from entry_bodies(source.get, after, size)
+        yield from entry_bodies(source.get, 0, size)
     except FetchError as error:
         if error.http_status not in (200, 404):
             raise

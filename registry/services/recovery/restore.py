@@ -10,7 +10,8 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import Any, Final
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO, Final
 
 from sqlalchemy import Connection
 
@@ -128,21 +129,21 @@ def restore(
     ``drop_branch``, and are a reason to refuse without it.
     Raises RestoreRefused, FetchError where a source does not answer, StorageUnavailable.
     """
-    plan = _plan(store, sources, kept or {}, drop_branch, progress)
-    copy, before = plan.copy, plan.before
-    if max(copy.checkpoint.size, before.size) < reached:
-        short = f"{copy.checkpoint.size} entries, and the ledger had {reached}"
-        raise RestoreRefused("copy_too_old", f"{copy.source.name} has {short}")
-    if copy.checkpoint.size <= before.size:
-        until = None if dry_run else _close_guard(store, int(clock()))
-        return Restored(
-            copy.source.name, before.size, before.size, before.size, before.root, dry_run, closed_until=until
-        )
-    with store.write() as connection:
-        restored = _written(connection, plan, limits, int(clock()), dry_run)
-        if dry_run:
-            connection.rollback()
-    return restored
+    with TemporaryFile() as bodies:
+        plan = _plan(store, sources, kept or {}, drop_branch, bodies, progress)
+        copy, before, now = plan.copy, plan.before, int(clock())
+        if max(copy.checkpoint.size, before.size) < reached:
+            short = f"{copy.checkpoint.size} entries, and the ledger had {reached}"
+            raise RestoreRefused("copy_too_old", f"{copy.source.name} has {short}")
+        if copy.checkpoint.size <= before.size:
+            until = None if dry_run else _close_guard(store, now)
+            edge = before.size, before.size, before.size, before.root
+            return Restored(copy.source.name, *edge, dry_run, closed_until=until)
+        with store.write() as connection:
+            restored = _written(connection, plan, limits, now, dry_run)
+            if dry_run:
+                connection.rollback()
+        return restored
 
 
 def _plan(
@@ -150,15 +151,16 @@ def _plan(
     sources: Sequence[Source],
     kept: Mapping[str, str],
     drop_branch: bool,
+    bodies: BinaryIO,
     progress: Progress,
 ) -> _Plan:
     """Reads the longest copy, and finds where the database ends in it. Raises RestoreRefused where the two have forked,
     unless the branch is to be dropped."""
     found = _edge_of(store)
-    copy = _longest(sources, kept, found.size, progress)
+    copy = _longest(sources, kept, found.size, bodies, progress)
     if _same_history(store, found, copy):
         return _Plan(copy, found, found)
-    before, copy = _forked_at(store, found, copy, progress)
+    before, copy = _forked_at(store, found, copy, bodies, progress)
     if not drop_branch:
         raise _two_histories(store, before, found, copy)
     return _Plan(copy, found, before)
@@ -181,13 +183,15 @@ def _edge_of(store: Store) -> Frontier:
     return edge
 
 
-def _longest(sources: Sequence[Source], kept: Mapping[str, str], after: int, progress: Progress) -> PublicCopy:
+def _longest(
+    sources: Sequence[Source], kept: Mapping[str, str], after: int, bodies: BinaryIO, progress: Progress
+) -> PublicCopy:
     """The copy with the largest checkpoint. All other copies and kept checkpoints must be part of it."""
     notes = [(source, source.note()) for source in sources]
     longest, note = max(notes, key=lambda found: claimed_size(found[1]))
     others = {source.name: other for source, other in notes if source is not longest}
     compared = {**kept, **others}
-    copy = read_copy(longest, note, after, {claimed_size(other) for other in compared.values()}, progress)
+    copy = read_copy(longest, note, after, {claimed_size(other) for other in compared.values()}, bodies, progress)
     for name, other in compared.items():
         for wrong in check_kept(name, other, copy.replayed):
             raise RestoreRefused(_CODES[wrong.column], f"{longest.name}: {wrong}")
@@ -204,13 +208,15 @@ def _same_history(store: Store, ours: Frontier, copy: PublicCopy) -> bool:
     return copy.replayed.tree.roots.get(common, copy.checkpoint.root) == root
 
 
-def _forked_at(store: Store, ours: Frontier, copy: PublicCopy, progress: Progress) -> tuple[Frontier, PublicCopy]:
+def _forked_at(
+    store: Store, ours: Frontier, copy: PublicCopy, bodies: BinaryIO, progress: Progress
+) -> tuple[Frontier, PublicCopy]:
     """The edge up to which the database and the copy agree, and the copy with its entries after that."""
     copied = entry_bodies(copy.source.get, 0, copy.checkpoint.size)
     size = _common_size(store, islice(copied, min(ours.size, copy.checkpoint.size)))
     with store.read() as connection:
         edge = frontier_at(size, TileCache().reader(connection))
-    copy = read_copy(copy.source, copy.note, size, (), progress)
+    copy = read_copy(copy.source, copy.note, size, (), bodies, progress)
     if size == 0 or copy.replayed.tree.roots[size] != edge.root:
         raise RestoreRefused("copy_forked", f"{copy.source.name} has no entry in common with the database")
     return edge, copy
@@ -251,7 +257,7 @@ def _written(connection: Connection, plan: _Plan, limits: Limits, now: int, dry_
         ledger.cut(connection, before)
     size = copy.checkpoint.size
     if ledger.extend(connection, before, copy.entries()).root != copy.checkpoint.root:
-        raise RestoreRefused("copy_altered", f"{copy.source.name}: its entries changed while they were read")
+        raise RestoreRefused("copy_altered", "the entries changed in the temporary file")
     rows = repair(connection, copy.replayed.state, copy.replayed.documents(), Retention(now, limits.spent_kept))
     lost = _lost(copy, now, applicants.remove_all(connection))
     used_tokens.close(connection, now + CLOSED_FOR)

@@ -3,8 +3,10 @@
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
@@ -14,10 +16,27 @@ from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.protocol.tokens.proof import sign_proof
 from registry.domain.evidence_checks import AdmissionCheck, Checked, EvidenceCheck
 from registry.services.recovery.parallel_checks import ALONE, BATCH, ParallelChecks
+from tests.support.processes import Process
+from tests.support.waiting import until
 
 DOMAIN, NOW = "test.internal", 1_790_000_000
 MANY = (ALONE + 6) * BATCH
 """Checks for which other processes are started."""
+
+
+HANGS = f"""
+import time
+from registry.domain.evidence_checks import EndingCheck, Signer
+from registry.services.recovery.parallel_checks import ParallelChecks
+
+if __name__ == "__main__":
+    with ParallelChecks(2, lambda _: None) as parallel:
+        for _ in range({MANY}):
+            parallel.submit(EndingCheck(1, 1, "", b"", Signer("", b"")))
+        print("checking", flush=True)
+        time.sleep(600)
+"""
+"""A program that gives checks to processes, and then hangs."""
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +109,25 @@ def test_an_error_of_the_caller_ends_the_processes(good: AdmissionCheck) -> None
     with pytest.raises(RuntimeError, match="stopped"):
         faults(checks(), 2)
     assert multiprocessing.active_children() == []
+
+
+def test_checks_that_come_after_a_process_was_killed_are_made_all_the_same(good: AdmissionCheck) -> None:
+    def checks() -> Iterator[EvidenceCheck]:
+        yield from numbered(good, LATE)
+        yield KillsItsProcess(0, NOW, good.registry, b"", os.getpid())
+        for _ in range(2):
+            yield from numbered(good, LATE)
+
+    assert faults(checks(), 2) == [*sorted(LATE)] * 3
+
+
+def test_the_processes_end_with_a_parent_that_is_ended_by_a_signal(tmp_path: Path) -> None:
+    """As by ``timeout``, systemd or cron: SIGTERM leaves a Python program no time to tidy up."""
+    program = tmp_path / "program.py"
+    program.write_text(HANGS)
+    with Process("parent", [sys.executable, str(program)], log=tmp_path / "log") as process:
+        process.wait_until_prints("checking")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) >= 2
+        os.kill(process.pid, signal.SIGTERM)
+        until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
