@@ -174,7 +174,7 @@ class TestNews:
     def test_when_another_machine_asked_says_nothing_here(self, folder: CopyFolder, tmp_path: Path) -> None:
         """Nor does what an earlier version wrote, or an earlier start of the machine."""
         lines = ("jws", "another-boot 5.0 jws", f"{SignedChanges('x', 1.0).line().split()[0]} soon jws")
-        folder.write("changes", "\n".join(lines), NOW)
+        folder.write("changes.lists", "\n".join(lines), NOW)
         heard = SharedChanges(another(tmp_path)).wait_for_new(1, LIMITS, threading.Event())
         assert heard == tuple(SignedChanges("jws", -math.inf) for _ in lines)
 
