@@ -79,7 +79,7 @@ class ChangesFeed(UseCase):
     def since(self, seq: int) -> PublicAnswer:
         """The services that an entry after ``seq`` changed; ``reset`` where they are too many to list, or where the
         ledger is shorter than ``seq``. Raises StorageUnavailable."""
-        kept = self._young(seq)
+        kept = self.kept(seq)
         if kept is not None and kept.head == self._revisions.head():
             return kept
         return self._making.do(seq)
@@ -122,14 +122,14 @@ class ChangesFeed(UseCase):
         """A call that waits for the first change after an entry, of the ``watched`` services. None where it is answered
         at once: the ledger has changed, or too many calls wait, from that address or in all. Raises
         StorageUnavailable."""
-        if not self.waiting.pausing:
+        if not self.waiting.pausing and not self.waiting.remembers(seq):
             head = self._revisions.head()
             if head < seq or (head > seq and watched == ALL):
                 return None
         return self.waiting.add(seq, address, watched)
 
-    def _young(self, seq: int) -> PublicAnswer | None:
-        """The list in memory, unless it is too old."""
+    def kept(self, seq: int) -> PublicAnswer | None:
+        """The list in memory, unless it is too old: what ends a wait without a change."""
         kept = self._cache.get(seq)
         return kept if kept is not None and self._is_young(kept) else None
 
@@ -138,9 +138,10 @@ class ChangesFeed(UseCase):
 
     def unchanged(self, seq: int) -> PublicAnswer:
         """The list at the end of a wait without a change. Hundreds of waits may end at once, so a list in memory is
-        used without a look at the ledger: the thread that follows the ledger has seen no change. With the database
-        down an older list is used: its signed time shows its age, and the next call is refused at once."""
-        kept = self._young(seq)
+        used without a look at the ledger: the thread that follows the ledger has seen no change that concerns the
+        call. With the database down an older list is used: its signed time shows its age, and the next call is refused
+        at once."""
+        kept = self.kept(seq)
         if kept is not None:
             return kept
         try:
@@ -165,7 +166,7 @@ class ChangesFeed(UseCase):
         with self._store.read() as connection:
             edge = ledger.frontier(connection)
             for seq in set(seqs):
-                kept = self._young(seq)
+                kept = self.kept(seq)
                 if kept is None or kept.head != edge.size:
                     read = self._read(connection, seq, edge.size)
                     kept = self._cache.put(seq, self._signed(seq, edge, read, authority, issued_at))
@@ -313,6 +314,11 @@ class WaitingCalls:
         """Whether many calls were woken a moment ago. A call that arrives now waits for the end of the pause without a
         look at the ledger."""
         return time.monotonic() < self._pause_ends
+
+    def remembers(self, since: int) -> bool:
+        """Whether the thread that follows the ledger knows what the entries after that one changed, up to a moment ago.
+        A call from there waits, or is answered at once, without a look at the ledger."""
+        return len(self._calls) > 0 and not self.blind and self._recent.begins <= since <= self._recent.ends
 
     def server_holds(self, calls: int) -> None:
         """Lets so many calls wait: the server has room for them. The operator's limit may be lower."""

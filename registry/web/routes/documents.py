@@ -109,7 +109,7 @@ def changes() -> Response:
         raise BadRequest("invalid_parameter", f"wait is longer than {limits.wait} seconds")
     watched = _watched()
     call = feed.wait(since, calling_account(), watched) if wait and request.is_multithread else None
-    return published(feed.since(since), "no-cache") if call is None else DelayedAnswer(call, wait)
+    return published(feed.since(since), "no-cache") if call is None else DelayedAnswer(call, wait, feed.kept)
 
 
 def _watched() -> Watched:
