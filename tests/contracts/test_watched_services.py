@@ -151,7 +151,21 @@ def test_those_who_watch_and_those_who_do_not_get_the_same_bytes(registry: Drive
     assert registry.got(f"/v1/changes?since={since}").encode("ascii") == one
 
 
-def test_more_changes_than_a_list_has_are_told_to_all(registry: Driver) -> None:
+def test_all_are_told_before_their_lists_become_too_long(registry: Driver) -> None:
+    """Else the end of their waits would have them fetch again all that they hold."""
+    small = registry.node(limits=Limits(changes_listed=4))
+    call = wait_for(small, small.changes(0).seq)
+    for service in ("shipping", "shop", "stock"):
+        assert call.answer is None
+        small.joined(key(), service)
+        followed_up_to(small)
+    changes = answer_to(small, call)
+    assert names(changes) == {"shipping", "shop", "stock"}
+    assert not changes.reset
+    small.close()
+
+
+def test_more_changes_at_once_than_a_list_has_are_told_to_all(registry: Driver) -> None:
     small, since = registry.node(limits=Limits(changes_listed=1)), registry.changes(0).seq
     for service in ("shipping", "shop"):
         registry.joined(key(), service)

@@ -155,9 +155,9 @@ class ChangesFeed(UseCase):
             raise
 
     def _changed_after(self, seq: int) -> Sequence[services.ServiceRecord]:
-        """The services that an entry after ``seq`` changed: one more than a list has where there are too many."""
+        """The services that an entry after ``seq`` changed, as many as a list may have."""
         with self._store.read() as connection:
-            return services.changed_since(connection, seq, self._limits.changes_listed + 1)
+            return services.changed_since(connection, seq, self._limits.changes_listed)
 
     def lists(self, seqs: Sequence[int]) -> Sequence[PublicAnswer]:
         """The lists after these entries as of one moment, each made once. Raises StorageUnavailable."""
@@ -288,7 +288,7 @@ class WaitingCalls:
         # each call is either told of any change, or among the watchers
         self._told_of_any: dict[WaitingCall, None] = {}
         self._watchers: Watchers[WaitingCall] = Watchers()
-        self._recent = self._recent_at(0)
+        self._recent = RecentChanges(0)
         self._pause_ends = 0.0
         self._over = False
         self.blind = False
@@ -330,7 +330,7 @@ class WaitingCalls:
         pause. None where there is no room, the ledger has changed meanwhile, or the process is about to end."""
         with self._changing:
             full = len(self._calls) >= self._most or self._of_address[address] >= self._limits.waiting_calls_of_address
-            recent = self._recent if self._calls else self._recent_at(since)
+            recent = self._recent if self._calls else RecentChanges(since)
             current = recent.ends <= since or (watched.names is not None and recent.spare(since, watched.names))
             if self._over or full or not (current or self.pausing) or not self._start():
                 return None
@@ -428,11 +428,11 @@ class WaitingCalls:
             return
         changed = self._changed(recent.ends) if watched and head > recent.ends else ()
         with self._changing:
-            if watched and head > recent.ends and len(changed) <= self._limits.changes_listed:
+            if watched and head > recent.ends and len(recent) + len(changed) <= self._limits.changes_listed / 2:
                 recent.add(changed, head)
                 concerned = self._watchers.of(changed)
-            else:  # all that watch: too much changed, the ledger is another one, or they came during this look
-                self._recent = self._recent_at(head)
+            else:  # all that watch: their lists grow long, the ledger is another one, or they came during this look
+                self._recent = RecentChanges(head)
                 concerned = {call for call in self._watchers if call.since != head}
             for call in concerned:
                 self._watchers.discard(call)
@@ -456,9 +456,6 @@ class WaitingCalls:
                 if self._over or call.since != self._recent.ends:
                     due.setdefault(call.since, []).append(call)
         return due
-
-    def _recent_at(self, seq: int) -> RecentChanges:
-        return RecentChanges(seq, self._limits.changes_listed)
 
     def _made(self, since: int) -> PublicAnswer | None:
         try:

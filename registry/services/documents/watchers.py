@@ -3,8 +3,8 @@
 There is an index of the calls by the services that they watch. For calls that come after a change, there are the
 services that the last entries changed.
 
-Both are bounded. A call for which there is no room in the index waits for any change, and a call from before the
-remembered entries is answered at once.
+Both are bounded. A call for which there is no room in the index waits for any change. A call from before the remembered
+entries is answered at once, and once many services are remembered, all calls are told and a new memory begins.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,22 +28,20 @@ that a worker holds."""
 
 
 class RecentChanges:
-    """The services that the entries after ``begins``, up to ``ends``, changed last: ``most`` services at most."""
+    """The services that the entries after ``begins``, up to ``ends``, changed."""
 
-    def __init__(self, at: int, most: int) -> None:
+    def __init__(self, at: int) -> None:
         self.begins = self.ends = at
-        self._most = most
-        self._seqs: dict[str, int] = {}  # in the order of their last changes
+        self._seqs: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        """The number of services."""
+        return len(self._seqs)
 
     def add(self, changed: Iterable[ServiceRecord], ends: int) -> None:
-        """Adds all that changed after ``ends``, up to the given entry or a later one, in the order of the changes."""
-        for service in changed:
-            self._seqs.pop(service.name, None)
-            self._seqs[service.name] = service.seq
+        """Adds all that changed after ``ends``, up to the given entry or a later one."""
+        self._seqs |= {service.name: service.seq for service in changed}
         self.ends = ends
-        while len(self._seqs) > self._most:
-            oldest = next(iter(self._seqs))
-            self.begins = self._seqs.pop(oldest)
 
     def spare(self, since: int, services: Iterable[str]) -> bool:
         """Whether none of the services changed after that entry, nor the registry's own documents. False where the

@@ -88,16 +88,17 @@ def head_of(server: Server) -> int:
     return int(json.loads(b64url_decode(get(f"{server.url}/v1/changes")[1].split(b".")[1].decode()))["seq"])
 
 
+def waiting(server: Server) -> float:
+    found = samples_of(get(f"{server.url}/metrics")[1].decode())
+    return found.get(("registry_waiting_calls", frozenset()), 0)
+
+
 @contextmanager
-def peers(server: Server, count: int, wait: int = 20) -> Iterator[Peers]:
-    """So many that wait, once they all do."""
-
-    def waiting() -> float:
-        found = samples_of(get(f"{server.url}/metrics")[1].decode())
-        return found.get(("registry_waiting_calls", frozenset()), 0)
-
-    with Peers(server, count, f"/v1/changes?since={head_of(server)}&wait={wait}") as some:
-        until(lambda: waiting() == count)
+def peers(server: Server, count: int, wait: int = 20, services: str = "", besides: int = 0) -> Iterator[Peers]:
+    """So many that wait, once they all do ``besides`` others: for changes of some services, or of all."""
+    filtered = services and f"&services={services}"
+    with Peers(server, count, f"/v1/changes?since={head_of(server)}&wait={wait}{filtered}") as some:
+        until(lambda: waiting(server) == besides + count)
         yield some
 
 
@@ -122,6 +123,20 @@ def test_more_peers_wait_than_calls_are_served_at_once_and_all_are_told(on_sqlit
         assert at_a_time(4, 40, lambda: get(f"{server.url}/readyz")[0]) == {200: 40}
         node.join_tokens.create("billing", 600, 1, BY)
         assert_told(some.answers(within=10), count)
+
+
+@pytest.mark.e2e
+def test_a_change_is_told_only_to_the_peers_that_watch_its_service(on_sqlite: Stack) -> None:
+    with (
+        served(on_sqlite) as (server, node),
+        peers(server, 20, services="billing,shop") as billing,
+        peers(server, 10, services="shipping", besides=20) as shipping,
+    ):
+        node.policies.set_policy("shipping", {"allow": {}}, {0}, BY)
+        assert_told(shipping.answers(within=10), 10)
+        assert waiting(server) == 20
+        node.policies.set_policy("billing", {"allow": {}}, {0}, BY)
+        assert_told(billing.answers(within=10), 20)
 
 
 @pytest.mark.e2e
