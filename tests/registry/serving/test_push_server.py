@@ -15,6 +15,8 @@ from sqlalchemy import make_url
 
 from demo.processes import ServerOptions
 from demo.stack import Stack
+from peerseal import Identity, TrustLimits, TrustStore
+from peerseal.errors import RevokedKey
 from peerseal.protocol.encoding import b64url_decode
 from registry.limits import Limits
 from registry.services.registry import Registry
@@ -137,6 +139,36 @@ def test_a_change_is_told_only_to_the_peers_that_watch_its_service(on_sqlite: St
         assert waiting(server) == 20
         node.policies.set_policy("billing", {"allow": {}}, {0}, BY)
         assert_told(billing.answers(within=10), 20)
+
+
+@pytest.mark.e2e
+def test_a_store_is_told_at_once_of_a_service_that_it_began_to_know_while_it_waited(on_sqlite: Stack) -> None:
+    """The registry would hold its question for 50 s."""
+    on_sqlite.registry_settings["REGISTRY_WAIT"] = "50"
+    with served(on_sqlite) as (server, _), ExitStack() as stack:
+        quiet = TrustLimits(poll_interval=3600.0)
+        kids = list[str]()
+        for name in ("first", "second"):
+            token = on_sqlite.join_token(name)
+            identity = Identity(name, registry=server.url, join_token=token, limits=quiet).start()
+            stack.callback(identity.stop)
+            kids.append(identity.credentials.key_id)
+        trust = TrustStore(server.url, limits=TrustLimits(wait=50.0))
+        stack.callback(trust.stop)
+        for kid in kids:
+            trust.key(kid)
+            until(lambda: waiting(server) == 1)
+        on_sqlite.operate("revoke", kids[1])
+        until(lambda: is_revoked(trust, kids[1]))
+        assert trust.key(kids[0]).kid == kids[0]
+
+
+def is_revoked(trust: TrustStore, kid: str) -> bool:
+    try:
+        trust.key(kid)
+    except RevokedKey:
+        return True
+    return False
 
 
 @pytest.mark.e2e
