@@ -16,9 +16,10 @@ from typing import Final, NamedTuple
 
 import requests
 
-from benchmarks import cores
+from benchmarks import cores, waiting_calls
 from benchmarks.growth import CALLS, SMALL, filled
 from benchmarks.load import drive, get
+from benchmarks.operators import Operator
 from demo.stack import CLIENT, Stack
 from peerseal import Identity
 from tests.support.postgres import running_postgres
@@ -29,6 +30,10 @@ _REQUESTS: Final = 2_000
 _DAY: Final = 24 * 3600
 _HEAD: Final = 400
 """Bytes of an answer's headers, about."""
+_LIST: Final = 1_000
+"""Bytes of an empty list of changes, with checkpoint, proof and signature, about."""
+_LONG: Final = 500
+"""Services in a list at which the registry ends a wait."""
 _SERVICE: Final = 50
 """Bytes of one service in a list, with its id of some 25 characters, about."""
 
@@ -53,14 +58,15 @@ class Load(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class UnitCosts:
-    """What was measured in this run. ``registration`` has the signed statement, and not the database's own work.
-    ``worker`` is the memory of one worker in bytes."""
+    """What was measured in this run. ``told`` is an answer to a waiting call that names its services, with its share of
+    the lists that are signed. ``registration`` has the signed statement, and not the database's own work. ``worker`` is
+    the memory of one worker in bytes."""
 
     document: Cost
     not_modified: Cost
     recent: Cost
     current: Cost
-    changes: Cost
+    told: Cost
     cold_document: Cost
     registration: Cost
     worker: int
@@ -76,6 +82,7 @@ class Fleet:
     hosts_of_a_service: int = 10
     watched: int = 10
     refresh: float = 300.0
+    wait: float = 15.0
     hosts_of_a_mirror: int = 10_000
 
     @property
@@ -96,6 +103,18 @@ class Fleet:
     def watchers(self) -> int:
         """Hosts that watch one service."""
         return self.hosts_of_a_service * self.watched
+
+    @property
+    def told(self) -> float:
+        """Answers in a second to one host's waiting calls: at a change of a service that it watches, or of its own; and
+        at the end of a wait, or when a list has grown long."""
+        concerned = (self.watched + 1) * self.changes / self.services
+        return concerned + max(1 / self.wait, self.changes / _LONG)
+
+    @property
+    def told_size(self) -> int:
+        """Bytes of a list of the changes during a wait."""
+        return _HEAD + _LIST + _SERVICE * math.ceil(min(self.services, self.changes * self.wait, _LONG))
 
     @property
     def blocks(self) -> int:
@@ -129,14 +148,12 @@ Shape = Callable[[Fleet, UnitCosts], Sequence[Load]]
 
 
 def direct(fleet: Fleet, costs: UnitCosts) -> Sequence[Load]:
-    """All hosts ask the registry, and wait for changes there: it tells all of them of each change, once a second at
-    most."""
-    told = fleet.hosts * min(fleet.changes, 1.0)
+    """All hosts ask the registry, and wait there for changes of the services that they watch."""
     fetched = fleet.changes * min(fleet.watchers, fleet.hosts)
     refreshed = fleet.hosts * (fleet.watched + 2) / fleet.refresh
     started = fleet.hosts * 2 * (fleet.watched + 2) / _DAY
     return (
-        costs.changes.times(told),
+        costs.told._replace(size=fleet.told_size).times(fleet.hosts * fleet.told),
         costs.document.times(fetched + started),
         costs.not_modified.times(refreshed),
         costs.cold_document.times(fleet.changes),
@@ -248,14 +265,16 @@ def measured(folder: Path) -> UnitCosts:
             document = cost(path)
             not_modified = cost(path, f"If-None-Match: {answer(path).headers['ETag']}", statuses=(304,))
             recent, current = cost("/v1/changes/recent.jwt"), cost("/v1/current/0.jwt")
-            changes = cost("/v1/changes?since=1")
         finally:
             caller.stop()
         worker = cores.memory_of_workers(registry.pid)
+        told = waiting_calls.told(registry, Operator.of(stack), named=True)
         alone = filled(folder / "alone", server.new_database(), SMALL)
         cold = _processor_time(alone.key_set, CALLS)
         registration = _processor_time(alone.register, CALLS)
-    return UnitCosts(document, not_modified, recent, current, changes, Cost(cold, 0), Cost(registration, 2_000), worker)
+    of_an_answer = Cost(told.cpu / 1e3 / (told.answers / waiting_calls.CHANGES), 0)
+    costs = document, not_modified, recent, current, of_an_answer, Cost(cold, 0), Cost(registration, 2_000)
+    return UnitCosts(*costs, worker)
 
 
 def _processor_time(call: Callable[[int], object], calls: int) -> float:
@@ -297,7 +316,7 @@ def main() -> int:
     """Measures, and prints the table."""
     with tempfile.TemporaryDirectory(prefix="peerseal-fleet-") as folder:
         costs = measured(Path(folder))
-    for name in ("document", "not_modified", "recent", "current", "changes", "cold_document", "registration"):
+    for name in ("document", "not_modified", "recent", "current", "told", "cold_document", "registration"):
         cost: Cost = getattr(costs, name)
         print(f"{name.replace('_', ' ')}: {1e6 * cost.seconds:,.0f} µs, {cost.size:,} bytes", file=sys.stderr)
     found = [needs(Fleet(hosts), shape, costs) for hosts in SIZES for shape in SHAPES]

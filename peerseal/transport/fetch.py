@@ -62,6 +62,10 @@ def no_larger_than(size: int) -> Iterator[None]:
         _of_this_thread.max_bytes = before
 
 
+class HungUp(FetchError):
+    """`Fetcher.hang_up` ended the call: no fault of the registry."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What the registry said. ``headers`` has lower-case names."""
@@ -115,7 +119,8 @@ class Fetcher(Protocol):
         """The request-target under which the registry receives a call to ``path``: what is signed."""
 
     def hang_up(self) -> None:
-        """End the calls of other threads whose question the registry keeps: they raise FetchError."""
+        """End the calls of other threads whose question the registry keeps: they raise HungUp, or another
+        FetchError."""
         return
 
     def reconnect(self) -> None:
@@ -153,6 +158,7 @@ class HttpFetcher:
         self._adapter: TimedAdapter | None = None
         self._routes: dict[str, Route] = {}
         self._kept: set[socket] = set()
+        self._hang_ups = 0
         self._pid = 0
         self._lock = threading.Lock()
         in_each_child(self._forget_lock)
@@ -173,6 +179,7 @@ class HttpFetcher:
 
     def hang_up(self) -> None:
         """See Fetcher."""
+        self._hang_ups += 1
         for connection in list(self._kept):
             with suppress(OSError):
                 socket.shutdown(connection, SHUT_RDWR)  # of the plain socket: TLS must not be ended from this thread
@@ -238,6 +245,8 @@ class HttpFetcher:
         for url in self._health.in_order():
             try:
                 offer = Offer(self._get(url, path, headers, wait))
+            except HungUp:
+                raise
             except FetchError as error:
                 failure: FetchError | DocumentRefused | None = error
             else:
@@ -252,10 +261,12 @@ class HttpFetcher:
     def _get(self, url: str, path: str, headers: Mapping[str, str] | None, wait: float = 0.0) -> Answer:
         """A reading call, whose outcome is remembered of the URL. Raises FetchError."""
         self._health.check(url)
-        began = time.monotonic()
+        began, hang_ups = time.monotonic(), self._hang_ups
         try:
             answer = self._call("GET", url, path, b"", headers, wait)
-        except FetchError:
+        except FetchError as error:
+            if wait and self._hang_ups > hang_ups:
+                raise HungUp(str(error)) from error
             self._health.failed(url, time.monotonic() - began - wait)  # a question that was kept was no hanging
             raise
         self._health.worked(url)

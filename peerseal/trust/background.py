@@ -1,10 +1,11 @@
 """The background thread of a trust store: follows the registry's changes, and renews what is due.
 
 There is one such thread in each process, and it works in rounds. A round asks the registry what changed, by a long
-poll: the registry answers when something changes, or when the time of the poll is over. The next round begins at once
-after a change, and after a round that took at least `poll_interval`, but at least `look_interval` after the beginning
-of the last one. A pause follows a shorter round without a change, a round without an answer, and any round if `wait`
-is 0.
+poll: the registry answers when something changes that concerns this process, or when the time of the poll is over. The
+next round begins at once after a change, and after a round that took at least `poll_interval`, but at least
+`look_interval` after the beginning of the last one. A pause follows a shorter round without a change, a round without
+an answer, and any round if `wait` is 0. A round ends early if this process begins to watch another service: the next
+one asks about that service too.
 """
 
 import logging
@@ -16,9 +17,12 @@ from enum import Enum
 from typing import Any
 
 from peerseal.errors import PeersealError
+from peerseal.protocol.documents.changes import Watched
+from peerseal.protocol.names import split_service_id
 from peerseal.runtime.backoff import backoff
 from peerseal.runtime.forks import BackgroundWork, in_each_child
 from peerseal.runtime.limits import TrustLimits
+from peerseal.transport.fetch import HungUp
 from peerseal.trust.awake import AwakePeriods
 from peerseal.trust.changes import ChangesFollower, ReceivedChanges
 from peerseal.trust.shelf import Shelf, ShelfParts
@@ -31,10 +35,12 @@ _JITTER = 0.3
 
 
 class RoundResult(Enum):
-    """What the registry said in one round: that something changed, that nothing did, or nothing at all."""
+    """What the registry said in one round: that something changed, that nothing did, or nothing at all. Or this process
+    interrupted the wait."""
 
     CHANGED = "changed"
     UNCHANGED = "unchanged"
+    INTERRUPTED = "interrupted"
     NO_ANSWER = "no answer"
 
 
@@ -42,7 +48,8 @@ class BackgroundThread:
     """Runs ``work`` again and again from `start` on, in this process and in each forked child that starts it.
 
     ``work`` gets an event, and returns soon after that is set. ``interrupt`` ends the wait of ``work`` for the
-    registry. A second thread notes in ``awake`` that the process runs. ``idle`` is true while this process has no
+    registry. A second thread notes in ``awake`` that the process runs, and interrupts a wait that is ``outgrown``: the
+    registry would not end it for all changes that concern this process. ``idle`` is true while this process has no
     background thread and may start one. It is a plain attribute, since each request reads it.
     """
 
@@ -53,6 +60,7 @@ class BackgroundThread:
         self,
         work: Callable[[threading.Event], RoundResult],
         interrupt: Callable[[], None],
+        outgrown: Callable[[], bool],
         limits: TrustLimits,
         awake: AwakePeriods,
     ) -> None:
@@ -60,6 +68,7 @@ class BackgroundThread:
         self._stopped = False
         self._work = work
         self._interrupt = interrupt
+        self._outgrown = outgrown
         self._limits = limits
         self._awake = awake
         self._thread: threading.Thread | None = None
@@ -109,7 +118,8 @@ class BackgroundThread:
         period = self._awake.current()
         while not stopping.wait(self._awake.longest_break / self._NOTES):
             before, period = period, self._awake.current()
-            if period != before and self._awake.slept >= self._limits.wait:
+            slept = period != before and self._awake.slept >= self._limits.wait
+            if slept or self._outgrown():
                 self._interrupt()
 
     def _pause(self, result: RoundResult, unanswered_rounds: int, took: float) -> float:
@@ -118,7 +128,8 @@ class BackgroundThread:
         if result is RoundResult.NO_ANSWER:
             longest = limits.longest_poll_pause
             return backoff(unanswered_rounds, first=limits.poll_interval, longest=longest, jitter=_JITTER)
-        was_long_poll = limits.wait > 0 and (result is RoundResult.CHANGED or took >= limits.poll_interval)
+        told = result in (RoundResult.CHANGED, RoundResult.INTERRUPTED)
+        was_long_poll = limits.wait > 0 and (told or took >= limits.poll_interval)
         return max(0.0, limits.look_interval - took) if was_long_poll else self._poll_pause()
 
     def _poll_pause(self) -> float:
@@ -185,6 +196,10 @@ class Renewal:
         no belief."""
         return min((entry for shelf in self._shelves for entry in shelf.followed()), default=None)
 
+    def watched(self) -> Watched:
+        """The services whose changes concern this process."""
+        return Watched.of(split_service_id(name)[1] for shelf in self._shelves for name in shelf.services())
+
     def _retry(self) -> None:
         """Renew the documents whose last renewal failed, in a thread of its own: these fetches may hang again, and must
         not delay the other renewals."""
@@ -230,6 +245,8 @@ class Renewal:
                 for received in lists:
                     self._apply_changes(received)
             self._start_spread(stopping)
+        except HungUp:
+            return RoundResult.INTERRUPTED
         except PeersealError as error:
             log.warning("cannot follow the registry's changes: %s", error)
             return RoundResult.NO_ANSWER

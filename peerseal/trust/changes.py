@@ -9,11 +9,12 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 
 from peerseal.errors import DocumentRefused, FetchError
-from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.changes import Changes, Watched
 from peerseal.runtime.limits import TrustLimits
+from peerseal.transport.fetch import HungUp
 from peerseal.transport.mirrors import asking_resting_urls
 from peerseal.trust.awake import AwakePeriods
-from peerseal.trust.disk.shared_changes import SharedChanges, SignedChanges
+from peerseal.trust.disk.shared_changes import NOTHING, SharedChanges, SignedChanges
 from peerseal.trust.documents import DocumentReader, Question
 
 log = logging.getLogger("peerseal.trust")
@@ -40,7 +41,8 @@ class ReceivedChanges:
 
 class ChangesFollower:
     """Asks the registry what changed. Where the processes of a host share a folder, one of them asks, and the others
-    read in ``shared`` what it was told.
+    read in ``shared`` what it was told. A question that the registry keeps names the services that all of them watch;
+    ``watched`` returns those of this process, by default all.
 
     ``working`` is held while a list is checked, and not while the registry keeps the question.
     """
@@ -53,6 +55,7 @@ class ChangesFollower:
         limits: TrustLimits,
         clock: Callable[[], float],
         working: AbstractContextManager[object],
+        watched: Callable[[], Watched] = Watched,
     ) -> None:
         self._reader = reader
         self._shared = shared
@@ -60,6 +63,8 @@ class ChangesFollower:
         self._limits = limits
         self._clock = clock
         self._working = working
+        self._watched = watched
+        self._asked_about: Watched | None = None  # while the registry keeps a question
         self._recent_until = -math.inf
 
     def ask(self, since: int) -> ReceivedChanges:
@@ -98,6 +103,16 @@ class ChangesFollower:
             return [self._ask(since, 0.0, self._working)]  # the file begins after the entry that is known here
         return received
 
+    def outgrown(self) -> bool:
+        """Whether the registry keeps a question that does not name all services which the processes of the host watch
+        by now. Where another process asks, it is told which services this one watches. Called several times a second,
+        by one thread."""
+        if self._shared is not None and not self._shared.leads:
+            self._shared.watch(self._watched)
+            return False
+        asked_about = self._asked_about
+        return asked_about not in (None, Watched()) and not asked_about >= self._watched_by_all()
+
     def stop(self) -> None:
         """Let another process of the host ask."""
         if self._shared is not None:
@@ -116,6 +131,10 @@ class ChangesFollower:
     @property
     def _domain(self) -> str:
         return self._reader.registry_keys().subject
+
+    def _watched_by_all(self) -> Watched:
+        others = NOTHING if self._shared is None else self._shared.watched()
+        return others | self._watched()
 
     def _ask_now(self, since: int, first: bool) -> ReceivedChanges:
         if first:
@@ -141,7 +160,8 @@ class ChangesFollower:
         try:
             return self._ask_since(since, wait, within)
         except FetchError as error:
-            if error.http_status == 404 or getattr(self._reader.fetcher, "has_mirrors", False):
+            missing = error.http_status == 404 or getattr(self._reader.fetcher, "has_mirrors", False)
+            if missing and not isinstance(error, HungUp):
                 with suppress(FetchError, DocumentRefused):
                     recent = self._ask_recent(since, within, from_later=True)
                     if recent is not None:
@@ -157,9 +177,15 @@ class ChangesFollower:
             if changes.since != since:
                 raise DocumentRefused("document_wrong_subject", f"changes after {changes.since} instead of {since}")
 
-        path = f"/v1/changes?since={since}" + (f"&wait={int(wait)}" if wait >= 1 else "")
+        path = f"/v1/changes?since={since}"
+        if wait >= 1:
+            self._asked_about = watched = self._watched_by_all()
+            path += f"&wait={int(wait)}" + (f"&services={watched.text}" if watched.text else "")
         question = Question(Changes, path, self._domain, check=check, wait=wait, within=within)
-        received = self._received(question, asked_at)
+        try:
+            received = self._received(question, asked_at)
+        finally:
+            self._asked_about = None
         if wait >= 1 and received.changes.seq == since and self._awake.uptime() - asked_at < min(wait / 2, 1.0):
             self._recent_until = self._awake.uptime() + NO_WAITS_FOR
         return received

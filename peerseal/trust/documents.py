@@ -28,7 +28,7 @@ from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.clocks import clock_offset, with_clocks
 from peerseal.transport.deadline import held_in_time
-from peerseal.transport.fetch import Answer, Fetcher, content, entity_tag, no_larger_than, offers
+from peerseal.transport.fetch import Answer, Fetcher, HungUp, content, entity_tag, no_larger_than, offers
 from peerseal.trust.disk.document_cache import CopyFolder
 from peerseal.trust.replaced_ledger import ReplacedLedgers
 from peerseal.trust.seen_ledger import SeenLedger, check_admissions
@@ -326,12 +326,13 @@ class DocumentReader:
 
     @contextmanager
     def counting(self, what: str) -> Iterator[None]:
-        """Counts the block as one fetch of a document of that kind. A 404 is an answer, and no failure."""
+        """Counts the block as one fetch of a document of that kind. Neither a 404, which is an answer, nor a
+        call that this process ended is a failure."""
         self.fetches[what] += 1
         try:
             yield
         except PeersealError as error:
-            self.failed[what] += getattr(error, "http_status", None) != 404
+            self.failed[what] += not isinstance(error, HungUp) and getattr(error, "http_status", None) != 404
             if isinstance(error, DocumentRefused):
                 self.refused[error.code] += 1
             raise

@@ -276,6 +276,10 @@ class Shelf(ABC, Generic[D, B, A]):
             if known is not None and self._is_in_ledger(item)
         ]
 
+    def services(self) -> set[str]:
+        """The ids of the services about which something is believed."""
+        return {item.service for item in self._all() if item.known is not None}
+
     def confirm(self, changes: Changes, period: int) -> None:
         """Apply a list of changes that was asked for in that period: confirm the beliefs about unchanged subjects, and
         mark the others for a fetch."""

@@ -84,10 +84,12 @@ class TrustStore:
         copies = NoCopies() if folder is None else CopyFolder(folder, _folder_name(registry, pin))
         fetcher = _http_fetcher(registry, pin) if fetcher is None else fetcher
         self.reader = DocumentReader(fetcher, pin=pin, limits=limits, clock=clock, cache_dir=folder, copies=copies)
-        # what follows the changes, and confirms older beliefs by them; a lambda, since the renewal is made below
+        # what follows the changes, and confirms older beliefs by them; lambdas, since the renewal is made below
         self._awake, working = AwakePeriods(limits, uptime), BackgroundWork()
         shared = None if folder is None else SharedChanges(copies)
-        self._changes = ChangesFollower(self.reader, shared, self._awake, limits, clock, working)
+        self._changes = ChangesFollower(
+            self.reader, shared, self._awake, limits, clock, working, lambda: self._renewal.watched()
+        )
         confirmation = Confirmation(self._changes, self.reader, self._awake, limits, lambda: self._renewal.followed())
         # what is believed, and the thread that renews it
         current = CurrentLists(self.reader, copies, limits, clock)
@@ -97,7 +99,9 @@ class TrustStore:
         shelves = self._domain_shelf, self._policy_shelf, self._key_shelf, self._statement_shelf
         self.reader.replaced_ledgers.caches = *shelves, confirmation, current
         self._renewal = Renewal(parts, self._changes, shelves, working)
-        self._thread = BackgroundThread(self._renewal.round, lambda: self.fetcher.hang_up(), limits, self._awake)
+        self._thread = BackgroundThread(
+            self._renewal.round, lambda: self.fetcher.hang_up(), self._changes.outgrown, limits, self._awake
+        )
         self._reset_counts()
         in_each_child(self._reset_counts)
 

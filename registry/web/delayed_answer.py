@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, cast
 
 from flask import current_app, request
 
+from registry.services.documents.answer_cache import PublicAnswer
 from registry.services.documents.changes import WaitingCall
 from registry.web.metrics import WAITING
 from registry.web.published import Published, answered_with
@@ -16,13 +17,15 @@ _WAITED = "peerseal.waited"  # in a WSGI environment: the wait of a call that ru
 
 
 class DelayedAnswer(Published):
-    """Waits for ``call``, ``seconds`` at most, and answers with its list of changes. Where there is none, the
-    application runs again with the same request, and `ended_wait` returns the call."""
+    """Waits for ``call``, ``seconds`` at most, and answers with its list of changes, or with the one that is ``kept``
+    for its entry. Where there is none, the application runs again with the same request, and `ended_wait` returns the
+    call."""
 
-    def __init__(self, call: WaitingCall, seconds: float) -> None:
+    def __init__(self, call: WaitingCall, seconds: float, kept: Callable[[int], PublicAnswer | None]) -> None:
         super().__init__()
         self._call = call
         self._seconds = seconds
+        self._kept = kept
         self._endpoint = request.endpoint
         self._application = current_app.wsgi_app
 
@@ -30,8 +33,8 @@ class DelayedAnswer(Published):
         """See Response."""
 
         def answered() -> Iterable[bytes]:
-            told = self._call.answer
-            if told is not None:  # hundreds are told at once: Flask would take most of the time
+            told = self._call.answer or self._kept(self._call.since)
+            if told is not None:  # hundreds are answered at once: Flask would take most of the time
                 return answered_with(told, environ, start_response, self._endpoint, "no-cache")
             environ[_WAITED] = self._call
             return self._application(environ, start_response)

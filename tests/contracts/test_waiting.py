@@ -108,7 +108,7 @@ def test_no_more_calls_wait_than_the_server_holds_and_the_operator_allows(
 ) -> None:
     engine, limits = registry.store.engine, Limits(waiting_calls=allowed)
     waiting = WaitingCalls(
-        revisions(engine).head, registry.registry.changes.since, lambda: commit_listener(engine), limits
+        revisions(engine).head, lambda _: (), registry.registry.changes.since, lambda: commit_listener(engine), limits
     )
     if held is not None:
         waiting.server_holds(held)

@@ -270,3 +270,62 @@ class TestPolicies:
         until(lambda: registry.calls[POLICY] == 1)
         time.sleep(1)
         assert registry.calls[POLICY] == 1
+
+
+LONG = replace(LIMITS, wait=600.0)
+"""A question that is not ended waits longer than the test."""
+
+
+@pytest.mark.parametrize("how", ["forked", pytest.param("spawned", marks=pytest.mark.thorough)])
+class TestWorkersThatKnowDifferentServices:
+    """One worker asks for all, and its question names the services of all."""
+
+    @pytest.fixture
+    def kids(self, registry: PatientRegistry) -> dict[str, str]:
+        quiet = TrustLimits(poll_interval=3600.0)
+        names = ("one", "two", "three")
+        return {name: registry.identity(name, limits=quiet).credentials.key_id for name in names}
+
+    @pytest.fixture
+    def pair(self, registry: PatientRegistry, host: Host, kids: dict[str, str], how: str) -> list[Worker]:
+        workers = host.workers(how, LONG)[:2]
+        for worker, name in zip(workers, ("one", "two"), strict=True):
+            assert worker.ask("key", kids[name]) == "good"
+        asks_about(registry, "one", "two")
+        return workers
+
+    @pytest.mark.parametrize("place", [0, 1])
+    def test_a_revocation_reaches_the_one_that_knows_the_service(
+        self, registry: PatientRegistry, kids: dict[str, str], pair: list[Worker], place: int
+    ) -> None:
+        kid = kids[("one", "two")[place]]
+        registry.revoke(kid)
+        until(lambda: pair[place].ask("key", kid) == "revoked_key")
+
+    @pytest.mark.parametrize("place", [0, 1])
+    def test_a_service_that_one_begins_to_know_is_named_from_then_on(
+        self, registry: PatientRegistry, kids: dict[str, str], pair: list[Worker], place: int
+    ) -> None:
+        assert pair[place].ask("key", kids["three"]) == "good"
+        asks_about(registry, "one", "two", "three")
+        registry.revoke(kids["three"])
+        until(lambda: pair[place].ask("key", kids["three"]) == "revoked_key")
+
+    def test_when_the_asker_is_killed_the_other_asks_about_what_it_knows(
+        self, registry: PatientRegistry, kids: dict[str, str], pair: list[Worker]
+    ) -> None:
+        [asker] = [worker for worker in pair if worker.ask("leads")]
+        [other] = [worker for worker in pair if worker is not asker]
+        asked = len(registry.watched)
+        asker.kill()
+        name = "one" if other is pair[0] else "two"
+        until(lambda: len(registry.watched) > asked)
+        assert name in registry.watched[-1]
+        kid = kids[name]
+        registry.revoke(kid)
+        until(lambda: other.ask("key", kid) == "revoked_key")
+
+
+def asks_about(registry: PatientRegistry, *services: str) -> None:
+    """Returns once the last question names these services."""
+    until(lambda: registry.watched[-1:] == [frozenset(services)], what=f"a question about {services}")

@@ -7,18 +7,22 @@ from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
+from peerseal.protocol.names import REGISTRY
 from peerseal.runtime.forks import BackgroundWork
 from peerseal.testing import Answer, MemoryRegistry
 from tests.support.answering import answering
 
 
 class PatientRegistry(MemoryRegistry):
-    """``asking`` is how many questions it keeps at the moment, ``most`` how many it kept at once at most. While it
-    ``holds`` it counts, and answers nothing."""
+    """``asking`` is how many questions it keeps at the moment, ``most`` how many it kept at once at most, ``watched``
+    the services that each question named. While it ``holds`` it counts, and answers nothing. Without ``filters`` it is
+    of a release that tells each caller of each change."""
 
     def __init__(self, domain: str = "test.internal") -> None:
         self.asking = 0
         self.most = 0
+        self.watched: list[frozenset[str]] = []
+        self.filters = True
         self.holds = False
         self.at_work = BackgroundWork()
         self._asked = threading.Lock()
@@ -44,10 +48,18 @@ class PatientRegistry(MemoryRegistry):
         with self._asked:
             self.asking += 1
             self.most = max(self.most, self.asking)
-        while len(self.ledger.entries) <= since and time.monotonic() < end and not self.down:
+        watched = set(filter(None, query.get("services", [""])[0].split(",")))
+        self.watched.append(frozenset(watched))
+        while (
+            not self._concerned(since, watched if self.filters else set()) and time.monotonic() < end and not self.down
+        ):
             time.sleep(0.01)
         with self._asked:
             self.asking -= 1
+
+    def _concerned(self, since: int, watched: set[str]) -> bool:
+        changed = {entry.service or REGISTRY for entry in self.ledger.entries[since:]}
+        return bool(changed & (watched | {REGISTRY}) if watched else changed)
 
 
 @contextmanager

@@ -1,18 +1,22 @@
 """What changed in the registry since an entry of its ledger (docs/protocol.md)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final, Self
 
-from peerseal.errors import MalformedToken
+from peerseal.errors import InvalidName, MalformedToken
 from peerseal.protocol.documents.frame import Frame
 from peerseal.protocol.ledger.checkpoint import decode_proof, encode_proof
 from peerseal.protocol.ledger.merkle import Proof
-from peerseal.protocol.names import split_kid, split_service_id
+from peerseal.protocol.names import check_service, split_kid, split_service_id
 from peerseal.protocol.tokens.claims import claim, number_claim
 
 CHANGES_LIFETIME = 60
+MAX_WATCHED: Final = 800
+"""Characters of the services that a waiting question names: its request line then has less than 1 KiB, which all
+servers and proxies accept."""
+_COMMA: Final = ","
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,3 +99,36 @@ def _texts(claims: Mapping[str, Any], name: str) -> tuple[str, ...]:
     if not all(type(value) is str for value in values):
         raise MalformedToken(f"claim {name} has a value that is not a string")
     return tuple(values)
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """The services whose changes are to end a wait: ``names`` holds their short names. None stands for all services."""
+
+    names: frozenset[str] | None = None
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Self:
+        """These services; all, where their names do not fit into a question."""
+        each = frozenset(names)
+        return cls(each if len(_COMMA.join(each)) <= MAX_WATCHED else None)
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """From the text of a question. Raises InvalidName, also for more than MAX_WATCHED characters."""
+        if len(text) > MAX_WATCHED:
+            raise InvalidName(f"the services have {len(text)} characters, and {MAX_WATCHED} are read at most")
+        return cls(frozenset(map(check_service, text.split(_COMMA))))
+
+    @property
+    def text(self) -> str:
+        """The names in a question, separated by commas; empty for all services."""
+        return _COMMA.join(sorted(self.names or ()))
+
+    def __or__(self, other: "Watched") -> "Watched":
+        """The services of both."""
+        return Watched() if self.names is None or other.names is None else Watched.of(self.names | other.names)
+
+    def __ge__(self, other: "Watched") -> bool:
+        """Whether all services of the other are among these."""
+        return self.names is None or (other.names is not None and self.names >= other.names)

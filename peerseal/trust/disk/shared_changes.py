@@ -2,27 +2,35 @@
 
 The process that holds a lock asks the registry, and writes down the lists of changes that it received, as they were
 signed. The others look at the file. When the leading process dies the kernel drops its lock, and another one takes
-over. When it hangs, nothing is written for too long, and each process asks for itself.
+over. When it hangs, nothing is written for too long, and each process asks for itself. In another file the processes
+write down which services they watch, for the question that the leading process asks.
 """
 
 import math
 import os
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from functools import cache
 from pathlib import Path
 from threading import Event
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
-from peerseal.errors import ConfigurationError
+from peerseal.errors import ConfigurationError, InvalidName
+from peerseal.protocol.documents.changes import Watched
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
 from peerseal.runtime.locks import Opened
 from peerseal.trust.disk.document_cache import CopyFolder
 
-_FILE = "changes"
-_LOCK = "changes.leads"
+_FILE = "changes.lists"
+_LOCK = "changes.asks"
+"""Earlier releases share ``changes`` and ``changes.leads``. Their processes do not say which services they watch, so
+this release must not ask for them."""
+_WATCHED = "changes.watched"
+_ALL = "*"
 _ANSWER = "changes.answer"
+NOTHING: Final = Watched(frozenset())
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -49,7 +57,8 @@ class SignedChanges(NamedTuple):
 
 
 class SharedChanges:
-    """The lists of changes of one host, in a folder of copies. Used by one thread of a process."""
+    """The lists of changes of one host, in a folder of copies. Used by one thread of a process, but for `watched` and
+    `watch`."""
 
     KEPT = 32
     """Lists that stay in the file: a process that did not look for so many must ask the registry itself."""
@@ -113,6 +122,23 @@ class SharedChanges:
             if stopping.wait(limits.look_interval):
                 break
         return None if time.monotonic() - self._changed_at > patience else ()
+
+    def watched(self) -> Watched:
+        """The services that processes of the host watch, as they said."""
+        copy = self._copies.read(_WATCHED)
+        if copy is None:
+            return NOTHING
+        with suppress(InvalidName):
+            return Watched.read(copy.jws)
+        return Watched()
+
+    def watch(self, watched: Callable[[], Watched]) -> None:
+        """Say which services this process watches, unless all are watched already. Of two processes that write at once
+        one may overwrite the other, which writes again at its next call."""
+        known = self.watched()
+        if known != Watched() and not known >= (own := watched()):
+            both = known | own
+            self._copies.write(_WATCHED, _ALL if both == Watched() else both.text, time.time())
 
     def answering(self) -> AbstractContextManager[object]:
         """Be the one process of the host that asks what changed since it woke: the others take its answer."""

@@ -1,7 +1,8 @@
 """The signed answer to "what changed since?" (docs/protocol.md), and the calls that wait for one.
 
 The public classes come first. `ChangesFeed` makes the lists of changes, and `WaitingCall` is a call that waits for one.
-`WaitingCalls` holds the waiting calls of this process, thousands of them, and the one thread that wakes them.
+`WaitingCalls` holds the waiting calls of this process, thousands of them, and the one thread that wakes them. A call
+may name the services that it watches: then other changes do not wake it. Its list is the same as that of other calls.
 
 A waiting call holds no database connection and no lock. The first waiting call starts the thread that follows the
 ledger, in the process that serves the call; the thread ends some time after the last call. It makes each list once and
@@ -24,7 +25,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from peerseal.errors import PeersealError
-from peerseal.protocol.documents.changes import CHANGES_LIFETIME, Changes
+from peerseal.protocol.documents.changes import CHANGES_LIFETIME, Changes, Watched
 from peerseal.protocol.ledger.merkle import Frontier, Proof
 from peerseal.protocol.names import service_id
 from registry.domain.errors import StorageUnavailable
@@ -32,6 +33,7 @@ from registry.limits import Limits
 from registry.services.authority.authority import Authority
 from registry.services.bounded_cache import BoundedCache
 from registry.services.documents.answer_cache import JWT, PublicAnswer
+from registry.services.documents.watchers import RecentChanges, Watchers
 from registry.services.use_case import Node, UseCase
 from registry.storage.group_commit import GroupCommit
 from registry.storage.queries import ledger, services
@@ -44,6 +46,7 @@ LINGER = 30
 PAUSE, LONGEST_PAUSE = 0.002, 1.0
 """Seconds of pause for each woken call, and in all: 500 answers a second, or one round for the thousands of calls that
 a process holds."""
+ALL = Watched()
 _MOST_REVOKED = 1_000
 """Kids in a list, at most: with a thousand services they fit into the size of a list."""
 _LOOKED_BACK = 10_000
@@ -62,7 +65,9 @@ class ChangesFeed(UseCase):
         self._making_recent: GroupCommit[None, PublicAnswer] = GroupCommit(self._recent_lists)
         self._recent: tuple[float, PublicAnswer] | None = None
         engine = node.store.listen_engine
-        self.waiting = WaitingCalls(node.revisions.head, self._making.do, lambda: commit_listener(engine), node.limits)
+        self.waiting = WaitingCalls(
+            node.revisions.head, self._changed_after, self._making.do, lambda: commit_listener(engine), node.limits
+        )
         node.authority.when_changed(self._forget)
         node.store.when_written(self.waiting.committed)
 
@@ -74,7 +79,7 @@ class ChangesFeed(UseCase):
     def since(self, seq: int) -> PublicAnswer:
         """The services that an entry after ``seq`` changed; ``reset`` where they are too many to list, or where the
         ledger is shorter than ``seq``. Raises StorageUnavailable."""
-        kept = self._young(seq)
+        kept = self.kept(seq)
         if kept is not None and kept.head == self._revisions.head():
             return kept
         return self._making.do(seq)
@@ -113,15 +118,18 @@ class ChangesFeed(UseCase):
         self._cache.clear()
         self._recent = None
 
-    def wait(self, seq: int, address: str) -> "WaitingCall | None":
-        """A call that waits for the first change after an entry. None where it is answered at once: the ledger has
-        changed, or too many calls wait, from that address or in all. Raises StorageUnavailable."""
-        if not self.waiting.pausing and self._revisions.head() != seq:
-            return None
-        return self.waiting.add(seq, address)
+    def wait(self, seq: int, address: str, watched: Watched = ALL) -> "WaitingCall | None":
+        """A call that waits for the first change after an entry, of the ``watched`` services. None where it is answered
+        at once: the ledger has changed, or too many calls wait, from that address or in all. Raises
+        StorageUnavailable."""
+        if not self.waiting.pausing and not self.waiting.remembers(seq):
+            head = self._revisions.head()
+            if head < seq or (head > seq and watched == ALL):
+                return None
+        return self.waiting.add(seq, address, watched)
 
-    def _young(self, seq: int) -> PublicAnswer | None:
-        """The list in memory, unless it is too old."""
+    def kept(self, seq: int) -> PublicAnswer | None:
+        """The list in memory, unless it is too old: what ends a wait without a change."""
         kept = self._cache.get(seq)
         return kept if kept is not None and self._is_young(kept) else None
 
@@ -130,9 +138,10 @@ class ChangesFeed(UseCase):
 
     def unchanged(self, seq: int) -> PublicAnswer:
         """The list at the end of a wait without a change. Hundreds of waits may end at once, so a list in memory is
-        used without a look at the ledger: the thread that follows the ledger has seen no change. With the database
-        down an older list is used: its signed time shows its age, and the next call is refused at once."""
-        kept = self._young(seq)
+        used without a look at the ledger: the thread that follows the ledger has seen no change that concerns the
+        call. With the database down an older list is used: its signed time shows its age, and the next call is refused
+        at once."""
+        kept = self.kept(seq)
         if kept is not None:
             return kept
         try:
@@ -145,6 +154,11 @@ class ChangesFeed(UseCase):
                 return kept
             raise
 
+    def _changed_after(self, seq: int) -> Sequence[services.ServiceRecord]:
+        """The services that an entry after ``seq`` changed, as many as a list may have."""
+        with self._store.read() as connection:
+            return services.changed_since(connection, seq, self._limits.changes_listed)
+
     def lists(self, seqs: Sequence[int]) -> Sequence[PublicAnswer]:
         """The lists after these entries as of one moment, each made once. Raises StorageUnavailable."""
         authority, issued_at = self._authority.current(), self._now()  # not later than the reads
@@ -152,7 +166,7 @@ class ChangesFeed(UseCase):
         with self._store.read() as connection:
             edge = ledger.frontier(connection)
             for seq in set(seqs):
-                kept = self._young(seq)
+                kept = self.kept(seq)
                 if kept is None or kept.head != edge.size:
                     read = self._read(connection, seq, edge.size)
                     kept = self._cache.put(seq, self._signed(seq, edge, read, authority, issued_at))
@@ -249,19 +263,21 @@ class WaitingCall:
 class WaitingCalls:
     """The waiting calls of this process.
 
-    ``head`` returns the number of entries, ``make`` the list of changes after an entry; both may raise
-    StorageUnavailable. ``listener`` makes the `CommitListener` of the thread. ``blind`` is True while the thread
-    cannot read the head.
+    ``head`` returns the number of entries, ``changed`` the services that an entry after a given one changed, ``make``
+    the list of changes after an entry; all three may raise StorageUnavailable. ``listener`` makes the `CommitListener`
+    of the thread. ``blind`` is True while the thread cannot read the ledger.
     """
 
     def __init__(
         self,
         head: Callable[[], int],
+        changed: Callable[[int], Sequence[services.ServiceRecord]],
         make: Callable[[int], PublicAnswer],
         listener: Callable[[], CommitListener],
         limits: Limits,
     ) -> None:
         self._head = head
+        self._changed = changed
         self._make = make
         self._new_listener = listener
         self._limits = limits
@@ -269,7 +285,10 @@ class WaitingCalls:
         self._changing = threading.Lock()
         self._calls: dict[WaitingCall, None] = {}  # in the order of their arrival
         self._of_address: Counter[str] = Counter()
-        self._seen = 0
+        # each call is either told of any change, or among the watchers
+        self._told_of_any: dict[WaitingCall, None] = {}
+        self._watchers: Watchers[WaitingCall] = Watchers()
+        self._recent = RecentChanges(0)
         self._pause_ends = 0.0
         self._over = False
         self.blind = False
@@ -296,20 +315,30 @@ class WaitingCalls:
         look at the ledger."""
         return time.monotonic() < self._pause_ends
 
+    def remembers(self, since: int) -> bool:
+        """Whether the thread that follows the ledger knows what the entries after that one changed, up to a moment ago.
+        A call from there waits, or is answered at once, without a look at the ledger."""
+        return len(self._calls) > 0 and not self.blind and self._recent.begins <= since <= self._recent.ends
+
     def server_holds(self, calls: int) -> None:
         """Lets so many calls wait: the server has room for them. The operator's limit may be lower."""
         allowed = self._limits.waiting_calls
         self._most = calls if allowed is None else min(calls, allowed)
 
-    def add(self, since: int, address: str) -> WaitingCall | None:
-        """A call from that address for which ``since`` is the newest entry, or which comes during a pause. None where
-        there is no room, the ledger has changed meanwhile, or the process is about to end."""
+    def add(self, since: int, address: str, watched: Watched = ALL) -> WaitingCall | None:
+        """A call from that address for which ``since`` is the newest entry that concerns it, or which comes during a
+        pause. None where there is no room, the ledger has changed meanwhile, or the process is about to end."""
         with self._changing:
             full = len(self._calls) >= self._most or self._of_address[address] >= self._limits.waiting_calls_of_address
-            if self._over or full or (self._seen > since and not self.pausing) or not self._start():
+            recent = self._recent if self._calls else RecentChanges(since)
+            current = recent.ends <= since or (watched.names is not None and recent.spare(since, watched.names))
+            if self._over or full or not (current or self.pausing) or not self._start():
                 return None
+            self._recent = recent
             call = WaitingCall(self, since, address)
             self._calls[call] = None
+            if not (current and watched.names is not None and self._watchers.add(call, watched.names)):
+                self._told_of_any[call] = None
             self._of_address[address] += 1
             if len(self._calls) == 1:
                 self._waker.wake()  # the thread sleeps while no call waits
@@ -321,6 +350,8 @@ class WaitingCalls:
             removed = [call for call in calls if call in self._calls]
             for call in removed:
                 del self._calls[call]
+                self._told_of_any.pop(call, None)
+                self._watchers.discard(call)
                 others = self._of_address.pop(call.address) - 1
                 if others:
                     self._of_address[call.address] = others
@@ -368,7 +399,7 @@ class WaitingCalls:
             waker.sleep(LINGER)
         with self._changing:
             if not self._calls:
-                self._thread, self._seen = None, 0
+                self._thread = None
             return bool(self._calls)
 
     def _pause(self, waker: Waker) -> None:
@@ -376,30 +407,55 @@ class WaitingCalls:
             waker.sleep(left)
 
     def _look(self) -> None:
-        """Reads the head, and wakes the calls for which it has changed."""
+        """Reads the head, and tells the calls that a change since concerns."""
         try:
-            answers = self._answers()
+            if not self._over:
+                self._note_changes()
+            self._tell()
         except StorageUnavailable as error:
             if not self.blind:
                 log.warning("waiting calls do not learn of changes: %s", error)
             self.blind = True
             return
         self.blind = False
-        self._pause_ends = time.monotonic() + min(PAUSE * len(answers), LONGEST_PAUSE)
-        for call in self.take_out(*answers):
-            call.tell(answers[call])
 
-    def _answers(self) -> dict[WaitingCall, PublicAnswer | None]:
-        """The answers to the calls that are due. Raises StorageUnavailable."""
-        if self._over:
-            with self._changing:
-                return dict.fromkeys(self._calls)
+    def _note_changes(self) -> None:
+        """Has the calls told that a change concerns. They stay so until they are told. Raises StorageUnavailable."""
         head = self._head()
         with self._changing:
-            self._seen = head
-            due = [call for call in self._calls if call.since != head]
-        made = {since: self._made(since) for since in {call.since for call in due}}
-        return {call: made[call.since] for call in due}
+            recent, watched = self._recent, len(self._watchers) > 0
+        if recent.ends == head:
+            return
+        changed = self._changed(recent.ends) if watched and head > recent.ends else ()
+        with self._changing:
+            if watched and head > recent.ends and len(recent) + len(changed) <= self._limits.changes_listed / 2:
+                recent.add(changed, head)
+                concerned = self._watchers.of(changed)
+            else:  # all that watch: their lists grow long, the ledger is another one, or they came during this look
+                self._recent = RecentChanges(head)
+                concerned = {call for call in self._watchers if call.since != head}
+            for call in concerned:
+                self._watchers.discard(call)
+                self._told_of_any[call] = None
+
+    def _tell(self) -> None:
+        """Tells the calls that are due, with one list for all that wait from the same entry. The newest come first:
+        most calls wait from there, and no number of calls from old entries delays them. Raises StorageUnavailable."""
+        due = self._due()
+        self._pause_ends = time.monotonic() + min(PAUSE * sum(map(len, due.values())), LONGEST_PAUSE)
+        for since in sorted(due, reverse=True):
+            answer = None if self._over else self._made(since)
+            for call in self.take_out(*due[since]):
+                call.tell(answer)
+
+    def _due(self) -> dict[int, list[WaitingCall]]:
+        """The calls that are to be told now, by the entry from which they wait."""
+        due: dict[int, list[WaitingCall]] = {}
+        with self._changing:
+            for call in self._calls if self._over else self._told_of_any:
+                if self._over or call.since != self._recent.ends:
+                    due.setdefault(call.since, []).append(call)
+        return due
 
     def _made(self, since: int) -> PublicAnswer | None:
         try:

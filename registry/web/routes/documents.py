@@ -14,11 +14,13 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from werkzeug.datastructures import Headers
 
-from peerseal.errors import ConfigurationError
+from peerseal.errors import ConfigurationError, InvalidName
+from peerseal.protocol.documents.changes import Watched
 from peerseal.protocol.ledger.checkpoint import TILE_WIDTH
 from registry.domain.errors import BadRequest, NotFound, StorageUnavailable
 from registry.services.authority.authority import Authority, NotInitialised
 from registry.services.documents.answer_cache import JWK_SET, JWT, PublicAnswer
+from registry.services.documents.changes import ALL
 from registry.services.documents.publish import registry_jwks
 from registry.services.registry import Registry
 from registry.storage.queries import ledger
@@ -98,15 +100,25 @@ def active_key(domain: str, service: str, thumbprint: str) -> Response:
 @documents_blueprint.get("/changes")
 def changes() -> Response:
     """Which services changed after entry ``since``. With ``?wait=S`` the answer comes at the first change, or after S
-    seconds, where the server has room for calls that wait."""
+    seconds, where the server has room for calls that wait. With ``&services=`` other changes do not end the wait."""
     feed, waited = registry().changes, ended_wait(request.environ)
     if waited is not None:
         return published(feed.unchanged(waited.since), "no-cache")
     limits, since, wait = registry().settings.limits, number("since"), number("wait")
     if wait > limits.wait:
         raise BadRequest("invalid_parameter", f"wait is longer than {limits.wait} seconds")
-    call = feed.wait(since, calling_account()) if wait and request.is_multithread else None
-    return published(feed.since(since), "no-cache") if call is None else DelayedAnswer(call, wait)
+    watched = _watched()
+    call = feed.wait(since, calling_account(), watched) if wait and request.is_multithread else None
+    return published(feed.since(since), "no-cache") if call is None else DelayedAnswer(call, wait, feed.kept)
+
+
+def _watched() -> Watched:
+    """The services whose changes end the wait. Raises BadRequest."""
+    text = parameter("services")
+    try:
+        return ALL if text is None else Watched.read(text)
+    except InvalidName as error:
+        raise BadRequest("invalid_parameter", f"services: {error}") from error
 
 
 @documents_blueprint.get("/changes/recent.jwt")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from peerseal.protocol.documents.changes import Watched
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import no_longer_than
 from peerseal.trust.disk.document_cache import CopyFolder
@@ -174,7 +175,7 @@ class TestNews:
     def test_when_another_machine_asked_says_nothing_here(self, folder: CopyFolder, tmp_path: Path) -> None:
         """Nor does what an earlier version wrote, or an earlier start of the machine."""
         lines = ("jws", "another-boot 5.0 jws", f"{SignedChanges('x', 1.0).line().split()[0]} soon jws")
-        folder.write("changes", "\n".join(lines), NOW)
+        folder.write("changes.lists", "\n".join(lines), NOW)
         heard = SharedChanges(another(tmp_path)).wait_for_new(1, LIMITS, threading.Event())
         assert heard == tuple(SignedChanges("jws", -math.inf) for _ in lines)
 
@@ -185,6 +186,22 @@ class TestNews:
         assert other.answer(49.0, 100.0) == "jws"
         assert other.answer(50.0, 100.0) is other.answer(51.0, 100.0) is None
         assert other.answer(10.0, 49.0) is None, "which is of a time to come"
+
+    def test_each_process_adds_the_services_that_it_watches(self, folder: CopyFolder, tmp_path: Path) -> None:
+        mine, other = SharedChanges(folder), SharedChanges(another(tmp_path))
+        assert other.watched() == Watched.of([])
+        mine.watch(lambda: Watched.of(["a"]))
+        other.watch(lambda: Watched.of(["b"]))
+        assert mine.watched() == other.watched() == Watched.of(["a", "b"])
+        mine.watch(Watched)
+        assert other.watched() == Watched(), "all"
+        other.watch(lambda: Watched.of(["c"]))
+        assert mine.watched() == Watched()
+
+    @pytest.mark.parametrize("text", ["", "A", "a,,b", "a" * 900, "\0"])
+    def test_a_damaged_file_of_watched_services_stands_for_all(self, folder: CopyFolder, text: str) -> None:
+        folder.write("changes.watched", text, NOW)
+        assert SharedChanges(folder).watched() == Watched()
 
     def test_who_leads_and_hangs_is_not_waited_for(self, folder: CopyFolder) -> None:
         assert SharedChanges(folder).wait_for_new(0.005, LIMITS, threading.Event()) is None

@@ -154,4 +154,4 @@ def test_while_a_key_set_waits_for_its_fetch_further_changes_are_waited_for_as_l
         finally:
             trust.stop()
         questions = [call.path for call in registry.log[asked:] if call.path.startswith("/v1/changes")]
-    assert [path.partition("wait=")[2] for path in questions[:2]] == ["15", "15"]
+    assert ["&wait=15" in path for path in questions[:2]] == [True, True]

@@ -15,6 +15,8 @@ from sqlalchemy import make_url
 
 from demo.processes import ServerOptions
 from demo.stack import Stack
+from peerseal import Identity, TrustLimits, TrustStore
+from peerseal.errors import RevokedKey
 from peerseal.protocol.encoding import b64url_decode
 from registry.limits import Limits
 from registry.services.registry import Registry
@@ -88,16 +90,17 @@ def head_of(server: Server) -> int:
     return int(json.loads(b64url_decode(get(f"{server.url}/v1/changes")[1].split(b".")[1].decode()))["seq"])
 
 
+def waiting(server: Server) -> float:
+    found = samples_of(get(f"{server.url}/metrics")[1].decode())
+    return found.get(("registry_waiting_calls", frozenset()), 0)
+
+
 @contextmanager
-def peers(server: Server, count: int, wait: int = 20) -> Iterator[Peers]:
-    """So many that wait, once they all do."""
-
-    def waiting() -> float:
-        found = samples_of(get(f"{server.url}/metrics")[1].decode())
-        return found.get(("registry_waiting_calls", frozenset()), 0)
-
-    with Peers(server, count, f"/v1/changes?since={head_of(server)}&wait={wait}") as some:
-        until(lambda: waiting() == count)
+def peers(server: Server, count: int, wait: int = 20, services: str = "", besides: int = 0) -> Iterator[Peers]:
+    """So many that wait, once they all do ``besides`` others: for changes of some services, or of all."""
+    filtered = services and f"&services={services}"
+    with Peers(server, count, f"/v1/changes?since={head_of(server)}&wait={wait}{filtered}") as some:
+        until(lambda: waiting(server) == besides + count)
         yield some
 
 
@@ -122,6 +125,50 @@ def test_more_peers_wait_than_calls_are_served_at_once_and_all_are_told(on_sqlit
         assert at_a_time(4, 40, lambda: get(f"{server.url}/readyz")[0]) == {200: 40}
         node.join_tokens.create("billing", 600, 1, BY)
         assert_told(some.answers(within=10), count)
+
+
+@pytest.mark.e2e
+def test_a_change_is_told_only_to_the_peers_that_watch_its_service(on_sqlite: Stack) -> None:
+    with (
+        served(on_sqlite) as (server, node),
+        peers(server, 20, services="billing,shop") as billing,
+        peers(server, 10, services="shipping", besides=20) as shipping,
+    ):
+        node.policies.set_policy("shipping", {"allow": {}}, {0}, BY)
+        assert_told(shipping.answers(within=10), 10)
+        assert waiting(server) == 20
+        node.policies.set_policy("billing", {"allow": {}}, {0}, BY)
+        assert_told(billing.answers(within=10), 20)
+
+
+@pytest.mark.e2e
+def test_a_store_is_told_at_once_of_a_service_that_it_began_to_know_while_it_waited(on_sqlite: Stack) -> None:
+    """The registry would hold its question for 50 s."""
+    on_sqlite.registry_settings["REGISTRY_WAIT"] = "50"
+    with served(on_sqlite) as (server, _), ExitStack() as stack:
+        quiet = TrustLimits(poll_interval=3600.0)
+        kids = list[str]()
+        for name in ("first", "second"):
+            token = on_sqlite.join_token(name)
+            identity = Identity(name, registry=server.url, join_token=token, limits=quiet).start()
+            stack.callback(identity.stop)
+            kids.append(identity.credentials.key_id)
+        trust = TrustStore(server.url, limits=TrustLimits(wait=50.0))
+        stack.callback(trust.stop)
+        for kid in kids:
+            trust.key(kid)
+            until(lambda: waiting(server) == 1)
+        on_sqlite.operate("revoke", kids[1])
+        until(lambda: is_revoked(trust, kids[1]))
+        assert trust.key(kids[0]).kid == kids[0]
+
+
+def is_revoked(trust: TrustStore, kid: str) -> bool:
+    try:
+        trust.key(kid)
+    except RevokedKey:
+        return True
+    return False
 
 
 @pytest.mark.e2e
