@@ -20,11 +20,11 @@ from tests.support.newer_release import NEXT, THIS, NewerRelease
 
 pytestmark = [pytest.mark.ha, pytest.mark.timeout(180)]
 
-REFUSED_WITHIN = 8.0
+REFUSED_WITHIN = 10.0
 """Seconds within which a write is refused, or a document in memory read: 5, and the wait for one of two busy cores."""
 RECOVERED_WITHIN = 10.0
 """Seconds after a promotion in which registrations succeed again."""
-HEALTH_WITHIN = 0.05
+HEALTH_WITHIN = 0.1
 """Seconds in which 95 of 100 calls of /healthz are answered; the others have to wait for a core."""
 NOTICED_WITHIN = 2.0
 """Seconds after a promotion in which both nodes have noticed a fork."""
