@@ -1,7 +1,7 @@
 """The published documents about keys, made from records."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -62,9 +62,9 @@ class ProvenKey:
     proof: Proof
 
 
-def key_set(frame: AnswerFrame, keys: Iterable[ProvenKey]) -> KeySetDocument:
+def key_set(frame: AnswerFrame, keys: Iterable[ProvenKey], revoked: Iterable[KeyRecord]) -> KeySetDocument:
     """The signed set: active and recently retired keys in full, revoked ones by kid."""
-    return KeySetDocument(**frame.members(), **_lists(frame, keys))
+    return KeySetDocument(**frame.members(), **_lists(frame, keys, revoked))
 
 
 def large_key_set(frame: AnswerFrame, parts: tuple[PartName | None, ...]) -> KeySetDocument:
@@ -72,11 +72,12 @@ def large_key_set(frame: AnswerFrame, parts: tuple[PartName | None, ...]) -> Key
     return KeySetDocument(**frame.members(), keys=(), parts=parts)
 
 
-def key_set_part(frame: AnswerFrame, number: int, keys: Iterable[ProvenKey]) -> KeySetPart:
+def key_set_part(
+    frame: AnswerFrame, number: int, keys: Sequence[ProvenKey], revoked: Sequence[KeyRecord]
+) -> KeySetPart:
     """The part with that number. The frame's ``seq`` is the entry that last changed it."""
-    proven = list(keys)
-    digest = part_digest(frame.owner, [key.record for key in proven])
-    return KeySetPart(**frame.members(), part=number, **_lists(frame, proven), digest=digest)
+    digest = part_digest(frame.owner, [*(key.record for key in keys), *revoked])
+    return KeySetPart(**frame.members(), part=number, **_lists(frame, keys, revoked), digest=digest)
 
 
 def part_digest(owner: str, records: Iterable[KeyRecord]) -> str:
@@ -91,16 +92,14 @@ def part_digest(owner: str, records: Iterable[KeyRecord]) -> str:
     return keys_digest(ends, revoked)
 
 
-def _lists(frame: AnswerFrame, keys: Iterable[ProvenKey]) -> dict[str, Any]:
-    signed, revoked = [], []
+def _lists(frame: AnswerFrame, keys: Iterable[ProvenKey], revoked: Iterable[KeyRecord]) -> dict[str, Any]:
+    signed = []
     for key in keys:
-        record, gone = key.record, _revoked(frame.owner, key.record)
-        if gone is None:
-            kid, state = make_kid(frame.owner, record.thumbprint), record.state(frame.issued_at)
-            signed.append(ListedKey(kid, record.public, state.value, record.active_until, key.admission, key.proof))
-        else:
-            revoked.append(gone)
-    return {"keys": tuple(signed), "revoked": tuple(revoked)}
+        record = key.record
+        kid, state = make_kid(frame.owner, record.thumbprint), record.state(frame.issued_at)
+        signed.append(ListedKey(kid, record.public, state.value, record.active_until, key.admission, key.proof))
+    gone = (_revoked(frame.owner, record) for record in revoked)
+    return {"keys": tuple(signed), "revoked": tuple(key for key in gone if key is not None)}
 
 
 def _revoked(owner: str, record: KeyRecord) -> RevokedKey | None:

@@ -5,6 +5,7 @@ the same part, and a change of one key leaves the other parts as they are. A pro
 and reads what changed since: all keys of a service are read only once.
 """
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -12,7 +13,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from peerseal.protocol.documents.key_set import PARTS, PartName, initial_of, part_of
-from peerseal.protocol.ledger.entries import Entry
+from peerseal.protocol.ledger.entries import KEY_REVOKED, Entry
 from peerseal.protocol.names import split_kid, split_service_id
 from registry.domain.errors import LedgerContradicted
 from registry.domain.keys import KeyRecord
@@ -42,6 +43,7 @@ class KeySetParts:
 
     def __init__(self, retired_shown: int) -> None:
         self._retired_shown = retired_shown
+        self._reading = threading.Lock()
         self.forget()
 
     def forget(self) -> None:
@@ -51,15 +53,27 @@ class KeySetParts:
     def names(self, connection: Connection, owner: str, seq: int, first: int) -> PartNames:
         """The parts' names by number, None for a part without keys. ``owner`` is the service's id, ``seq`` the entry
         that last changed it, and ``first`` the one that admitted the first listed key. Raises LedgerContradicted."""
+        with self._reading:  # threads that need the same would each read all keys
+            known = self._known(connection, owner, seq, first)
+        return tuple(None if name is None or name.seq < first else name for name in known)
+
+    def _known(self, connection: Connection, owner: str, seq: int, first: int) -> PartNames:
         service = split_service_id(owner)[1]
         kept = self._remembered.get(service)
-        if kept is None or kept.seq > seq or kept.first > first:
+        if kept is None or kept.first > first:
             kept = _Remembered(first - 1, first, (None,) * PARTS)
+        if kept.seq == seq:
+            return kept.names
+        newer = {n for n, name in enumerate(kept.names) if name is not None and name.seq > seq}
+        changed = _last_changes(connection, service, min(kept.seq, kept.first - 1 if newer else kept.seq))
+        if kept.seq > seq:  # another thread has read of a later moment
+            changed = {n: entry for n, entry in changed.items() if n in newer}
+        before = {n: None if n in newer else name for n, name in enumerate(kept.names)}
+        names = {**before, **self._read_names(connection, owner, changed)}
+        found = tuple(names[n] for n in range(PARTS))
         if kept.seq < seq:
-            changed = _last_changes(connection, service, kept.seq)
-            names = {**dict(enumerate(kept.names)), **self._read_names(connection, owner, changed)}
-            kept = self._remembered.put(service, _Remembered(seq, kept.first, tuple(names[n] for n in range(PARTS))))
-        return tuple(None if name is None or name.seq < first else name for name in kept.names)
+            self._remembered.put(service, _Remembered(seq, kept.first, found))
+        return found
 
     def records(self, connection: Connection, service: str, changed: Mapping[int, int]) -> dict[int, list[KeyRecord]]:
         """The keys that each part lists as of its entry, by its number; ``changed`` has the entries by number."""
@@ -78,9 +92,30 @@ class KeySetParts:
     def _read_names(self, connection: Connection, owner: str, changed: Mapping[int, int]) -> dict[int, PartName]:
         service, names = split_service_id(owner)[1], dict[int, PartName]()
         for number, records in self.records(connection, service, changed).items():
-            admissions(connection, service, records)
+            listed, revoked = divided(records)
+            admissions(connection, service, listed)
+            check_revoked(connection, service, revoked)
             names[number] = PartName(changed[number], part_digest(owner, records))
         return names
+
+
+def divided(records: Iterable[KeyRecord]) -> tuple[list[KeyRecord], list[KeyRecord]]:
+    """The records of keys that a set lists in full, and of those that it lists as revoked."""
+    found: tuple[list[KeyRecord], list[KeyRecord]] = [], []
+    for record in records:
+        found[record.revoked_at is not None].append(record)
+    return found
+
+
+def check_revoked(connection: Connection, service: str, records: Sequence[KeyRecord]) -> None:
+    """Passes records of revoked keys that say what the entries say which revoked them. Raises LedgerContradicted.
+
+    The keys themselves are not parsed, since a set lists only kids: a revocation may hit all keys of a service.
+    """
+    entries = ledger.read_some(connection, [record.revoked_seq for record in records if record.revoked_seq is not None])
+    said = {entry.seq: (entry.type, split_kid(entry.kid or "")[1], entry.time) for entry in entries}
+    if any(said.get(key.revoked_seq or 0) != (KEY_REVOKED, key.thumbprint, key.revoked_at) for key in records):
+        raise LedgerContradicted(f"the rows of {service}'s revoked keys differ from their entries in the ledger")
 
 
 def admissions(connection: Connection, service: str, records: Sequence[KeyRecord]) -> dict[int, Entry]:

@@ -25,7 +25,7 @@ from registry.domain.publication import AnswerFrame, ProvenKey
 from registry.services.authority.authority import Authority
 from registry.services.bounded_cache import BoundedCache
 from registry.services.documents.answer_cache import JWK_SET, JWT, PEM, AnswerCache, AsOf, PublicAnswer
-from registry.services.documents.key_set_parts import KeySetParts, PartNames, admissions
+from registry.services.documents.key_set_parts import KeySetParts, PartNames, admissions, check_revoked, divided
 from registry.services.documents.policies import read_policy, read_settings
 from registry.services.use_case import Node, UseCase
 from registry.storage.queries import keys, ledger, services
@@ -152,8 +152,9 @@ class Publisher(_Documents):
             moment = self._moment(connection, service, as_of)
             parts = self._parts_of(connection, authority, service, moment)
             if parts is None:
-                frame, proven = self._proven_at(connection, authority, service, as_of, moment, self._listed)
-                document, true_until = publication.key_set(frame, proven), _next_end(frame, proven)
+                frame, records = self._frame_at(connection, authority, service, as_of, moment, self._listed)
+                document = publication.key_set(frame, *self._divided(connection, service, records, frame.head))
+                true_until = _next_end(frame, records)
             else:
                 frame = self._frame(authority, service, moment.issued_at, moment.seq, moment.edge)
                 document, true_until = publication.large_key_set(frame, parts), math.inf
@@ -191,18 +192,18 @@ class Publisher(_Documents):
     ) -> PublicAnswer:
         frame = self._frame(authority, service, place.issued_at, place.seq, place.edge)
         records = self._parts.records(connection, service, {number: place.seq})[number]
-        proven = self._proven(connection, service, records, place.edge.size)
-        return _answer(authority.sign(publication.key_set_part(frame, number, proven)), frame, place.seq)
+        document = publication.key_set_part(frame, number, *self._divided(connection, service, records, frame.head))
+        return _answer(authority.sign(document), frame, place.seq)
 
     def _make_plain_set(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
-        _, frame, proven = self._read(name[1], as_of, self._listed)
+        _, frame, proven = self._read(name[1], as_of, self._active)
         body = canonical_json(publication.plain_key_set(frame, proven))
         return PublicAnswer.of(body, JWK_SET, frame.seq, frame.head, frame.issued_at, frame.expires_at)
 
     def _make_statement(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
         authority, frame, key = self._read_one(name, as_of)
         signed = authority.sign(publication.statement(frame, key))
-        return _answer(signed, frame, frame.seq, true_until=_next_end(frame, [key]))
+        return _answer(signed, frame, frame.seq, true_until=_next_end(frame, [key.record]))
 
     def _make_pem(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
         _, frame, key = self._read_one(name, as_of)
@@ -226,6 +227,9 @@ class Publisher(_Documents):
     def _listed(self, connection: Connection, service: str, now: int) -> list[KeyRecord]:
         return keys.listed(connection, service, now - self._limits.retired_shown, now)
 
+    def _active(self, connection: Connection, service: str, now: int) -> list[KeyRecord]:
+        return [key for key in self._listed(connection, service, now) if key.state(now) is KeyState.ACTIVE]
+
     def _read(
         self, service: str, as_of: AsOf, read: Callable[[Connection, str, int], list[KeyRecord]]
     ) -> tuple[Authority, AnswerFrame, list[ProvenKey]]:
@@ -233,7 +237,8 @@ class Publisher(_Documents):
         authority = self._authority.current()
         with self._store.read() as connection:
             moment = self._moment(connection, service, as_of)
-            return authority, *self._proven_at(connection, authority, service, as_of, moment, read)
+            frame, records = self._frame_at(connection, authority, service, as_of, moment, read)
+            return authority, frame, self._proven(connection, service, records, frame.head)
 
     def _moment(self, connection: Connection, service: str, as_of: AsOf) -> _Moment:
         """Raises NotFound."""
@@ -242,7 +247,7 @@ class Publisher(_Documents):
             raise NotFound("service_not_found")
         return _Moment(seq, *self._place(connection, service, seq, as_of))
 
-    def _proven_at(
+    def _frame_at(
         self,
         connection: Connection,
         authority: Authority,
@@ -250,16 +255,24 @@ class Publisher(_Documents):
         as_of: AsOf,
         moment: _Moment,
         read: Callable[[Connection, str, int], list[KeyRecord]],
-    ) -> tuple[AnswerFrame, list[ProvenKey]]:
-        """The frame, and the keys with their proofs."""
+    ) -> tuple[AnswerFrame, list[KeyRecord]]:
+        """The frame, and the keys."""
         issued_at = moment.issued_at
         records = read(connection, service, issued_at)
         ends = [record.active_until for record in records if issued_at < record.active_until <= as_of.now]
         if ends:  # a key has ended by itself: as of then the answer is another
             issued_at = max(ends)
             records = read(connection, service, issued_at)
-        frame = self._frame(authority, service, issued_at, moment.seq, moment.edge)
-        return frame, self._proven(connection, service, records, frame.head)
+        return self._frame(authority, service, issued_at, moment.seq, moment.edge), records
+
+    def _divided(
+        self, connection: Connection, service: str, records: list[KeyRecord], size: int
+    ) -> tuple[list[ProvenKey], list[KeyRecord]]:
+        """The keys that a set lists in full, with their proofs, and those that it lists as revoked, checked. Raises
+        LedgerContradicted."""
+        listed, revoked = divided(records)
+        check_revoked(connection, service, revoked)
+        return self._proven(connection, service, listed, size), revoked
 
     def _proven(self, connection: Connection, service: str, records: list[KeyRecord], size: int) -> list[ProvenKey]:
         """The records with their inclusion proofs. Raises LedgerContradicted."""
@@ -329,9 +342,9 @@ def _answer(
     return PublicAnswer.of(body, JWT, changed, frame.head, *times, readers=readers, true_until=true_until)
 
 
-def _next_end(frame: AnswerFrame, keys: Iterable[ProvenKey]) -> float:
+def _next_end(frame: AnswerFrame, keys: Iterable[KeyRecord]) -> float:
     """When the first of the keys ends that are active in an answer; infinity for none."""
-    ends = (key.record.active_until for key in keys)
+    ends = (key.active_until for key in keys)
     return min((end for end in ends if end > frame.issued_at), default=math.inf)
 
 

@@ -5,6 +5,7 @@ Statements that every registration runs are built once: building one costs more 
 
 import json
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -74,6 +75,8 @@ _VOUCHED_COUNTS = (
 )
 _END = update(keys).where(keys.c.thumbprint == bindparam("of"))
 _END = _END.values({name: bindparam(f"new_{name}") for name in ("active_until", "revoked_at", "revoked_seq")})
+_SOME = select(*_RECORD).where(keys.c.thumbprint.in_(bindparam("thumbprints", expanding=True)))
+_PAGE = 1000
 _ADD = insert(keys).values({column: bindparam(f"key_{column.name}") for column in keys.c})
 
 
@@ -159,8 +162,12 @@ def descendants(connection: Connection, thumbprint: str) -> list[KeyRecord]:
     """Every key that the key vouched for, directly or through another; oldest first."""
     tree = select(keys.c.thumbprint).where(keys.c.vouched_by == thumbprint).cte("tree", recursive=True)
     tree = tree.union(select(keys.c.thumbprint).where(keys.c.vouched_by == tree.c.thumbprint))
-    found = select(*_RECORD).where(keys.c.thumbprint.in_(select(tree.c.thumbprint))).order_by(keys.c.admitted_seq)
-    return [_record(row) for row in connection.execute(found)]
+    thumbprints = connection.execute(select(tree.c.thumbprint)).scalars().all()
+    found = list[KeyRecord]()
+    for first in range(0, len(thumbprints), _PAGE):  # each answer of the database has a time limit
+        rows = connection.execute(_SOME, {"thumbprints": thumbprints[first : first + _PAGE]})
+        found += [_record(row) for row in rows]
+    return sorted(found, key=attrgetter("admitted_seq"))
 
 
 def addition(record: KeyRecord, vouched_by: str | None) -> Write:
@@ -175,7 +182,8 @@ def end(connection: Connection, records: Iterable[KeyRecord]) -> None:
     """Writes the ends of keys: the time, and the entry that revoked each."""
     names = ("active_until", "revoked_at", "revoked_seq")
     ends = [{"of": record.thumbprint, **{f"new_{name}": getattr(record, name) for name in names}} for record in records]
-    connection.execute(_END, ends)
+    for first in range(0, len(ends), _PAGE):
+        connection.execute(_END, ends[first : first + _PAGE])
 
 
 def _record(row: Row[*tuple[Any, ...]]) -> KeyRecord:

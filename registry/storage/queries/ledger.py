@@ -118,7 +118,8 @@ def append(connection: Connection, now: int, *changes: Change) -> Appended:
     before. A transaction therefore appends once, and late: on PostgreSQL all writers queue from here on.
     """
     appended = grown(lock_frontier(connection), now, *changes)
-    connection.execute(_INSERT, list(appended.rows))
+    for first in range(0, len(appended.rows), _PAGE):  # each answer of the database has a time limit
+        connection.execute(_INSERT, appended.rows[first : first + _PAGE])
     connection.execute(*_raised(appended.after))
     complete_tiles(connection, appended.before, appended.after)
     _tell_guard(connection, appended.before, appended.after)
