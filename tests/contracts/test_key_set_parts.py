@@ -1,4 +1,4 @@
-"""Key sets of services with many keys: signed in parts, of which each is made anew only where its own keys change."""
+"""Key sets of services with many keys: signed in parts, each made again only where its own keys change."""
 
 from collections.abc import Iterator
 from pathlib import Path
