@@ -13,6 +13,7 @@ from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart, Part
 from peerseal.protocol.names import split_service_id
 from peerseal.runtime.bounded import BoundedDict
 from peerseal.runtime.limits import TrustLimits
+from peerseal.transport.deadline import no_longer_than
 from peerseal.trust.beliefs import KnownPart, KnownService
 from peerseal.trust.disk.document_cache import CopyFolder
 from peerseal.trust.documents import DocumentReader, Question
@@ -21,6 +22,11 @@ log = logging.getLogger("peerseal.trust")
 
 WRONG_PART: Final = "document_wrong_part"
 """The code of a part that is not the one which the key set names."""
+_LONGEST = 30.0
+"""Seconds for all parts that a renewal reads, since other services wait meanwhile. The next renewal goes on from
+there."""
+_MOST_READ = 256
+"""Parts that are remembered although no belief may have them yet: those of four services."""
 _MISSED = 1_000
 """Parts of which is remembered that they could not be had."""
 
@@ -35,6 +41,7 @@ class KeySetParts:
         self._copies = copies
         self._limits = limits
         self._clock = clock
+        self._read = BoundedDict[tuple[int, str, int], KnownPart](_MOST_READ)  # by generation, service and number
         self._missed_until = BoundedDict[tuple[str, str], float](_MISSED)  # by service id and digest
 
     def renewed(self, document: KeySetDocument, known: KnownService | None) -> dict[int, KnownPart]:
@@ -43,13 +50,14 @@ class KeySetParts:
         if known is None or not document.parts:
             return {}
         named = {number: name for number in known.needed_parts() if (name := document.parts[number]) is not None}
-        return {
-            number: self._kept(known.held.get(number), name) or self.part(document.subject, number, name)
-            for number, name in named.items()
-        }
+        with no_longer_than(_LONGEST):
+            return {
+                number: self._kept(known.held.get(number), name) or self.part(document.subject, number, name)
+                for number, name in named.items()
+            }
 
     def _kept(self, before: KnownPart | None, name: PartName) -> KnownPart | None:
-        """The part that was held before, where it need not be read again."""
+        """The part that was read before, where it need not be read again."""
         if before is None or before.digest != name.digest or self._ends_soon(before):
             return None
         return before
@@ -60,6 +68,12 @@ class KeySetParts:
 
         Raises FetchError, DocumentRefused or TrustUnavailable.
         """
+        place = self._reader.generation, service_id, number
+        found = self._kept(self._read.get(place), name) or self._read_part(service_id, number, name)
+        self._read[place] = found
+        return found
+
+    def _read_part(self, service_id: str, number: int, name: PartName) -> KnownPart:
         missed, now = (service_id, name.digest), self._clock()
         if now < self._missed_until.get(missed, 0.0):
             wait = int(self._limits.cooldown) + 1

@@ -13,8 +13,8 @@ from typing import Final
 from sqlalchemy import Connection
 
 from peerseal.protocol.documents.key_set import PARTS, PartName, initial_of, part_of
-from peerseal.protocol.ledger.entries import KEY_REVOKED, Entry
-from peerseal.protocol.names import split_kid, split_service_id
+from peerseal.protocol.ledger.entries import Entry
+from peerseal.protocol.names import make_kid, split_kid, split_service_id
 from registry.domain.errors import LedgerContradicted
 from registry.domain.keys import KeyRecord
 from registry.domain.lifecycle import is_listed
@@ -94,7 +94,7 @@ class KeySetParts:
         for number, records in self.records(connection, service, changed).items():
             listed, revoked = divided(records)
             admissions(connection, service, listed)
-            check_revoked(connection, service, revoked)
+            check_revoked(connection, owner, revoked)
             names[number] = PartName(changed[number], part_digest(owner, records))
         return names
 
@@ -107,15 +107,17 @@ def divided(records: Iterable[KeyRecord]) -> tuple[list[KeyRecord], list[KeyReco
     return found
 
 
-def check_revoked(connection: Connection, service: str, records: Sequence[KeyRecord]) -> None:
-    """Passes records of revoked keys that say what the entries say which revoked them. Raises LedgerContradicted.
+def check_revoked(connection: Connection, owner: str, records: Sequence[KeyRecord]) -> None:
+    """Passes records of revoked keys of the service with id ``owner`` that say what the entries say which revoked them.
+    Raises LedgerContradicted.
 
     The keys themselves are not parsed, since a set lists only kids: a revocation may hit all keys of a service.
     """
-    entries = ledger.read_some(connection, [record.revoked_seq for record in records if record.revoked_seq is not None])
-    said = {entry.seq: (entry.type, split_kid(entry.kid or "")[1], entry.time) for entry in entries}
-    if any(said.get(key.revoked_seq or 0) != (KEY_REVOKED, key.thumbprint, key.revoked_at) for key in records):
-        raise LedgerContradicted(f"the rows of {service}'s revoked keys differ from their entries in the ledger")
+    seqs = [record.revoked_seq for record in records if record.revoked_seq is not None]
+    said = ledger.revocations(connection, seqs)
+    kids = {record.revoked_seq: (make_kid(owner, record.thumbprint), record.revoked_at) for record in records}
+    if said != kids:
+        raise LedgerContradicted(f"the rows of {owner}'s revoked keys differ from their entries in the ledger")
 
 
 def admissions(connection: Connection, service: str, records: Sequence[KeyRecord]) -> dict[int, Entry]:

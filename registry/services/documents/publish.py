@@ -153,7 +153,7 @@ class Publisher(_Documents):
             parts = self._parts_of(connection, authority, service, moment)
             if parts is None:
                 frame, records = self._frame_at(connection, authority, service, as_of, moment, self._listed)
-                document = publication.key_set(frame, *self._divided(connection, service, records, frame.head))
+                document = publication.key_set(frame, *self._divided(connection, frame, records))
                 true_until = _next_end(frame, records)
             else:
                 frame = self._frame(authority, service, moment.issued_at, moment.seq, moment.edge)
@@ -192,7 +192,7 @@ class Publisher(_Documents):
     ) -> PublicAnswer:
         frame = self._frame(authority, service, place.issued_at, place.seq, place.edge)
         records = self._parts.records(connection, service, {number: place.seq})[number]
-        document = publication.key_set_part(frame, number, *self._divided(connection, service, records, frame.head))
+        document = publication.key_set_part(frame, number, *self._divided(connection, frame, records))
         return _answer(authority.sign(document), frame, place.seq)
 
     def _make_plain_set(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
@@ -266,13 +266,13 @@ class Publisher(_Documents):
         return self._frame(authority, service, issued_at, moment.seq, moment.edge), records
 
     def _divided(
-        self, connection: Connection, service: str, records: list[KeyRecord], size: int
+        self, connection: Connection, frame: AnswerFrame, records: list[KeyRecord]
     ) -> tuple[list[ProvenKey], list[KeyRecord]]:
         """The keys that a set lists in full, with their proofs, and those that it lists as revoked, checked. Raises
         LedgerContradicted."""
         listed, revoked = divided(records)
-        check_revoked(connection, service, revoked)
-        return self._proven(connection, service, listed, size), revoked
+        check_revoked(connection, frame.owner, revoked)
+        return self._proven(connection, frame.service, listed, frame.head), revoked
 
     def _proven(self, connection: Connection, service: str, records: list[KeyRecord], size: int) -> list[ProvenKey]:
         """The records with their inclusion proofs. Raises LedgerContradicted."""

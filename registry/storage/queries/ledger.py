@@ -54,6 +54,9 @@ _ENDED_AFTER = select(entries.c.kid, entries.c.seq).where(
 )
 _PAGE = 1000
 _SOME = select(entries.c.body).where(entries.c.seq.in_(bindparam("seqs", expanding=True))).order_by(entries.c.seq)
+_REVOCATIONS = select(entries.c.seq, entries.c.kid, entries.c.time).where(
+    entries.c.seq.in_(bindparam("seqs", expanding=True)), entries.c.type == "key_revoked"
+)
 _HISTORIES = select(entries.c.body).where(HISTORIES).order_by(entries.c.seq)
 
 GUARD = "ledger_guard"
@@ -273,6 +276,16 @@ def ended_after(connection: Connection, service: str, after: int) -> Sequence[tu
     """The kid and the number of each entry after ``after`` that retired or revoked a key of the service."""
     rows = connection.execute(_ENDED_AFTER, {"of": service, "after": after})
     return [(row[0], row[1]) for row in rows if row[0] is not None]
+
+
+def revocations(connection: Connection, seqs: Sequence[int]) -> dict[int, tuple[str, int]]:
+    """The kid and the time of those of these entries that revoked keys, by their numbers. Bodies are not read: there
+    may be tens of thousands."""
+    found = dict[int, tuple[str, int]]()
+    for first in range(0, len(seqs), _PAGE):
+        rows = connection.execute(_REVOCATIONS, {"seqs": seqs[first : first + _PAGE]})
+        found |= {row[0]: (row[1], row[2]) for row in rows if row[1] is not None}
+    return found
 
 
 def revoked_after(connection: Connection, seq: int, limit: int) -> Sequence[str]:

@@ -164,6 +164,24 @@ def test_a_part_that_changed_after_its_set_was_fetched_leads_to_the_newer_set(
     assert trust.key(kids[1]).active_until < registry.clock()
 
 
+def test_a_renewal_that_fails_at_one_part_goes_on_from_there(
+    registry: MemoryRegistry, trust: TrustStore, clock: Clock, kids: tuple[str, str]
+) -> None:
+    for kid in kids:
+        trust.key(kid)
+        registry.retire(kid)
+    first, last = sorted(kids, key=number_of)
+    registry.answers[path_of(last)] = Answer(503, b"")
+    registry.calls.clear()
+    trust.refresh()
+    assert trust.key(first).active_until > clock(), "the older belief stays until all parts are there"
+    del registry.answers[path_of(last)]
+    clock.advance(QUIET.cooldown)
+    trust.refresh()
+    assert {trust.key(kid).active_until for kid in kids} == {int(clock() - QUIET.cooldown)}
+    assert registry.calls[f"GET {path_of(first)}"] == 1
+
+
 # across the limit
 
 
