@@ -194,6 +194,7 @@ class Shelf(ABC, Generic[D, B, A]):
             completed = self._complete(item, item.known, name)
         except (FetchError, DocumentRefused) as error:
             log.info("cannot complete the %s of %s (%s): %s", self.label, item.subject, error.code, error)
+            self._await_newer(item, item.known, error)
             return False
         lacked = completed is not item.known
         if lacked:
@@ -396,12 +397,34 @@ class Shelf(ABC, Generic[D, B, A]):
                 return
             asked_at = self._clock()
             try:
-                self._reader.retrying_on_new_ledger(lambda: self._fetch_once(item))
-                if name is not None and item.known is not None:
-                    self._believe(item, self._complete(item, item.known, name), item.period)
+                self._reader.retrying_on_new_ledger(lambda: self._fetch_complete(item, name))
             finally:
                 if name is not None and item.known is not None and not self._lists(item.known, name):
                     self._copies.write_missed(item.file, asked_at)
+
+    def _fetch_complete(self, item: CachedSubject[B], name: str | None) -> None:
+        """Fetch the document, and what the belief lacks for that name. Raises as `_load`."""
+        for last in (False, True):
+            self._fetch_once(item)
+            known = item.known
+            if name is None or known is None:
+                return
+            try:
+                self._believe(item, self._complete(item, known, name), item.period)
+                return
+            except DocumentRefused as error:
+                if last or not self._await_newer(item, known, error):
+                    raise
+
+    def _await_newer(self, item: CachedSubject[B], known: B, error: PeersealError) -> bool:
+        """Have the next document cover all that was seen, if the error says that a part does not fit: the part may be
+        newer than the document, which a cache on the way kept. Returns whether it does."""
+        if getattr(error, "code", "") != WRONG_PART:
+            return False
+        if not item.awaited_entry:
+            item.told_until = known.covered, 0
+        item.awaited_entry = max(item.awaited_entry, self._reader.seen())
+        return True
 
     def _check_not_missed(self, item: CachedSubject[B]) -> None:
         """Raises TrustUnavailable if a process of the host has looked for a name in that document within the cooldown,
