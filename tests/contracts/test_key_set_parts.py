@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from flask import request_started
 from sqlalchemy import update
 
 from peerseal import TrustLimits, TrustStore
@@ -13,7 +14,7 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, service_id
 from registry.limits import Limits
 from registry.storage.tables import keys
-from tests.registry.driver import DOMAIN, Clock, Driver, outcome
+from tests.registry.driver import DOMAIN, Clock, Driver, fail_revisions, outcome
 from tests.registry.in_process import InProcess
 from tests.support.keys import key
 
@@ -154,6 +155,24 @@ def test_a_part_covers_as_many_entries_as_a_client_asks_for(registry: Driver) ->
     head = registry.key_set("shipping").seq
     assert registry.read(KeySetPart, registry.got(f"{path(0)}?seq={head}")).head == head
     assert outcome(registry.client.get(f"{path(0)}?seq={head + 1}"))[0] == 503
+
+
+def test_a_warm_part_is_answered_before_flask_also_while_the_database_is_down(
+    registry: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined(registry, 0, 1, 2, 3)
+    cold = registry.client.get(path(0))
+    dispatched: list[object] = []
+
+    def note(_app: object, **_: object) -> None:
+        dispatched.append(1)
+
+    with request_started.connected_to(note, registry.app):
+        assert registry.client.get(path(0)).data == cold.data
+        assert registry.client.get(path(0), headers={"If-None-Match": cold.headers["ETag"]}).status_code == 304
+        fail_revisions(monkeypatch, "service")
+        assert registry.client.get(path(0)).data == cold.data
+    assert dispatched == []
 
 
 @pytest.mark.parametrize("name", ["64", "00", "-1", "x", "100", "0x1", "%30%30"])
