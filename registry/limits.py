@@ -87,8 +87,8 @@ class Limits(_FromSettings):
     """Keys of one service that another key vouched for and that are or may yet be listed: active, retired or revoked.
     A host that rotates daily has seven such keys, so these are the keys of 10,000 hosts, and a seventh more. The limit
     bounds what the thief of one key can add, and so the work of its revocation."""
-    vouched_keys_in_part: int = _count("REGISTRY_VOUCHED_KEYS_IN_PART", 4_000, 1, 4_000)
-    """Of these, keys in one part of a large set: three times as many as chance puts there. A thief chooses keys of one
+    vouched_keys_in_part: int = _count("REGISTRY_VOUCHED_KEYS_IN_PART", 2_500, 1, 2_500)
+    """Of these, keys in one part of a large set: twice as many as chance puts there. A thief chooses keys of one
     part. Without this limit that part could become too large for clients (8 MiB), which would hide a revocation in it.
     A quarter of them may be active or lately retired at once: RSA-8192 keys with the longest names have 5 KB each. The
     others are listed by kid alone, with 650 bytes."""
