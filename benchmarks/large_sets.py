@@ -17,7 +17,7 @@ from sqlalchemy import insert
 from benchmarks.figures import Figure
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import PeersealError
-from peerseal.protocol.documents.key_set import part_of
+from peerseal.protocol.documents.key_set import PARTS, part_of
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.ledger.entries import KEY_ADMITTED, KEY_RETIRED
@@ -61,8 +61,9 @@ def measure(folder: Path, database: str, database_url: str | None = None) -> Ite
 
 
 def _figures_of_client(fleet: "Fleet", database: str) -> Iterator[Figure]:
-    """A client that knows all keys."""
+    """A client that knows all keys. The registry has made all documents before it is asked."""
     fetcher = _Direct(fleet)
+    fleet.make_all()
     limits = TrustLimits(poll_interval=3600.0, wait=0.0)
     trust = TrustStore("http://registry.bench", pin=fleet.pin, fetcher=fetcher, limits=limits)
     kids = [make_kid(OWNER, record.thumbprint) for record in fleet.active]
@@ -71,6 +72,7 @@ def _figures_of_client(fleet: "Fleet", database: str) -> Iterator[Figure]:
     times, received = list[float](), list[float]()
     for _ in range(CHANGES):
         before, new = fetcher.received, fleet.rotate()
+        fleet.make_all()
         times.append(seconds(trust.refresh))
         received.append(fetcher.received - before)
         trust.key(make_kid(OWNER, new.thumbprint))
@@ -152,6 +154,12 @@ class Fleet:
     def part(self, number: int, at_least: int = 0) -> bytes:
         """A part of it."""
         return self.registry.publisher.part(SERVICE, number, at_least).body
+
+    def make_all(self) -> None:
+        """Have the registry make the set and its parts."""
+        self.key_set()
+        for number in range(PARTS):
+            self.part(number)
 
     def figure(self, name: str, call: Callable[[], object]) -> Figure:
         """How long one call takes."""

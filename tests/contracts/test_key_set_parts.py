@@ -13,6 +13,8 @@ from peerseal.protocol.documents.key_set import PARTS, KeySetPart, part_of
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, service_id
 from registry.limits import Limits
+from registry.services.documents.key_set_parts import KeySetParts
+from registry.storage.queries import services
 from registry.storage.tables import keys
 from tests.registry.driver import DOMAIN, Clock, Driver, fail_revisions, outcome
 from tests.registry.in_process import InProcess
@@ -111,6 +113,25 @@ def test_all_nodes_make_the_same_bytes_whatever_they_have_seen(registry: Driver,
         finally:
             fresh.close()
     follower.close()
+
+
+def test_a_transaction_that_began_earlier_names_the_parts_as_of_its_moment(registry: Driver) -> None:
+    """Another thread has read of a later moment meanwhile."""
+    made, owner = joined(registry, 0, 0, 1, 2), service_id(DOMAIN, "billing")
+    parts = KeySetParts(LIMITS.retired_shown)
+    with registry.store.read() as earlier:
+        before = services.seq_of(earlier, "billing") or 0
+        registry.end(made[0], "billing", "retired")
+        joined(registry, 1, 3)
+        with registry.store.read() as later:
+            after = services.seq_of(later, "billing") or 0
+            newest = parts.names(later, owner, after, 1)
+            assert newest == KeySetParts(LIMITS.retired_shown).names(later, owner, after, 1)
+        then = parts.names(earlier, owner, before, 1)
+        assert then == KeySetParts(LIMITS.retired_shown).names(earlier, owner, before, 1)
+        assert [number for number in range(PARTS) if then[number] != newest[number]] == [0, 1, 3]
+    with registry.store.read() as later:
+        assert parts.names(later, owner, after, 1) == newest
 
 
 def test_an_unchanged_part_is_signed_again_in_the_next_period(registry: Driver, clock: Clock) -> None:
