@@ -58,17 +58,19 @@ class KeySetParts:
         return tuple(None if name is None or name.seq < first else name for name in known)
 
     def _known(self, connection: Connection, owner: str, seq: int, first: int) -> PartNames:
+        """As `names`; those without a change since ``first`` may be there."""
         service = split_service_id(owner)[1]
         kept = self._remembered.get(service)
         if kept is None or kept.first > first:
             kept = _Remembered(first - 1, first, (None,) * PARTS)
         if kept.seq == seq:
             return kept.names
-        newer = {n for n, name in enumerate(kept.names) if name is not None and name.seq > seq}
-        changed = _last_changes(connection, service, min(kept.seq, kept.first - 1 if newer else kept.seq))
-        if kept.seq > seq:  # another thread has read of a later moment
-            changed = {n: entry for n, entry in changed.items() if n in newer}
-        before = {n: None if n in newer else name for n, name in enumerate(kept.names)}
+        # names of a later moment, which another thread has read
+        later = {n for n, name in enumerate(kept.names) if name is not None and name.seq > seq}
+        changed = _last_changes(connection, service, kept.first - 1 if later else kept.seq)
+        if later:
+            changed = {n: entry for n, entry in changed.items() if n in later}
+        before = {n: None if n in later else name for n, name in enumerate(kept.names)}
         names = {**before, **self._read_names(connection, owner, changed)}
         found = tuple(names[n] for n in range(PARTS))
         if kept.seq < seq:

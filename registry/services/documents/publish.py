@@ -176,7 +176,8 @@ class Publisher(_Documents):
         authority, service, number = self._authority.current(), name[1], int(name[2])
         with self._store.read() as connection:
             moment = self._moment(connection, service, as_of)
-            part = (self._parts_of(connection, authority, service, moment) or {number: None})[number]
+            parts = self._parts_of(connection, authority, service, moment)
+            part = None if parts is None else parts[number]
             if part is None:
                 raise NotFound("part_not_found")
             place = _Moment(part.seq, *self._place(connection, service, part.seq, as_of))
