@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from peerseal.errors import DocumentRefused, FetchError, TrustUnavailable
+from peerseal.protocol.documents.frame import DOCUMENT_LIFETIME
 from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart, PartName, part_path
 from peerseal.protocol.names import split_service_id
 from peerseal.runtime.bounded import BoundedDict
@@ -22,6 +23,8 @@ log = logging.getLogger("peerseal.trust")
 
 WRONG_PART: Final = "document_wrong_part"
 """The code of a part that is not the one which the key set names."""
+_LONGEST_OUTAGE = DOCUMENT_LIFETIME / 8
+"""Seconds before its end in which a part is read again, at most: less than a registry takes to sign it again."""
 _LONGEST = 30.0
 """Seconds for all parts that a renewal reads, since other services wait meanwhile. The next renewal goes on from
 there."""
@@ -109,8 +112,8 @@ class KeySetParts:
         return KnownPart.of(fetched.document)
 
     def _ends_soon(self, part: KnownPart) -> bool:
-        """Whether its copy on disk would not last through an outage as long as the offline limit."""
-        return self._clock() + self._limits.offline_limit >= part.expires_at
+        """Whether its copy on disk would not last through an outage as long as the offline limit, or a few hours."""
+        return self._clock() + min(self._limits.offline_limit, _LONGEST_OUTAGE) >= part.expires_at
 
 
 def check_part(part: KeySetPart, number: int, name: PartName) -> None:

@@ -313,6 +313,18 @@ def test_an_unchanged_part_is_fetched_again_before_its_copy_expires(
     assert registry.trust_store(limits=QUIET, cache_dir=tmp_path).key(kids[0]).kid == kids[0]
 
 
+def test_a_long_offline_limit_does_not_have_unchanged_parts_fetched(
+    registry: MemoryRegistry, kids: tuple[str, str]
+) -> None:
+    trust = registry.trust_store(limits=replace(QUIET, offline_limit=2.0 * DOCUMENT_LIFETIME))
+    for kid in kids:
+        trust.key(kid)
+    registry.calls.clear()
+    registry.retire(kids[0])
+    trust.refresh()
+    assert registry.calls[f"GET {path_of(kids[0])}"] == parts_asked(registry) == 1
+
+
 # what mirrors serve in place of a part
 
 
