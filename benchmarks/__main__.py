@@ -20,6 +20,7 @@ from benchmarks import (
     growth,
     kafka,
     key_sets,
+    large_sets,
     ledger_checks,
     many_peers,
     memory,
@@ -65,6 +66,12 @@ def growth_on_postgresql(shared: World) -> Iterator[Figure]:
         yield from growth.measure(shared.folder / "growth", server)
 
 
+def large_sets_on_postgresql(shared: World) -> Iterator[Figure]:
+    """A service of 10,000 hosts on PostgreSQL."""
+    with running_postgres() as server:
+        yield from large_sets.measure(shared.folder / "large-pg", "PostgreSQL", server.new_database())
+
+
 GROUPS: dict[str, Callable[[World], Iterator[Figure]]] = {
     "verification": lambda shared: verification.measure(shared.caller, shared.folder),
     "events": lambda shared: events.measure(shared.caller),
@@ -83,6 +90,8 @@ GROUPS: dict[str, Callable[[World], Iterator[Figure]]] = {
     "new-key": lambda shared: new_key.measure(shared.stack),
     "flood": lambda shared: flood.measure(shared.stack),
     "growth": growth_on_postgresql,
+    "large-sets": lambda shared: large_sets.measure(shared.folder / "large", "SQLite"),
+    "large-sets-postgresql": large_sets_on_postgresql,
     "cold-start": lambda shared: cold_start.measure(shared.stack),
     "many-peers": lambda _: many_peers.measure(),
     "ledger-checks": lambda _: ledger_checks.measure(),

@@ -80,13 +80,21 @@ class Limits(_FromSettings):
     retired_shown: int = _seconds("REGISTRY_RETIRED_SHOWN", 960, 960, 7 * DAY)
     """Seconds for which a retired key stays in the signed set: the longest lifetime of a token that is checked against
     it (a transaction token, 900 s), leeway, and a margin."""
-    vouched_keys: int = _count("REGISTRY_VOUCHED_KEYS", 1000, 1, 1000)
+    keys_in_set: int = _count("REGISTRY_KEYS_IN_SET", 500, 1, 500)
+    """Keys that a signed set lists itself: half a megabyte. A larger set names 64 parts, and a client fetches those
+    that it needs. All nodes use the same value, or their documents differ."""
+    vouched_keys: int = _count("REGISTRY_VOUCHED_KEYS", 80_000, 1, 100_000)
     """Keys of one service that another key vouched for and that are or may yet be listed: active, retired or revoked.
-    Without this limit a thief of one key could make the signed set too large for clients (8 MiB), and so hide the
-    revocation. RSA-8192 keys with the longest names, 5 KB each, still fit together with the joined keys. With a
-    rotation a day this is 142 hosts; the instances of a larger service should share keys by host."""
-    joined_keys: int = _count("REGISTRY_JOINED_KEYS", 500, 1, 500)
-    """Active keys of one service that join tokens admitted. They have a limit of their own, so that a thief who used up
+    A host that rotates daily has seven such keys, so these are the keys of 10,000 hosts, and a seventh more. The limit
+    bounds what the thief of one key can add, and so the work of its revocation."""
+    vouched_keys_in_part: int = _count("REGISTRY_VOUCHED_KEYS_IN_PART", 2_500, 1, 2_500)
+    """Of these, keys in one part of a large set: twice as many as chance puts there. A thief chooses keys of one
+    part. Without this limit that part could become too large for clients (8 MiB), which would hide a revocation in it.
+    A quarter of them may be active or lately retired at once: RSA-8192 keys with the longest names have 5 KB each. The
+    others are listed by kid alone, with 650 bytes."""
+    joined_keys: int = _count("REGISTRY_JOINED_KEYS", 12_000, 1, 20_000)
+    """Active keys of one service that join tokens admitted: one for each of 10,000 hosts, and a fifth more, since the
+    key of a host that is gone stays active for a week. They have a limit of their own, so that a thief who used up
     `vouched_keys` cannot keep the owner from joining again."""
     resign_after: int = _seconds("REGISTRY_RESIGN_AFTER", 60, 1, 30 * MINUTE)
     """Seconds after which an unchanged answer that covers the newest entry, or that is not signed, is made again."""

@@ -5,6 +5,9 @@ mirror. One update writes in this order, so that a reader never finds a list wit
 
     the ledger (bundles, tiles, checkpoint) → the root's document → documents → lists of current services → changes
 
+The parts of a large key set are fetched before it is written, and all are put in place together: a client that reads in
+between refuses what does not fit, and asks again.
+
 Another mirror may be the source.
 """
 
@@ -29,7 +32,7 @@ from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.current import CurrentServices, block_of
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.frame import UnverifiedDocument
-from peerseal.protocol.documents.key_set import KeySetDocument
+from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart, PartName, part_path
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH, RegistryKeys, read_registry_keys
 from peerseal.protocol.documents.statement import KeyStatement
@@ -41,6 +44,7 @@ from peerseal.trust.awake import AwakePeriods
 from peerseal.trust.changes import RECENT, ChangesFollower
 from peerseal.trust.disk.document_cache import NoCopies
 from peerseal.trust.documents import D, DocumentReader, Question, check_age
+from peerseal.trust.key_set_parts import check_part
 
 log = logging.getLogger("peerseal.mirror")
 
@@ -120,6 +124,7 @@ class PublicMirror:
         self._changed: dict[str, int] = {}  # by service id: the entry that last changed it
         self._blocks: set[int] = set()  # those with services
         self._kept: dict[str, _Kept] = {}  # by path
+        self._parts: dict[str, str] = {}  # by path: the digest of the part there
         self._failed = set[str]()  # the services of which documents could not be had
         self._listed_at = -LISTS_EVERY
         self._follower = ChangesFollower(self._reader, None, AwakePeriods(limits), limits, clock, nullcontext())
@@ -260,6 +265,7 @@ class PublicMirror:
         cannot be had now."""
         try:
             document, jws = self._fetched(wanted.kind, wanted.path, wanted.subject, wanted.covers)
+            parts = self._fetched_parts(document) if isinstance(document, KeySetDocument) else ()
         except FetchError as error:
             restricted = wanted.kind is PolicyDocument and error.http_status in (401, 403)
             if restricted:
@@ -271,9 +277,27 @@ class PublicMirror:
         except (DocumentRefused, TrustUnavailable) as error:
             log.warning("%s is refused (%s): %s", wanted.path, error.code, error)
             return False
+        for path, part, part_jws in parts:
+            self._put(path, part_jws)
+            self._kept[path], self._parts[path] = _Kept(part.head, part.issued_at), part.digest
         self._put(wanted.path, jws)
         self._kept[wanted.path] = _Kept(document.head, document.issued_at)
         return True
+
+    def _fetched_parts(self, document: KeySetDocument) -> Sequence[tuple[str, KeySetPart, str]]:
+        """The parts that the set names, where they changed or are due to be signed again: path, part, and as signed.
+        Raises as `_fetched`."""
+        service, found = split_service_id(document.subject)[1], list[tuple[str, KeySetPart, str]]()
+        for number, name in enumerate(document.parts):
+            path = part_path(service, number)
+            if name is not None and self._is_part_due(path, name):
+                check = partial(check_part, number=number, name=name)
+                found.append((path, *self._fetched(KeySetPart, path, document.subject, name.seq, check)))
+        return found
+
+    def _is_part_due(self, path: str, name: PartName) -> bool:
+        kept = self._kept.get(path)
+        return kept is None or self._parts[path] != name.digest or self._clock() - kept.signed_at >= RENEW_AFTER
 
     def _fetched(
         self,

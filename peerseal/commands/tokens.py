@@ -22,7 +22,7 @@ from peerseal.protocol.documents.current import CurrentServices
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.frame import MAX_DOCUMENT
 from peerseal.protocol.documents.history_statement import HISTORY_TYP
-from peerseal.protocol.documents.key_set import KeySetDocument
+from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.documents.statement import KeyStatement
@@ -48,6 +48,7 @@ KINDS: Mapping[str, str] = {
     ACCESS_TYP: "access token",
     SIGNED_TYP: "signed introspection",
     KeySetDocument.TYP: "signed JWK Set",
+    KeySetPart.TYP: "part of a signed JWK Set",
     KeyStatement.TYP: "key statement",
     PolicyDocument.TYP: "policy document",
     DomainDocument.TYP: "domain document",

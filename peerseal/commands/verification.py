@@ -35,7 +35,7 @@ from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.current import CurrentServices
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.history_statement import HISTORY_TYP, read_history
-from peerseal.protocol.documents.key_set import KeySetDocument
+from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.documents.statement import KeyStatement
@@ -65,7 +65,8 @@ Allow = Mapping[str, frozenset[str]]
 """Scopes by caller, as verifiers take them."""
 
 _IN_LEDGER = {
-    kind.TYP: kind for kind in (KeySetDocument, KeyStatement, PolicyDocument, DomainDocument, Changes, CurrentServices)
+    kind.TYP: kind
+    for kind in (KeySetDocument, KeySetPart, KeyStatement, PolicyDocument, DomainDocument, Changes, CurrentServices)
 }
 _OF_DOMAIN = (Changes.TYP, CurrentServices.TYP, DomainDocument.TYP, RegistryKeys.TYP, HISTORY_TYP)
 _DOCUMENTS = {*_IN_LEDGER, *_OF_DOMAIN}

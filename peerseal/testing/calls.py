@@ -26,6 +26,7 @@ _KEYS: Final = re.compile(r"/v1/services/([^/]+)/keys(?:/([^/.]+)(\.jwt)?)?")
 _POLICY: Final = re.compile(r"/v1/services/([^/]+)/policy\.jwt")
 _CURRENT: Final = re.compile(r"/v1/current/(0|[1-9][0-9]*)\.jwt")
 _JWK_SET: Final = re.compile(r"/v1/services/([^/]+)/jwks\.jwt")
+_PART: Final = re.compile(r"/v1/services/([^/]+)/jwks/([0-9]|[1-5][0-9]|6[0-3])\.jwt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,8 @@ class Endpoints:
             return _jwt(registry.sign(registry.current_services(int(found[1]))))
         if found := _JWK_SET.fullmatch(path):
             return self._conditional(call, registry.jwk_set(found[1]))
+        if found := _PART.fullmatch(path):
+            return _jwt(registry.sign(registry.key_set_part(found[1], int(found[2]))))
         found = _POLICY.fullmatch(path)
         return None if found is None else self._policy(call, found[1])
 

@@ -4,7 +4,7 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from email.utils import formatdate
@@ -20,7 +20,18 @@ from peerseal.protocol.documents.changes import CHANGES_LIFETIME, Changes
 from peerseal.protocol.documents.current import CurrentServices, block_of
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.frame import DOCUMENT_LIFETIME, Document, sign_document
-from peerseal.protocol.documents.key_set import ACTIVE, RETIRED, REVOKED, KeySetDocument, ListedKey
+from peerseal.protocol.documents.key_set import (
+    ACTIVE,
+    PARTS,
+    RETIRED,
+    REVOKED,
+    KeySetDocument,
+    KeySetPart,
+    ListedKey,
+    PartName,
+    keys_digest,
+    part_of,
+)
 from peerseal.protocol.documents.key_set import RevokedKey as ListedRevokedKey
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_LIFETIME, RegistryKeys
@@ -95,7 +106,8 @@ class MemoryRegistry(Fetcher):
     `KeySource`.
 
     ``down`` makes every call fail. With ``lasting`` its documents are, as the real registry's, as of the last
-    change of their service, with the time of that change; else they are as of now. ``answers`` maps a path (without
+    change of their service, with the time of that change; else they are as of now. A key set with more than
+    ``keys_in_set`` keys names parts, as of the last change of each. ``answers`` maps a path (without
     its query) to the Answer that replaces the real one. ``calls`` counts calls by method and path, such as ``"GET
     /v1/changes"``; ``log`` holds all of them. Safe to use from threads.
     """
@@ -110,6 +122,7 @@ class MemoryRegistry(Fetcher):
         self.domain = check_trust_domain(domain)
         self.clock = clock
         self.down = self.lasting = False
+        self.keys_in_set = 500
         self.answers: dict[str, Answer] = {}
         self.calls: Counter[str] = Counter()
         self.log: list[Call] = []
@@ -298,18 +311,23 @@ class MemoryRegistry(Fetcher):
 
     def jwk_set(self, service: str) -> KeySetDocument:
         """The keys of a service, as of now."""
-        now = self.clock()
         held = [key for key in self.keys.values() if key.service == service]
         if not held:
             raise NotFound("service_not_found", service)
-        good = [key for key in held if key.revoked_at is None and key.active_until > now - LISTED_AFTER_RETIREMENT]
-        revoked = [key for key in held if key.revoked_at is not None and key.admission.expires_at > now]
-        frame = self._frame_about(service)
-        return KeySetDocument(
-            **frame,
-            keys=tuple(self._signed_key(key, frame["head"]) for key in good),
-            revoked=tuple(ListedRevokedKey(self._kid(k), k.revoked_at or 0, k.revoked_seq - 1) for k in revoked),
-        )
+        listed, frame = self._listed(held, self.clock()), self._frame_about(service)
+        if len(listed) <= self.keys_in_set:
+            return KeySetDocument(**frame, **self._lists(listed, frame["head"]))
+        return KeySetDocument(**frame, keys=(), parts=tuple(self._part_name(service, n) for n in range(PARTS)))
+
+    def key_set_part(self, service: str, number: int) -> KeySetPart:
+        """A part of the key set of a service, as of the last change of one of its keys."""
+        name, parts = self._part_name(service, number), self.jwk_set(service).parts
+        if not parts or name is None:
+            raise NotFound("part_not_found", f"{service} {number}")
+        place: dict[str, Any] = {"seq": name.seq, "head": name.seq, "checkpoint": self.ledger.checkpoint(name.seq)}
+        lists = self._lists(self._listed_in_part(service, number, name.seq), name.seq)
+        frame = self._frame(service_id(self.domain, service))
+        return KeySetPart(**frame, **place, **lists, part=number, digest=name.digest)
 
     def statement(self, kid: str) -> KeyStatement:
         """The statement about one key, as of now."""
@@ -414,6 +432,40 @@ class MemoryRegistry(Fetcher):
         if key.revoked_at is not None:
             return REVOKED
         return ACTIVE if key.active_until > self.clock() else RETIRED
+
+    def _listed(self, keys: Iterable[RegisteredKey], at: float) -> list[RegisteredKey]:
+        """Those of the keys that a set lists at that time."""
+        retired_after = at - LISTED_AFTER_RETIREMENT
+        return [
+            key
+            for key in keys
+            if (key.admission.expires_at > at if key.revoked_at is not None else key.active_until > retired_after)
+        ]
+
+    def _lists(self, keys: Sequence[RegisteredKey], head: int) -> dict[str, Any]:
+        """The keys as sets list them, with proofs in the tree of that size."""
+        good = tuple(self._signed_key(key, head) for key in keys if key.revoked_at is None)
+        gone = [key for key in keys if key.revoked_at is not None]
+        revoked = (ListedRevokedKey(self._kid(key), key.revoked_at or 0, key.revoked_seq - 1) for key in gone)
+        return {"keys": good, "revoked": tuple(revoked)}
+
+    def _part_name(self, service: str, number: int) -> PartName | None:
+        owner = service_id(self.domain, service)
+        kids = [entry.kid for entry in self.ledger.entries]
+        about = [
+            seq
+            for seq, kid in enumerate(kids, 1)
+            if kid is not None and split_kid(kid)[0] == owner and part_of(split_kid(kid)[1]) == number
+        ]
+        if not about:
+            return None
+        lists = self._lists(self._listed_in_part(service, number, about[-1]), about[-1])
+        return PartName(about[-1], keys_digest({key.kid: key.active_until for key in lists["keys"]}, lists["revoked"]))
+
+    def _listed_in_part(self, service: str, number: int, seq: int) -> list[RegisteredKey]:
+        held = [key for key in self.keys.values() if key.service == service]
+        held = [key for key in held if part_of(key.public.thumbprint) == number]
+        return self._listed(held, self.ledger.entries[seq - 1].time)
 
     def _signed_key(self, key: RegisteredKey, head: int) -> ListedKey:
         proof = self.ledger.inclusion(key.admission.index, head)

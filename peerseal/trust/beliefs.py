@@ -5,7 +5,7 @@ database. A belief is what a checked document says about one subject, and until 
 `KnownService` is the belief about one service's keys, and how a newer document or a list of changes alters it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol, Self, cast
@@ -14,10 +14,11 @@ from peerseal.errors import DocumentRefused, Expired, NotYetValid, TrustUnavaila
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.current import CurrentServices
 from peerseal.protocol.documents.domain import DomainDocument
-from peerseal.protocol.documents.key_set import KeySetDocument, ListedKey
+from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart, ListedKey, PartName, part_of
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.keys import PublicKey
+from peerseal.protocol.names import split_kid
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 
 REVOKED_FOR_GOOD: Final = 0
@@ -188,8 +189,32 @@ class Dated:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownPart:
+    """What one part of a large key set says: its keys, and those revoked (by kid). It is believed while the set names
+    its ``digest``. ``expires_at`` is the end of the document that said so."""
+
+    keys: Mapping[str, TrustedKey]
+    revoked: frozenset[str]
+    digest: str
+    expires_at: int
+
+    @classmethod
+    def of(cls, document: KeySetPart) -> Self:
+        """From a part that was checked."""
+        return cls(*_listed_in(document), document.digest, document.expires_at)
+
+
+def _listed_in(document: KeySetDocument | KeySetPart) -> tuple[dict[str, TrustedKey], frozenset[str]]:
+    """The keys by kid, and the kids of the revoked ones."""
+    revoked = frozenset(key.kid for key in document.revoked)
+    keys = {key.kid: TrustedKey.of(key, document.subject) for key in document.keys if key.kid not in revoked}
+    return keys, revoked
+
+
+@dataclass(frozen=True, slots=True)
 class KnownService(Dated):
-    """What is believed of one service: its keys, those revoked (by kid), and the times of `Dated`."""
+    """What is believed of one service: its keys, those revoked (by kid), and the times of `Dated`. Of a large key set
+    it has the names of its ``parts``, and the keys of those that are ``held``, by number."""
 
     keys: Mapping[str, TrustedKey]
     revoked: frozenset[str]
@@ -197,28 +222,52 @@ class KnownService(Dated):
     covered: int
     confirmed_at: int
     expires_at: int
+    parts: tuple[PartName | None, ...] = ()
+    held: Mapping[int, KnownPart] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, document: KeySetDocument) -> Self:
-        """From the first document about the service."""
-        revoked = frozenset(key.kid for key in document.revoked)
-        keys = {key.kid: TrustedKey.of(key, document.subject) for key in document.keys if key.kid not in revoked}
-        return cls(keys, revoked, document.seq, document.head, document.issued_at, document.expires_at)
+    def of(cls, document: KeySetDocument, held: Mapping[int, KnownPart] | None = None) -> Self:
+        """From the first document about the service, and the parts that are held of it."""
+        held, (keys, revoked) = held or {}, _listed_in(document)
+        for part in held.values():
+            keys.update(part.keys)
+        revoked = revoked.union(*(part.revoked for part in held.values()))
+        times = document.seq, document.head, document.issued_at, document.expires_at
+        return cls(keys, revoked, *times, document.parts, held)
 
     def lists(self, kid: str) -> bool:
         """Whether the kid is among the keys or the revoked keys."""
         return kid in self.keys or kid in self.revoked
 
-    def updated(self, document: KeySetDocument) -> Self:
-        """After another document. Raises DocumentRefused for one that is older than what was seen before, and for one
-        that brings a revoked key back, whatever its signer says.
+    def part_lacked(self, kid: str) -> tuple[int, PartName] | None:
+        """The part that would list the kid, where it is not held; None where nothing is lacking."""
+        number = part_of(split_kid(kid)[1])
+        name = self.parts[number] if self.parts else None
+        return None if name is None or number in self.held else (number, name)
+
+    def needed_parts(self) -> list[int]:
+        """The numbers of the parts without which a key that is known now would be unknown."""
+        return sorted(self.held if self.parts else {part_of(split_kid(kid)[1]) for kid in self.keys})
+
+    def updated(self, document: KeySetDocument, held: Mapping[int, KnownPart] | None = None) -> Self:
+        """After another document, and the parts that are held of it. Raises DocumentRefused for one that is older than
+        what was seen before, and for one that brings a revoked key back, whatever its signer says.
 
         A cache may deliver an older document of the same ``seq``, which changes nothing.
         """
         self.check_not_older(document)
-        revived = next((key.kid for key in document.keys if key.kid in self.revoked), None)
-        if revived is not None:
-            raise DocumentRefused("document_revived_key", f"{revived} was revoked before")
-        new = type(self).of(document)
+        new = type(self).of(document, held)
+        self._check_not_revived([*new.keys, *(key.kid for key in document.keys)])
         new = replace(new, revoked=self.revoked | new.revoked)  # revoked stays revoked, listed or not
         return self.merged_with(new)
+
+    def with_part(self, number: int, part: KnownPart) -> Self:
+        """With one more part. Raises DocumentRefused for one that brings a revoked key back."""
+        self._check_not_revived(part.keys)
+        keys, revoked = {**self.keys, **part.keys}, self.revoked | part.revoked
+        return replace(self, keys=keys, revoked=revoked, held={**self.held, number: part})
+
+    def _check_not_revived(self, kids: Iterable[str]) -> None:
+        revived = next((kid for kid in kids if kid in self.revoked), None)
+        if revived is not None:
+            raise DocumentRefused("document_revived_key", f"{revived} was revoked before")

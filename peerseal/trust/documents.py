@@ -18,7 +18,7 @@ from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.current import CurrentServices
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.frame import Document, read_document
-from peerseal.protocol.documents.key_set import KeySetDocument
+from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH, RegistryKeys, read_registry_keys
 from peerseal.protocol.documents.statement import KeyStatement
@@ -35,7 +35,10 @@ from peerseal.trust.seen_ledger import SeenLedger, check_admissions
 
 log = logging.getLogger("peerseal.trust")
 
-D = TypeVar("D", bound=KeySetDocument | KeyStatement | Changes | CurrentServices | PolicyDocument | DomainDocument)
+D = TypeVar(
+    "D",
+    bound=KeySetDocument | KeySetPart | KeyStatement | Changes | CurrentServices | PolicyDocument | DomainDocument,
+)
 """The kinds of document that carry a checkpoint of the ledger."""
 
 T = TypeVar("T")
@@ -52,6 +55,7 @@ _EXPIRED = "they have expired"
 _ROOT_COPY = "root.jwt"
 _NAMES: Mapping[type, str] = {
     KeySetDocument: "key_set",
+    KeySetPart: "key_set_part",
     KeyStatement: "key_statement",
     Changes: "changes",
     CurrentServices: "current_services",
@@ -131,7 +135,7 @@ class DocumentReader:
             lambda: self.fetcher,
             self._ledger,
             copies,
-            lambda jws: self._read_with(self.registry_keys(), KeySetDocument, jws)[0],
+            lambda kind, jws: self._read_with(self.registry_keys(), kind, jws)[0],
             clock=clock,
             pause=limits.cooldown,
         )
@@ -367,7 +371,7 @@ class DocumentReader:
             raise DocumentRefused("document_wrong_subject", f"{document.subject} instead of {subject}")
         if checkpoint.size < at_least:
             raise DocumentRefused("document_rolled_back", f"covers {checkpoint.size} entries of {at_least}")
-        if isinstance(document, KeySetDocument | KeyStatement):
+        if isinstance(document, KeySetDocument | KeySetPart | KeyStatement):
             check_admissions(document, checkpoint)
         if from_disk:
             self._ledger.accept_copy(checkpoint, document.checkpoint, root)

@@ -20,7 +20,7 @@ from peerseal.protocol.documents.history_statement import (
     decode_statements,
     signed_histories,
 )
-from peerseal.protocol.documents.key_set import REVOKED, KeySetDocument, ListedKey, RevokedKey
+from peerseal.protocol.documents.key_set import REVOKED, KeySetDocument, KeySetPart, ListedKey, RevokedKey
 from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import canonical_json, strict_json_object
@@ -53,7 +53,7 @@ class ReplacedLedgers:
     """Adopts another ledger in place of the one that was seen (``ledger``), where the root says so.
 
     It asks for the root's statements at most once in ``pause`` seconds. ``caches`` and ``copies`` hold documents of
-    the ledger; ``read_copy`` reads the copy of a key set. Safe to use from threads.
+    the ledger; ``read_copy`` reads the copy of a key set or of a part. Safe to use from threads.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ReplacedLedgers:
         fetcher: Callable[[], Fetcher],
         ledger: SeenLedger,
         copies: CopyFolder,
-        read_copy: Callable[[str], KeySetDocument],
+        read_copy: Callable[[type[KeySetDocument | KeySetPart], str], KeySetDocument | KeySetPart],
         *,
         clock: Callable[[], float],
         pause: float,
@@ -105,10 +105,11 @@ class ReplacedLedgers:
 
     def _copied_endings(self) -> Mapping[str, int]:
         found: dict[str, int] = {}
-        for name in self._copies.names("keys-"):
+        kinds: dict[str, type[KeySetDocument | KeySetPart]] = {"keys-": KeySetDocument, "part-": KeySetPart}
+        for kind, name in ((kind, name) for begin, kind in kinds.items() for name in self._copies.names(begin)):
             copy = self._copies.read(name)
             with suppress(DocumentRefused):
-                document = self._read_copy(copy.jws if copy is not None else "")
+                document = self._read_copy(kind, copy.jws if copy is not None else "")
                 found |= {key.kid: key.active_until for key in document.keys}
                 found |= {key.kid: REVOKED_FOR_GOOD for key in document.revoked}
         return found
@@ -180,7 +181,7 @@ class KeyEndings:
         until = self._known()
         if not until:
             return document
-        if isinstance(document, KeySetDocument):
+        if isinstance(document, KeySetDocument | KeySetPart):
             return _capped(document, until)
         if isinstance(document, KeyStatement) and document.kid in until:
             end = until[document.kid]
@@ -215,7 +216,7 @@ def statements_in(body: bytes) -> list[str]:
         raise DocumentRefused("document_malformed", f"the root's statements: {error}") from error
 
 
-def _capped(document: KeySetDocument, until: Mapping[str, int]) -> KeySetDocument:
+def _capped(document: KeySetDocument | KeySetPart, until: Mapping[str, int]) -> KeySetDocument | KeySetPart:
     keys, revoked = list[ListedKey](), list(document.revoked)
     for key in document.keys:
         end = until.get(key.kid, key.active_until)

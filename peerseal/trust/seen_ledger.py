@@ -15,7 +15,7 @@ from pathlib import Path
 
 from peerseal.errors import AnswerTooLarge, ConfigurationError, DocumentRefused, FetchError, MalformedToken
 from peerseal.protocol.documents.history_statement import Head, HistoryStatement, excused_by
-from peerseal.protocol.documents.key_set import ACTIVE, KeySetDocument, ListedKey
+from peerseal.protocol.documents.key_set import ACTIVE, KeySetDocument, KeySetPart, ListedKey
 from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import natural, strict_json_object
@@ -382,7 +382,7 @@ class CheckpointFile:
         self._folder.write(self._name, note.encode("utf-8"), modified_at=seen_at)
 
 
-def check_admissions(document: KeySetDocument | KeyStatement, checkpoint: Checkpoint) -> None:
+def check_admissions(document: KeySetDocument | KeySetPart | KeyStatement, checkpoint: Checkpoint) -> None:
     """The entry that admitted a key, which the document repeats for each key, matches the key and is in the ledger of
     ``checkpoint``. No key ends later than it was admitted for. A key ends earlier only by a retirement or a revocation,
     which are entries too.
@@ -419,8 +419,8 @@ def read_proof(answer: Answer, old: int, new: int) -> tuple[bytes, ...]:
     return proof
 
 
-def _keys_of(document: KeySetDocument | KeyStatement) -> Iterable[ListedKey | KeyStatement]:
-    return document.keys if isinstance(document, KeySetDocument) else (document,)
+def _keys_of(document: KeySetDocument | KeySetPart | KeyStatement) -> Iterable[ListedKey | KeyStatement]:
+    return (document,) if isinstance(document, KeyStatement) else document.keys
 
 
 def _verified(note: str, root: RegistryKeys) -> Checkpoint | None:

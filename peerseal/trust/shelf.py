@@ -31,6 +31,7 @@ from peerseal.trust.confirmation import Confirmation
 from peerseal.trust.current import LISTED_FOR, YOUNG, CurrentLists
 from peerseal.trust.disk.document_cache import CopyFolder
 from peerseal.trust.documents import D, DocumentReader, Fetched, Question
+from peerseal.trust.key_set_parts import WRONG_PART
 
 log = logging.getLogger("peerseal.trust")
 
@@ -128,6 +129,11 @@ class Shelf(ABC, Generic[D, B, A]):
         """Whether the belief says anything about the name."""
         return True
 
+    def _complete(self, item: CachedSubject[B], known: B, name: str) -> B:
+        """The belief with all that it needs to answer a question with that name. The identical belief where it lacks
+        nothing. Raises FetchError, DocumentRefused or TrustUnavailable."""
+        return known
+
     def _document_subject(self, item: CachedSubject[B]) -> str:
         """The subject that the document names."""
         return item.service
@@ -160,6 +166,8 @@ class Shelf(ABC, Generic[D, B, A]):
             answer = self._look_up(item, name)  # what another thread has just fetched
             if answer is None and self._confirm_after_break(item):
                 answer = self._look_up(item, name)
+            if answer is None and self._completed(item, name):
+                answer = self._look_up(item, name)
             if answer is None:
                 self._fetch_for(item, name)
                 answer = self._look_up(item, name)
@@ -176,6 +184,26 @@ class Shelf(ABC, Generic[D, B, A]):
         if item.absent.has(name, self._clock()):
             raise UnknownKey(f"the registry does not know {name}")
         return None
+
+    def _completed(self, item: CachedSubject[B], name: str) -> bool:
+        """Complete the belief for that name; return whether it lacked something. Where that fails, the belief may be
+        out of date, and the document must be fetched. Raises TrustUnavailable."""
+        if item.known is None or not self.is_believed(item):
+            return False
+        try:
+            completed = self._complete(item, item.known, name)
+        except (FetchError, DocumentRefused) as error:
+            log.info("cannot complete the %s of %s (%s): %s", self.label, item.subject, error.code, error)
+            self._await_newer(item, item.known, error)
+            return False
+        lacked = completed is not item.known
+        if lacked:
+            self._believe(item, completed, item.period)
+        return lacked
+
+    def _lists_completed(self, item: CachedSubject[B], known: B, name: str) -> bool:
+        """As `_lists`, after the belief was completed for that name."""
+        return self._lists((self._completed(item, name) and item.known) or known, name)
 
     def _confirm_after_break(self, item: CachedSubject[B]) -> bool:
         """Ask the registry to confirm a copy on disk, or what was known before a break. False where it does not: then
@@ -362,17 +390,41 @@ class Shelf(ABC, Generic[D, B, A]):
         with self._copies.locked(item.file):
             copied = self._take_copy(item)
             if name is not None and item.known is not None and self._awake.is_current(item.period):
-                if copied and self._lists(item.known, name):
+                if copied and self._lists_completed(item, item.known, name):
                     return
                 self._check_not_missed(item)
             elif copied and self._clock() < item.renew_at:
                 return
             asked_at = self._clock()
             try:
-                self._reader.retrying_on_new_ledger(lambda: self._fetch_once(item))
+                self._reader.retrying_on_new_ledger(lambda: self._fetch_complete(item, name))
             finally:
                 if name is not None and item.known is not None and not self._lists(item.known, name):
                     self._copies.write_missed(item.file, asked_at)
+
+    def _fetch_complete(self, item: CachedSubject[B], name: str | None) -> None:
+        """Fetch the document, and what the belief lacks for that name. Raises as `_load`."""
+        for last in (False, True):
+            self._fetch_once(item)
+            known = item.known
+            if name is None or known is None:
+                return
+            try:
+                self._believe(item, self._complete(item, known, name), item.period)
+                return
+            except DocumentRefused as error:
+                if last or not self._await_newer(item, known, error):
+                    raise
+
+    def _await_newer(self, item: CachedSubject[B], known: B, error: PeersealError) -> bool:
+        """Have the next document cover all that was seen, if the error says that a part does not fit: the part may be
+        newer than the document, which a cache on the way kept. Returns whether it does."""
+        if getattr(error, "code", "") != WRONG_PART:
+            return False
+        if not item.awaited_entry:
+            item.told_until = known.covered, 0
+        item.awaited_entry = max(item.awaited_entry, self._reader.seen())
+        return True
 
     def _check_not_missed(self, item: CachedSubject[B]) -> None:
         """Raises TrustUnavailable if a process of the host has looked for a name in that document within the cooldown,
@@ -460,11 +512,7 @@ class Shelf(ABC, Generic[D, B, A]):
         """The document, and the belief from it. If the document changed since, a cache on the way still had the older
         one; and if nothing says now whether it changed, the registry makes one that covers all that was seen: then it
         is fetched again. Raises as `_load`."""
-        belief = self._belief(fetched.document, self._comparable_belief(item), item.subject)
-        try:
-            current, covers = self._made_current(item, belief), belief.covered + 1
-        except DocumentRefused:
-            current, covers = None, self._reader.seen()
+        current, covers = self._current_belief(item, fetched.document)
         if current is not None:
             return fetched, current
         again = self._fetch(item, replace(self._question(item, period), covers=covers, etag=None))
@@ -475,6 +523,18 @@ class Shelf(ABC, Generic[D, B, A]):
         if current is None:
             raise DocumentRefused("document_stale", f"{item.service} changed after entry {belief.covered}")
         return again, current
+
+    def _current_belief(self, item: CachedSubject[B], document: D) -> tuple[B | None, int]:
+        """The belief from the document, true until now; or None, and how many entries another document must cover. A
+        part that does not fit a key set may be newer than the set. Raises as `_load`."""
+        belief = None
+        try:
+            belief = self._belief(document, self._comparable_belief(item), item.subject)
+            return self._made_current(item, belief), belief.covered + 1
+        except DocumentRefused as error:
+            if belief is None and error.code != WRONG_PART:
+                raise
+            return None, self._reader.seen()
 
     def _made_current(self, item: CachedSubject[B], belief: B) -> B | None:
         """The belief from a document that was fetched just now, true until now as far as this process knows; None if it

@@ -35,6 +35,7 @@ from peerseal.transport.deadline import held_if_free, held_in_time
 from peerseal.trust.beliefs import REVOKED_FOR_GOOD, Dated, KnownService, TrustedKey
 from peerseal.trust.disk.document_cache import NoCopies
 from peerseal.trust.documents import Fetched, Question
+from peerseal.trust.key_set_parts import KeySetParts
 from peerseal.trust.shelf import CachedSubject, Shelf, ShelfParts
 
 SPREAD: Final = 1.0
@@ -46,8 +47,8 @@ S = TypeVar("S", bound=PolicyDocument | DomainDocument)
 
 
 class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
-    """The key sets of the services that were asked about. ``held`` maps each kid to its key and the item of its owner,
-    which says until when it is believed."""
+    """The key sets of the services that were asked about, and the parts of large ones that were. ``held`` maps each kid
+    to its key and the item of its owner, which says until when it is believed."""
 
     document = KeySetDocument
     label = "keys"
@@ -61,6 +62,7 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
         self.held: dict[str, tuple[TrustedKey, CachedSubject[KnownService]]] = {}
         self._revoked = set[str]()
         """Kids that a list of changes called revoked, before or after their key set did."""
+        self._parts = KeySetParts(parts.reader, parts.copies, limits, parts.clock)
         self._strangers = TokenBucket(limits.stranger_fetches, limits.stranger_rate, parts.clock)
         self._unknown_kid_fetches = threading.Semaphore(limits.doubtful_fetches)
 
@@ -102,10 +104,15 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
 
     def _refuse(self, kid: str, seq: int) -> CachedSubject[KnownService] | None:
         """Refuse a key that was revoked up to that entry. Returns the item of its service, or None where the key is not
-        held. It takes no lock, since a fetch may hold it for long: `_update_lookup` reads ``_revoked`` last."""
+        held. A key in a part that is not held counts as held: an older part may bring it.
+
+        It takes no lock, since a fetch may hold it for long: `_update_lookup` reads ``_revoked`` last.
+        """
         item = self.items.get(split_kid(kid)[0])
         known = None if item is None else item.known
-        if item is None or known is None or kid not in known.keys or known.covered >= seq:
+        if item is None or known is None or known.covered >= seq:
+            return None
+        if kid not in known.keys and known.part_lacked(kid) is None:
             return None
         if not self._is_in_ledger(item):
             return None
@@ -127,7 +134,14 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
         self._unknown_kid_fetches = threading.Semaphore(self._limits.doubtful_fetches)
 
     def _belief(self, document: KeySetDocument, known: KnownService | None, subject: str) -> KnownService:
-        return KnownService.of(document) if known is None else known.updated(document)
+        if known is not None:
+            known.check_not_older(document)
+        held = self._parts.renewed(document, known)
+        return KnownService.of(document, held) if known is None else known.updated(document, held)
+
+    def _complete(self, item: CachedSubject[KnownService], known: KnownService, name: str) -> KnownService:
+        lacked = known.part_lacked(name)
+        return known if lacked is None else known.with_part(lacked[0], self._parts.part(item.service, *lacked))
 
     def _find(self, known: KnownService, name: str) -> TrustedKey | None:
         if name in known.revoked or name in self._revoked:

@@ -32,6 +32,14 @@ def revoked(key: KeyRecord, at: int, seq: int) -> KeyRecord:
     return key if key.revoked_at is not None else replace(key, revoked_at=at, revoked_seq=seq)
 
 
+def is_listed(key: KeyRecord, at: int, retired_shown: int) -> bool:
+    """Whether a key set lists the key at that time: an active key, one that retired less than ``retired_shown`` seconds
+    before, and a revoked one until its natural end. `registry.storage.queries.keys` says the same in SQL."""
+    if key.revoked_at is not None:
+        return key.expires_at > at
+    return key.active_until > at - retired_shown
+
+
 def check_ends_itself(caller_kid: str, kid: str) -> None:
     """Allows a key to end itself, but no other key of its service: the thief of one key could end all of them. Raises
     CallerNotAllowed."""

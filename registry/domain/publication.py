@@ -1,12 +1,12 @@
 """The published documents about keys, made from records."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from peerseal.protocol.documents.key_set import KeySetDocument, ListedKey, RevokedKey
+from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart, ListedKey, PartName, RevokedKey, keys_digest
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.keys import PublicCredentials
 from peerseal.protocol.ledger.entries import Admission
@@ -62,19 +62,51 @@ class ProvenKey:
     proof: Proof
 
 
-def key_set(frame: AnswerFrame, keys: Iterable[ProvenKey]) -> KeySetDocument:
+def key_set(frame: AnswerFrame, keys: Iterable[ProvenKey], revoked: Iterable[KeyRecord]) -> KeySetDocument:
     """The signed set: active and recently retired keys in full, revoked ones by kid."""
-    signed, revoked = [], []
+    return KeySetDocument(**frame.members(), **_lists(frame, keys, revoked))
+
+
+def large_key_set(frame: AnswerFrame, parts: tuple[PartName | None, ...]) -> KeySetDocument:
+    """The signed set of a service with many keys, which names its parts."""
+    return KeySetDocument(**frame.members(), keys=(), parts=parts)
+
+
+def key_set_part(
+    frame: AnswerFrame, number: int, keys: Sequence[ProvenKey], revoked: Sequence[KeyRecord]
+) -> KeySetPart:
+    """The part with that number. The frame's ``seq`` is the entry that last changed it."""
+    digest = part_digest(frame.owner, [*(key.record for key in keys), *revoked])
+    return KeySetPart(**frame.members(), part=number, **_lists(frame, keys, revoked), digest=digest)
+
+
+def part_digest(owner: str, records: Iterable[KeyRecord]) -> str:
+    """The digest of the part that lists these keys. ``owner`` is the service's id."""
+    ends, revoked = dict[str, int](), list[RevokedKey]()
+    for record in records:
+        gone = _revoked(owner, record)
+        if gone is None:
+            ends[make_kid(owner, record.thumbprint)] = record.active_until
+        else:
+            revoked.append(gone)
+    return keys_digest(ends, revoked)
+
+
+def _lists(frame: AnswerFrame, keys: Iterable[ProvenKey], revoked: Iterable[KeyRecord]) -> dict[str, Any]:
+    signed = []
     for key in keys:
         record = key.record
-        kid = make_kid(frame.owner, record.thumbprint)
-        state = record.state(frame.issued_at)
-        if record.revoked_at is not None and record.revoked_seq is not None:
-            revoked.append(RevokedKey(kid, record.revoked_at, record.revoked_seq - 1))
-        else:
-            said = state.value, record.active_until, key.admission, key.proof
-            signed.append(ListedKey(kid, record.public, *said))
-    return KeySetDocument(**frame.members(), keys=tuple(signed), revoked=tuple(revoked))
+        kid, state = make_kid(frame.owner, record.thumbprint), record.state(frame.issued_at)
+        signed.append(ListedKey(kid, record.public, state.value, record.active_until, key.admission, key.proof))
+    gone = (_revoked(frame.owner, record) for record in revoked)
+    return {"keys": tuple(signed), "revoked": tuple(key for key in gone if key is not None)}
+
+
+def _revoked(owner: str, record: KeyRecord) -> RevokedKey | None:
+    """The key as sets list it by kid, where it was revoked."""
+    if record.revoked_at is None or record.revoked_seq is None:
+        return None
+    return RevokedKey(make_kid(owner, record.thumbprint), record.revoked_at, record.revoked_seq - 1)
 
 
 def plain_key_set(frame: AnswerFrame, keys: Iterable[ProvenKey]) -> dict[str, Any]:

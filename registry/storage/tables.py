@@ -203,7 +203,7 @@ def _of_type(*types: str) -> ColumnElement[bool]:
 
 
 ENDINGS = _of_type("key_retired", "key_revoked")
-"""The entries that end keys: few, and read before a key is called active."""
+"""The entries that end keys. Before a key is called active, those about it are read, by its kid."""
 
 SETTINGS = _of_type("policy_set", "domain_set")
 """The entries that set policies and the domain's settings, read before one is signed."""
@@ -213,7 +213,8 @@ HISTORIES = _of_type("history_declared")
 ledger than it remembers."""
 
 Index("ix_entries_histories", entries.c.seq, sqlite_where=HISTORIES, postgresql_where=HISTORIES)
-Index("ix_entries_endings", entries.c.service, sqlite_where=ENDINGS, postgresql_where=ENDINGS)
+Index("ix_entries_endings", entries.c.service, entries.c.seq, sqlite_where=ENDINGS, postgresql_where=ENDINGS)
+Index("ix_entries_ended_kids", entries.c.kid, sqlite_where=ENDINGS, postgresql_where=ENDINGS)
 Index("ix_entries_settings", entries.c.service, sqlite_where=SETTINGS, postgresql_where=SETTINGS)
 Index(None, keys.c.service, keys.c.expires_at)
 Index(None, keys.c.service, keys.c.admitted_seq)

@@ -28,7 +28,7 @@ _HTTP_CODES = {
 }
 
 
-_ABSENT = frozenset({"service_not_found", "key_not_found", "tile_not_found", "block_not_found"})
+_ABSENT = frozenset({"service_not_found", "key_not_found", "tile_not_found", "block_not_found", "part_not_found"})
 """Codes of answers that a public document does not exist. A caller can invent names, so caches may keep the answer."""
 _FOR_A_SECOND = "public, max-age=1, no-transform"
 

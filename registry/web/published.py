@@ -35,11 +35,14 @@ _ENTITY_TAG = r'(?:W/)?"([\x21\x23-\x7e]*)"'  # one way to match it: with two, m
 _ENTITY_TAGS = re.compile(rf"[ \t,]*(?:{_ENTITY_TAG}[ \t]*(?:,[ \t,]*|\Z))+")  # RFC 9110 sections 8.8.3 and 5.6.1
 _CODED = re.compile(r"(?<![-;:+])[-;:+]{1,2}(?:gzip|br|zstd|deflate)\Z")  # what a proxy that encodes answers adds
 _LONGEST_TAGS = 4096  # characters of a header that are read
-_PATH = re.compile(r"/v1/(?:services/([^/]+)/(?:(jwks\.jwt|jwks\.json|policy\.jwt)|keys/([^/]+)\.jwt)|domain\.jwt)")
+_PATH = re.compile(
+    r"/v1/(?:services/([^/]+)/(?:(jwks\.jwt|jwks\.json|policy\.jwt)|keys/([^/]+)\.jwt|jwks/([^/]+)\.jwt)|domain\.jwt)"
+)
 _QUERY = re.compile(r"(?:seq=(0|[1-9][0-9]{0,14}))?")
 _STATUS_LINES = {200: "200 OK", 304: "304 NOT MODIFIED"}
 _ENDPOINTS = {
     "jwks.jwt": "documents.signed_key_set",
+    "part": "documents.key_set_part",
     "jwks.json": "documents.plain_key_set",
     "statement": "documents.key_statement",
     "policy.jwt": "policies.policy_document",
@@ -152,7 +155,9 @@ def _asked_for(environ: "WSGIEnvironment") -> AnswerName | None:
     found = _PATH.fullmatch(environ.get("PATH_INFO", ""))
     if found is None or environ["REQUEST_METHOD"] != "GET" or "HTTP_UPGRADE" in environ:
         return None
-    service, kind, thumbprint = found.groups()
+    service, kind, thumbprint, part = found.groups()
     if service is None:
         return "domain.jwt", REGISTRY, ""
+    if part is not None:
+        return "part", service, part
     return ("statement", service, thumbprint) if kind is None else (cast(Kind, kind), service, "")

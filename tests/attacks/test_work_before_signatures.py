@@ -14,7 +14,7 @@ from peerseal.protocol import jose
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.frame import Document, read_document
-from peerseal.protocol.documents.key_set import KeySetDocument
+from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
 from peerseal.protocol.documents.statement import KeyStatement
@@ -30,7 +30,7 @@ from tests.support.patient import PatientRegistry, served
 DOMAIN = "test.internal"
 REGISTRY = registry_id(DOMAIN)
 ROOT, SIGNER, STRANGER = (KeyPair.generate("ES256") for _ in range(3))
-KINDS: list[type[Document]] = [KeySetDocument, KeyStatement, Changes, PolicyDocument, DomainDocument]
+KINDS: list[type[Document]] = [KeySetDocument, KeySetPart, KeyStatement, Changes, PolicyDocument, DomainDocument]
 NOW = 1_800_000_000.0
 
 

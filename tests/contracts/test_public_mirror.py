@@ -13,9 +13,11 @@ from peerseal import TrustLimits, TrustStore
 from peerseal.audit.public_mirror import LISTS_EVERY, RENEW_AFTER, MirrorUpdate, PublicMirror
 from peerseal.audit.serving import served
 from peerseal.errors import DocumentRefused, FetchError, RevokedKey, TrustUnavailable
+from peerseal.protocol.documents.key_set import part_of
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, service_id
 from peerseal.transport.fetch import Answer, HttpFetcher
+from registry.limits import Limits
 from tests.registry.driver import DOMAIN, Clock, Driver
 from tests.registry.in_process import InProcess
 from tests.support.keys import key
@@ -336,3 +338,38 @@ def test_more_connections_than_it_has_places_for_do_not_end_the_mirror_s_server(
         opened.close()
         answer = requests.get(f"http://127.0.0.1:{port}/ledger/checkpoint", timeout=20)
         assert answer.status_code == 200
+
+
+# a service with many keys
+
+
+def test_the_parts_of_a_large_set_are_mirrored_and_a_peer_finds_its_keys(
+    registry_database: str, tmp_path: Path, folder: Path, clock: Clock
+) -> None:
+    registry = Driver(registry_database, tmp_path / "home", clock, limits=Limits(keys_in_set=3))
+    made = [registry.joined(key(), "billing") for _ in range(5)]
+    mirror = mirror_of(registry, folder)
+    assert mirror.update().failed == 0
+    numbers = sorted({part_of(one.public.thumbprint) for one in made})
+    files = {file.name: file.read_bytes() for file in (folder / "v1/services/billing/jwks").iterdir()}
+    assert sorted(files) == sorted(f"{number}.jwt" for number in numbers)
+    assert all(
+        files[f"{number}.jwt"] == registry.client.get(f"/v1/services/billing/jwks/{number}.jwt").data
+        for number in numbers
+    )
+    with served(folder, "127.0.0.1:0") as port:
+        trust = peer_of(registry, port)
+        assert [trust.key(kid_of(one)).kid for one in made] == [kid_of(one) for one in made]
+        registry.operator_ends(made[0], "billing")
+        clock.forward(1)
+        assert mirror.update().failed == 0
+        changed = {file.name for file in (folder / "v1/services/billing/jwks").iterdir()} & {
+            name for name, body in files.items() if (folder / "v1/services/billing/jwks" / name).read_bytes() != body
+        }
+        assert changed == {f"{part_of(made[0].public.thumbprint)}.jwt"}
+        trust.refresh()
+        with pytest.raises(RevokedKey):
+            trust.key(kid_of(made[0]))
+        assert trust.key(kid_of(made[1])).kid == kid_of(made[1])
+        trust.stop()
+    registry.close()

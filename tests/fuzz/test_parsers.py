@@ -120,16 +120,19 @@ def signed(key: keys.KeyPair) -> Callable[[Random, str], str]:
 def a_document(kind: type[Any]) -> str:
     """A signed document of that kind, as a registry signs it."""
     with MemoryRegistry(forge.DOMAIN, clock=lambda: NOW) as registry:
-        registry.identity("client-service")
+        kid = registry.identity("client-service").credentials.key_id
+        registry.keys_in_set = 0 if kind is key_set.KeySetPart else registry.keys_in_set
+        part = key_set.part_of(names.split_kid(kid)[1])
         path = {
             key_set.KeySetDocument: "/v1/services/client-service/jwks.jwt",
+            key_set.KeySetPart: "/v1/services/client-service/jwks/{part}.jwt",
             changes.Changes: "/v1/changes?since=0",
             current.CurrentServices: "/v1/current/0.jwt",
             policy.PolicyDocument: "/v1/services/client-service/policy.jwt",
             domain.DomainDocument: "/v1/domain.jwt",
             registry_keys.RegistryKeys: "/.well-known/peerseal-registry",
         }[kind]
-        return registry.call("GET", path).body.decode()
+        return registry.call("GET", path.format(part=part)).body.decode()
 
 
 def traced(value: Any) -> object:
@@ -300,6 +303,7 @@ def document_parsers(signing: dict[str, keys.PublicKey]) -> list[Parser]:
     parsers: list[Parser] = []
     kinds = (
         key_set.KeySetDocument,
+        key_set.KeySetPart,
         changes.Changes,
         current.CurrentServices,
         policy.PolicyDocument,
@@ -330,6 +334,7 @@ def document_parsers(signing: dict[str, keys.PublicKey]) -> list[Parser]:
             "peerseal.protocol.documents.key_set.ListedKey.from_json",
             value(lambda jwk: key_set.ListedKey.from_json(jwk, owner), listed),
         ),
+        value(key_set.PartName.from_json, {"seq": 2, "digest": "A" * 43}),
         of(
             "peerseal.protocol.documents.key_set.RevokedKey.from_json",
             value(

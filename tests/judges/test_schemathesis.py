@@ -20,6 +20,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from peerseal.protocol.documents.key_set import part_of
 from peerseal.protocol.keys import KeyPair
 from registry.limits import Limits
 from registry.services.access.operators import Role
@@ -46,7 +47,7 @@ def read(_context: object, response: Any) -> Any:
 
 def api(url: str, home: Path) -> Driver:
     """A registry with something to see, which refuses as often as it is asked to."""
-    return Driver(url, home, limits=Limits(refusals_per_minute=10**9), applicants=True)
+    return Driver(url, home, limits=Limits(refusals_per_minute=10**9, keys_in_set=1), applicants=True)
 
 
 @contextlib.contextmanager
@@ -62,6 +63,7 @@ def filled(driver: Driver) -> Iterator[dict[str, Any]]:
             "domain": DOMAIN,
             "service": "billing",
             "thumbprint": keys[0].public.thumbprint,
+            "part": part_of(keys[0].public.thumbprint),
             "token_id": viewer.split(".")[1],
             "level": 0,
             "place": "000.p/1",

@@ -5,6 +5,7 @@ import re
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -196,3 +197,20 @@ def test_our_callee_refuses_what_is_altered_replayed_or_revoked(peer: Peer, call
     until(lambda: send(f"{callee.url}/a", second, BODY, JSON) != (401, "replayed"), 60, what="an answer")
     with pytest.raises(AssertionError, match="key_revoked"):
         token()
+
+
+def test_a_peer_refuses_callers_whose_key_set_has_parts(peer: Peer, tmp_path: Path) -> None:
+    """The peers know no parts: such a set has no keys for them, and every call is refused."""
+    with Stack(tmp_path / "domain") as domain:
+        domain.registry_settings["REGISTRY_KEYS_IN_SET"] = "1"
+        domain.start_registry(workers=1)
+        service = started(peer, domain, "callee", settings_of(domain, "callee", "host"))
+        joining = domain.join_token("caller", uses=2)
+        hosts = [
+            peerseal.Identity("caller", registry=domain.registry_url, join_token=joining, key_dir=tmp_path / host)
+            for host in ("one", "two")
+        ]
+        with ExitStack() as stopped:
+            for host in hosts:
+                stopped.callback(host.start().stop)
+            assert call(service, token_for(service, hosts[0])) == (401, "unknown_key")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from peerseal.protocol.documents.frame import Frame, sign_document
+from peerseal.protocol.documents.key_set import KeySetDocument, part_of
 from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.keys import KeyPair
@@ -178,8 +179,75 @@ def key_sets() -> Vectors:
     comment = "a key that was revoked is listed again"
     made.bad("revived", "document_revived_key", comment, document=revived, seen=[good])
     _bad_listed_keys(made, world)
+    world.registry.keys_in_set = 1
+    comment = "it names parts: without them no key is known"
+    large = world.registry.jwk_set("client-service")
+    facts = {"keys": [], "revoked": []}
+    made.good("parts", comment, facts, document=world.registry.sign(large))
     world.registry.close()
     return made
+
+
+def key_set_parts() -> Vectors:
+    """A part of a large JWK Set, and the set that names it."""
+    world = World()
+    world.registry.keys_in_set = 1
+    old_set = world.registry.sign(world.registry.jwk_set("client-service"))
+    number = part_of(ec_key("caller").public.thumbprint)
+    world.clock.now = NOW - 1000
+    old_part = world.registry.sign(world.registry.key_set_part("client-service", number))
+    world.registry.retire(kid_of(CALLER, ec_key("caller")))
+    key_set, document = world.registry.jwk_set("client-service"), world.registry.key_set_part("client-service", number)
+    made = world.file("key-set-part", "A part of a large JWK Set of client-service, and the set.", CALLER)
+    made.defaults |= {"part": number, "key_set": world.registry.sign(key_set)}
+    good = world.registry.sign(document)
+    facts = {"part": number, "seq": document.seq, "keys": [key.kid for key in document.keys], "revoked": []}
+    made.good("honest", "what the set names", facts, document=good)
+    _bad_ledger_frame(made, world, document)
+    made.bad("older", "document_rolled_back", "the part before its last change", document=old_part)
+    comment = "the set before the last change of the part"
+    made.bad("older-set", "document_wrong_part", comment, document=good, key_set=old_set, consistency=_grown(world))
+    made.bad("subject", "document_wrong_subject", "of another service", document=good, subject=MINTER)
+    made.bad("number-other", "document_wrong_part", "another part was asked for", document=good, part=_other(world))
+    made.bad("key-left-out", "document_wrong_part", "its key is left out", document=world.signed(document, keys=[]))
+    in_other = "a key of another part"
+    made.bad("number", "document_malformed", in_other, document=world.signed(document, part=_other(world)))
+    made.bad("no-part", "document_malformed", "part is missing", document=world.signed(document, part=ABSENT))
+    made.bad("set", "document_wrong_type", "the set in its place", document=world.registry.sign(key_set))
+    _bad_parts(made, world, key_set, good)
+    world.registry.close()
+    return made
+
+
+def _grown(world: World) -> list[str]:
+    """The proof that the ledger grew by its last entry."""
+    size = len(world.registry.ledger.entries)
+    return encode_proof(world.registry.ledger.consistency(size - 1, size))
+
+
+def _other(world: World) -> int:
+    """The number of another part with a key."""
+    return part_of(rsa_key("caller").public.thumbprint)
+
+
+def _bad_parts(made: Vectors, world: World, key_set: KeySetDocument, part: str) -> None:
+    """Sets whose parts are malformed."""
+    names = key_set.claims()["parts"]
+    world.registry.keys_in_set = 500
+    listed = world.registry.jwk_set("client-service").claims()["keys"]
+    bad: dict[str, dict[str, Any]] = {
+        "few": {"parts": names[:-1]},
+        "object": {"parts": {}},
+        "text": {"parts": ["A", *names[1:]]},
+        "no-seq": {"parts": [{"digest": "A" * 43}, *names[1:]]},
+        "no-digest": {"parts": [{"seq": 2}, *names[1:]]},
+        "digest-short": {"parts": [{"seq": 2, "digest": "A"}, *names[1:]]},
+        "keys-too": {"keys": listed},
+    }
+    for name, changes in bad.items():
+        comment = "64 parts, each null or an object of seq and digest, and no keys"
+        key_set_jws = world.signed(key_set, **changes)
+        made.bad(f"parts-{name}", "document_malformed", comment, document=part, key_set=key_set_jws)
 
 
 def _revived(world: World) -> dict[str, Any]:

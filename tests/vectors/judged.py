@@ -20,7 +20,7 @@ from peerseal.protocol.documents.current import CurrentServices
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.frame import Frame
 from peerseal.protocol.documents.history_statement import Head, excused_by, read_history, signed_histories
-from peerseal.protocol.documents.key_set import KeySetDocument
+from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH, read_registry_keys
 from peerseal.protocol.documents.statement import KeyStatement
@@ -49,6 +49,7 @@ from peerseal.transport.fetch import Answer, Fetcher
 from peerseal.trust.beliefs import KnownService, TrustedKey, check_window
 from peerseal.trust.disk.document_cache import NoCopies
 from peerseal.trust.documents import DocumentReader
+from peerseal.trust.key_set_parts import check_part
 from peerseal.verify.event import EventVerifier
 from peerseal.verify.replay.guards import MemoryReplayGuard
 from peerseal.verify.request import Verifier, check_content
@@ -253,14 +254,7 @@ class _OneRegistry(Fetcher):
 
 def _document(kind: type[Any]) -> Callable[[Input], Facts]:
     def judge(given: Input) -> Facts:
-        reader = DocumentReader(
-            _OneRegistry(given),
-            pin=given["pin"],
-            limits=TrustLimits(),
-            clock=lambda: float(given["now"]),
-            cache_dir=None,
-            copies=NoCopies(),
-        )
+        reader = _reader(given)
         known: KnownService | None = None
         for jws in given["seen"]:
             before: Any = reader.read(_kind_of(jws), jws)
@@ -273,6 +267,27 @@ def _document(kind: type[Any]) -> Callable[[Input], Facts]:
     return judge
 
 
+def _part(given: Input) -> Facts:
+    reader = _reader(given)
+    name = reader.read(KeySetDocument, given["key_set"], given["subject"]).parts[given["part"]]
+    if name is None:
+        raise Refused("document_wrong_part")
+    part = reader.read(KeySetPart, given["document"], given["subject"], at_least=name.seq)
+    check_part(part, given["part"], name)
+    return _shown(part)
+
+
+def _reader(given: Input) -> DocumentReader:
+    return DocumentReader(
+        _OneRegistry(given),
+        pin=given["pin"],
+        limits=TrustLimits(),
+        clock=lambda: float(given["now"]),
+        cache_dir=None,
+        copies=NoCopies(),
+    )
+
+
 def _kind_of(jws: str) -> type[Any]:
     typ = strict_json_object(b64url_decode(jws.split(".")[0]))["typ"]
     return next(kind for kind in _DOCUMENTS.values() if typ == kind.TYP)
@@ -280,7 +295,7 @@ def _kind_of(jws: str) -> type[Any]:
 
 def _shown(document: Frame) -> Facts:
     claims = document.claims()
-    if isinstance(document, KeySetDocument):
+    if isinstance(document, KeySetDocument | KeySetPart):
         claims |= {name: [key["kid"] for key in claims[name]] for name in ("keys", "revoked")}
     return claims
 
@@ -373,6 +388,7 @@ _JUDGES: Final[Mapping[str, Callable[[Input], Facts]]] = {
     "history": _history,
     "continuation": _continuation,
     "registry-keys": _registry_keys,
+    "key-set-part": _part,
     "inclusion": _inclusion,
     "consistency": _consistency,
     "checkpoint": _checkpoint,

@@ -35,6 +35,7 @@ FILES: Final[Mapping[str, Callable[[], Vectors]]] = {
     "introspection": foreign.introspections,
     "registry-keys": documents.registry_keys,
     "key-set": documents.key_sets,
+    "key-set-part": documents.key_set_parts,
     "key-statement": documents.key_statements,
     "changes": documents.changes,
     "current": documents.current_services,

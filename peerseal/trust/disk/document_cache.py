@@ -28,7 +28,8 @@ log = logging.getLogger("peerseal.trust")
 _SEEN = ".seen"
 _MISSED = ".missed"
 _OURS = re.compile(
-    r"(?:root|domain|(?:keys|policy|current)-[a-z0-9.-]+)\.jwt(?:\.seen|\.missed|\.lock)?|changes(?:\.lists|\.watched|\.answer(?:\.lock)?)?"
+    r"(?:root|domain|(?:keys|part|policy|current)-[a-z0-9.-]+)\.jwt(?:\.seen|\.missed|\.lock)?"
+    r"|changes(?:\.lists|\.watched|\.answer(?:\.lock)?)?"
     r"|\.new-[a-z0-9_]+"
 )
 """Names of files that are removed once they are old: those of this release, and lock files of earlier ones."""

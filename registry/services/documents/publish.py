@@ -3,7 +3,9 @@ which are not signed. They are served from memory as long as `registry.services.
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Literal
+from dataclasses import replace
+from operator import attrgetter
+from typing import Literal, NamedTuple
 
 from sqlalchemy import Connection
 
@@ -14,25 +16,26 @@ from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.ledger.entries import Admission, Entry
 from peerseal.protocol.ledger.merkle import Frontier, check_inclusion
-from peerseal.protocol.names import REGISTRY, make_kid
+from peerseal.protocol.names import REGISTRY, make_kid, service_id
 from registry.domain import publication
 from registry.domain.errors import LedgerContradicted, NotFound
 from registry.domain.keys import KeyRecord, KeyState
 from registry.domain.policy import readers_of
 from registry.domain.publication import AnswerFrame, ProvenKey
-from registry.domain.rebuild import keys_of
 from registry.services.authority.authority import Authority
+from registry.services.bounded_cache import BoundedCache
 from registry.services.documents.answer_cache import JWK_SET, JWT, PEM, AnswerCache, AsOf, PublicAnswer
+from registry.services.documents.key_set_parts import KeySetParts, PartNames, admissions, check_revoked, divided
 from registry.services.documents.policies import read_policy, read_settings
 from registry.services.use_case import Node, UseCase
 from registry.storage.queries import keys, ledger, services
 from registry.storage.queries.ledger import Appended
 
-Kind = Literal["jwks.jwt", "jwks.json", "statement", "pem", "policy.jwt", "domain.jwt"]
+Kind = Literal["jwks.jwt", "part", "jwks.json", "statement", "pem", "policy.jwt", "domain.jwt"]
 AnswerName = tuple[Kind, str, str]
-"""The kind of an answer, the service, and for an answer about one key its thumbprint."""
+"""The kind of an answer, the service, and for an answer about one key its thumbprint, for a part its number."""
 
-_LASTING = frozenset[Kind]({"jwks.jwt", "statement", "policy.jwt", "domain.jwt"})
+_LASTING = frozenset[Kind]({"jwks.jwt", "part", "statement", "policy.jwt", "domain.jwt"})
 """The signed kinds. The others have no end in them, so they must not outlast the end of a key."""
 
 
@@ -71,9 +74,39 @@ class _Documents(UseCase):
         return AnswerFrame(authority.domain, service, issued_at, issued_at + DOCUMENT_LIFETIME, *position)
 
 
+class _Moment(NamedTuple):
+    """What an answer about a service is as of: the entry that last changed the service, the signed time, and the right
+    edge of the tree that the answer covers."""
+
+    seq: int
+    issued_at: int
+    edge: Frontier
+
+
+class _SignedPart(NamedTuple):
+    """A part as it was signed; ``place`` is that of its own entry."""
+
+    place: _Moment
+    answer: PublicAnswer
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return self.answer.size
+
+
 class Publisher(_Documents):
-    """Makes and keeps the answers about one service: its signed JWK Set, the plain one, its key statements,
-    and its active keys as PEM."""
+    """Makes and keeps the answers about one service: its signed JWK Set and the parts of a large one, the plain one,
+    its key statements, and its active keys as PEM."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        self._parts = KeySetParts(node.limits.retired_shown)
+        self._signed_parts: BoundedCache[tuple[str, int], _SignedPart] = BoundedCache(
+            node.limits.documents_cached, attrgetter("size")
+        )
+        node.authority.when_changed(self._parts.forget)
+        node.authority.when_changed(self._signed_parts.clear)
 
     def signed_key_set(self, service: str, at_least: int = 0) -> PublicAnswer:
         """The signed JWK Set as of entry ``at_least`` or later.
@@ -82,6 +115,11 @@ class Publisher(_Documents):
         ``at_least``, StorageUnavailable.
         """
         return self._answers.answer(("jwks.jwt", service, ""), at_least, self._make_signed_set)
+
+    def part(self, service: str, number: int, at_least: int = 0) -> PublicAnswer:
+        """The part of the large set of a service with that number, from 0 to 63. Raises as signed_key_set does, and
+        NotFound where the set is not large, or the part has no keys."""
+        return self._answers.answer(("part", service, str(number)), at_least, self._make_part)
 
     def plain_key_set(self, service: str, at_least: int = 0) -> PublicAnswer:
         """The current keys as a plain JWK Set. Raises as signed_key_set does."""
@@ -109,19 +147,64 @@ class Publisher(_Documents):
         return _answer(authority.sign(publication.statement(frame, key)), frame, seq)
 
     def _make_signed_set(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
-        authority, frame, proven = self._read(name[1], as_of, self._listed)
-        signed = authority.sign(publication.key_set(frame, proven))
-        return _answer(signed, frame, frame.seq, true_until=_next_end(frame, proven))
+        authority, service = self._authority.current(), name[1]
+        with self._store.read() as connection:
+            moment = self._moment(connection, service, as_of)
+            parts = self._parts_of(connection, authority, service, moment)
+            if parts is None:
+                frame, records = self._frame_at(connection, authority, service, as_of, moment, self._listed)
+                document = publication.key_set(frame, *self._divided(connection, frame, records))
+                true_until = _next_end(frame, records)
+            else:
+                frame = self._frame(authority, service, moment.issued_at, moment.seq, moment.edge)
+                document, true_until = publication.large_key_set(frame, parts), math.inf
+        return _answer(authority.sign(document), frame, frame.seq, true_until=true_until)
+
+    def _parts_of(
+        self, connection: Connection, authority: Authority, service: str, moment: _Moment
+    ) -> PartNames | None:
+        """The parts of a large set; None where the set lists its keys itself."""
+        shown = moment.issued_at - self._limits.retired_shown
+        listed = keys.listed_range(connection, service, shown, moment.issued_at)
+        if listed.number <= self._limits.keys_in_set:
+            return None
+        return self._parts.names(connection, service_id(authority.domain, service), moment.seq, listed.first)
+
+    def _make_part(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
+        """It is signed again where one of its own keys changed, and in the next signing period. The answer counts for
+        the entry that last changed its service."""
+        authority, service, number = self._authority.current(), name[1], int(name[2])
+        with self._store.read() as connection:
+            moment = self._moment(connection, service, as_of)
+            parts = self._parts_of(connection, authority, service, moment)
+            part = None if parts is None else parts[number]
+            if part is None:
+                raise NotFound("part_not_found")
+            place = _Moment(part.seq, *self._place(connection, service, part.seq, as_of))
+            made = self._signed_parts.get((service, number))
+            if made is None or made.place != place:
+                made = _SignedPart(place, self._sign_part(connection, authority, service, number, place))
+                if as_of.lasting:
+                    self._signed_parts.put((service, number), made)
+        return replace(made.answer, seq=moment.seq, head=max(moment.seq, place.edge.size))
+
+    def _sign_part(
+        self, connection: Connection, authority: Authority, service: str, number: int, place: _Moment
+    ) -> PublicAnswer:
+        frame = self._frame(authority, service, place.issued_at, place.seq, place.edge)
+        records = self._parts.records(connection, service, {number: place.seq})[number]
+        document = publication.key_set_part(frame, number, *self._divided(connection, frame, records))
+        return _answer(authority.sign(document), frame, place.seq)
 
     def _make_plain_set(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
-        _, frame, proven = self._read(name[1], as_of, self._listed)
+        _, frame, proven = self._read(name[1], as_of, self._active)
         body = canonical_json(publication.plain_key_set(frame, proven))
         return PublicAnswer.of(body, JWK_SET, frame.seq, frame.head, frame.issued_at, frame.expires_at)
 
     def _make_statement(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
         authority, frame, key = self._read_one(name, as_of)
         signed = authority.sign(publication.statement(frame, key))
-        return _answer(signed, frame, frame.seq, true_until=_next_end(frame, [key]))
+        return _answer(signed, frame, frame.seq, true_until=_next_end(frame, [key.record]))
 
     def _make_pem(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
         _, frame, key = self._read_one(name, as_of)
@@ -145,33 +228,56 @@ class Publisher(_Documents):
     def _listed(self, connection: Connection, service: str, now: int) -> list[KeyRecord]:
         return keys.listed(connection, service, now - self._limits.retired_shown, now)
 
+    def _active(self, connection: Connection, service: str, now: int) -> list[KeyRecord]:
+        return [key for key in self._listed(connection, service, now) if key.state(now) is KeyState.ACTIVE]
+
     def _read(
         self, service: str, as_of: AsOf, read: Callable[[Connection, str, int], list[KeyRecord]]
     ) -> tuple[Authority, AnswerFrame, list[ProvenKey]]:
         """The frame of an answer, and the keys that it is about, as of one moment."""
         authority = self._authority.current()
         with self._store.read() as connection:
-            seq = services.seq_of(connection, service)
-            if seq is None:
-                raise NotFound("service_not_found")
-            issued_at, edge = self._place(connection, service, seq, as_of)
-            records = read(connection, service, issued_at)
-            ends = [record.active_until for record in records if issued_at < record.active_until <= as_of.now]
-            if ends:  # a key has ended by itself: as of then the answer is another
-                issued_at = max(ends)
-                records = read(connection, service, issued_at)
-            frame = self._frame(authority, service, issued_at, seq, edge)
+            moment = self._moment(connection, service, as_of)
+            frame, records = self._frame_at(connection, authority, service, as_of, moment, read)
             return authority, frame, self._proven(connection, service, records, frame.head)
 
+    def _moment(self, connection: Connection, service: str, as_of: AsOf) -> _Moment:
+        """Raises NotFound."""
+        seq = services.seq_of(connection, service)
+        if seq is None:
+            raise NotFound("service_not_found")
+        return _Moment(seq, *self._place(connection, service, seq, as_of))
+
+    def _frame_at(
+        self,
+        connection: Connection,
+        authority: Authority,
+        service: str,
+        as_of: AsOf,
+        moment: _Moment,
+        read: Callable[[Connection, str, int], list[KeyRecord]],
+    ) -> tuple[AnswerFrame, list[KeyRecord]]:
+        """The frame, and the keys."""
+        issued_at = moment.issued_at
+        records = read(connection, service, issued_at)
+        ends = [record.active_until for record in records if issued_at < record.active_until <= as_of.now]
+        if ends:  # a key has ended by itself: as of then the answer is another
+            issued_at = max(ends)
+            records = read(connection, service, issued_at)
+        return self._frame(authority, service, issued_at, moment.seq, moment.edge), records
+
+    def _divided(
+        self, connection: Connection, frame: AnswerFrame, records: list[KeyRecord]
+    ) -> tuple[list[ProvenKey], list[KeyRecord]]:
+        """The keys that a set lists in full, with their proofs, and those that it lists as revoked, checked. Raises
+        LedgerContradicted."""
+        listed, revoked = divided(records)
+        check_revoked(connection, frame.owner, revoked)
+        return self._proven(connection, frame.service, listed, frame.head), revoked
+
     def _proven(self, connection: Connection, service: str, records: list[KeyRecord], size: int) -> list[ProvenKey]:
-        """The records with their inclusion proofs. Raises LedgerContradicted where a record differs from the entries:
-        an altered row gets no signature."""
-        admitted = ledger.read_some(connection, [record.admitted_seq for record in records])
-        kids = {entry.kid for entry in admitted}
-        ended = [entry for entry in ledger.endings(connection, service) if entry.kid in kids]
-        if keys_of([*admitted, *ended]) != {record.thumbprint: record for record in records}:
-            raise LedgerContradicted(f"the rows of {service}'s keys differ from their entries in the ledger")
-        entries = {entry.seq: entry for entry in admitted}
+        """The records with their inclusion proofs. Raises LedgerContradicted."""
+        entries = admissions(connection, service, records)
         proofs = self._ledger.proofs(connection, [record.index for record in records], size)
         return [
             ProvenKey(record, Admission.of(entries[record.admitted_seq]), proof)
@@ -237,9 +343,9 @@ def _answer(
     return PublicAnswer.of(body, JWT, changed, frame.head, *times, readers=readers, true_until=true_until)
 
 
-def _next_end(frame: AnswerFrame, keys: Iterable[ProvenKey]) -> float:
+def _next_end(frame: AnswerFrame, keys: Iterable[KeyRecord]) -> float:
     """When the first of the keys ends that are active in an answer; infinity for none."""
-    ends = (key.record.active_until for key in keys)
+    ends = (key.active_until for key in keys)
     return min((end for end in ends if end > frame.issued_at), default=math.inf)
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from peerseal.errors import MissingToken, PeersealError
+from peerseal.protocol.documents.key_set import part_of
 from peerseal.protocol.ledger.entries import KEY_ADMITTED
 from peerseal.protocol.ledger.merkle import Frontier
 from peerseal.protocol.names import make_kid, service_id
@@ -152,7 +153,7 @@ class KeyAdmission(UseCase):
     def _write(self, newcomer: "_Newcomer") -> Admitted:
         with self._store.write(newcomer.service) as connection:
             now = self._now()
-            self._check_again(connection, newcomer.service, newcomer.right, now)
+            self._check_again(connection, newcomer, now)
             [admitted] = self._add(connection, ledger.lock_frontier(connection), [newcomer], now)
             if isinstance(newcomer.right, Approved) and admitted.appended is not None:
                 entry = admitted.appended.entry
@@ -190,13 +191,12 @@ class KeyAdmission(UseCase):
         ledger.append_each(connection, additions)
         return admitted
 
-    def _check_again(self, connection: Connection, service: str, right: Right, now: int) -> None:
-        match right:
+    def _check_again(self, connection: Connection, newcomer: "_Newcomer", now: int) -> None:
+        service = newcomer.service
+        match newcomer.right:
             case Vouched(thumbprint, _):
                 check_voucher(keys.find(connection, thumbprint), service, now)
-                listed_from = now - self._limits.retired_shown
-                if keys.vouched_count(connection, service, listed_from) >= self._limits.vouched_keys:
-                    raise KeyTaken("too_many_keys", f"{service} has {self._limits.vouched_keys} keys by vouchers")
+                self._check_vouched(connection, service, newcomer.proof.public_key.thumbprint, now)
             case Approved(_, thumbprint):
                 self._check_cap(service, keys.joined_count(connection, service, now))
                 if not applicants.remove(connection, service, thumbprint):
@@ -206,6 +206,16 @@ class KeyAdmission(UseCase):
             case FirstCome():
                 if keys.active_count(connection, service, now):
                     raise MissingToken(f"first come first served: {service} has an active key")
+
+    def _check_vouched(self, connection: Connection, service: str, thumbprint: str, now: int) -> None:
+        limits, shown_after = self._limits, now - self._limits.retired_shown
+        counts = keys.vouched_counts(connection, service, thumbprint[0], shown_after)
+        in_full = limits.vouched_keys_in_part // 4
+        if counts.all >= limits.vouched_keys:
+            raise KeyTaken("too_many_keys", f"{service} has {counts.all} keys by vouchers")
+        if counts.in_part >= limits.vouched_keys_in_part or counts.in_full >= max(in_full, 1):
+            part = f"{counts.in_part} keys by vouchers in part {part_of(thumbprint)}, {counts.in_full} of them active"
+            raise KeyTaken("too_many_keys", f"{service} has {part}: make another key")
 
     def _check_cap(self, service: str, joined: int) -> None:
         if joined >= self._limits.joined_keys:

@@ -173,7 +173,7 @@ class KeyEnding(UseCase):
             return []
         change = Change(KEY_RETIRED, key.service, make_kid(owner, key.thumbprint), grounds.by, grounds.evidence)
         self._append(connection, [change], grounds)
-        keys.end(connection, retired)
+        keys.end(connection, [retired])
         return [key]
 
     def _revoke(self, connection: Connection, owner: str, cause: KeyRecord, grounds: _Grounds) -> list[KeyRecord]:
@@ -184,8 +184,8 @@ class KeyEnding(UseCase):
         data = {"reason": Reason.COMPROMISED.value, "cause": make_kid(owner, cause.thumbprint)}
         kids = [make_kid(owner, key.thumbprint) for key in falling]
         changes = [Change(KEY_REVOKED, cause.service, kid, grounds.by, grounds.evidence, data) for kid in kids]
-        for key, entry in zip(falling, self._append(connection, changes, grounds), strict=True):
-            keys.end(connection, lifecycle.revoked(key, entry.time, entry.seq))
+        made = zip(falling, self._append(connection, changes, grounds), strict=True)
+        keys.end(connection, [lifecycle.revoked(key, entry.time, entry.seq) for key, entry in made])
         return falling
 
     def _append(self, connection: Connection, changes: Sequence[Change], grounds: _Grounds) -> Sequence[Entry]:

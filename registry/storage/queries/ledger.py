@@ -46,8 +46,17 @@ _BODIES = (
     .where(entries.c.seq > bindparam("after"), entries.c.seq <= bindparam("to"))
     .order_by(entries.c.seq)
 )
-_ENDED = select(entries.c.body).where(entries.c.service == bindparam("of"), ENDINGS).order_by(entries.c.seq)
+_ENDED = (
+    select(entries.c.body).where(entries.c.kid.in_(bindparam("kids", expanding=True)), ENDINGS).order_by(entries.c.seq)
+)
+_ENDED_AFTER = select(entries.c.kid, entries.c.seq).where(
+    entries.c.service == bindparam("of"), ENDINGS, entries.c.seq > bindparam("after")
+)
 _PAGE = 1000
+_SOME = select(entries.c.body).where(entries.c.seq.in_(bindparam("seqs", expanding=True))).order_by(entries.c.seq)
+_REVOCATIONS = select(entries.c.seq, entries.c.kid, entries.c.time).where(
+    entries.c.seq.in_(bindparam("seqs", expanding=True)), entries.c.type == "key_revoked"
+)
 _HISTORIES = select(entries.c.body).where(HISTORIES).order_by(entries.c.seq)
 
 GUARD = "ledger_guard"
@@ -112,7 +121,8 @@ def append(connection: Connection, now: int, *changes: Change) -> Appended:
     before. A transaction therefore appends once, and late: on PostgreSQL all writers queue from here on.
     """
     appended = grown(lock_frontier(connection), now, *changes)
-    connection.execute(_INSERT, list(appended.rows))
+    for first in range(0, len(appended.rows), _PAGE):  # each answer of the database has a time limit
+        connection.execute(_INSERT, appended.rows[first : first + _PAGE])
     connection.execute(*_raised(appended.after))
     complete_tiles(connection, appended.before, appended.after)
     _tell_guard(connection, appended.before, appended.after)
@@ -246,13 +256,36 @@ def read_bodies(connection: Connection, after: int, to: int) -> Sequence[bytes]:
 
 def read_some(connection: Connection, seqs: Sequence[int]) -> list[Entry]:
     """The entries with these numbers, in order."""
-    found = select(entries.c.body).where(entries.c.seq.in_(seqs)).order_by(entries.c.seq)
-    return [Entry.decode(body) for body in connection.execute(found).scalars()]
+    found, ordered = list[Entry](), sorted(seqs)
+    for first in range(0, len(ordered), _PAGE):
+        bodies = connection.execute(_SOME, {"seqs": ordered[first : first + _PAGE]}).scalars()
+        found += [Entry.decode(body) for body in bodies]
+    return found
 
 
-def endings(connection: Connection, service: str) -> list[Entry]:
-    """The entries that retired or revoked keys of a service, in order."""
-    return [Entry.decode(body) for body in connection.execute(_ENDED, {"of": service}).scalars()]
+def endings(connection: Connection, kids: Sequence[str]) -> list[Entry]:
+    """The entries that retired or revoked these keys, those of each key in order."""
+    found = list[Entry]()
+    for first in range(0, len(kids), _PAGE):
+        bodies = connection.execute(_ENDED, {"kids": kids[first : first + _PAGE]}).scalars()
+        found += [Entry.decode(body) for body in bodies]
+    return found
+
+
+def ended_after(connection: Connection, service: str, after: int) -> Sequence[tuple[str, int]]:
+    """The kid and the number of each entry after ``after`` that retired or revoked a key of the service."""
+    rows = connection.execute(_ENDED_AFTER, {"of": service, "after": after})
+    return [(row[0], row[1]) for row in rows if row[0] is not None]
+
+
+def revocations(connection: Connection, seqs: Sequence[int]) -> dict[int, tuple[str, int]]:
+    """The kid and the time of those of these entries that revoked keys, by their numbers. Bodies are not read: there
+    may be tens of thousands."""
+    found = dict[int, tuple[str, int]]()
+    for first in range(0, len(seqs), _PAGE):
+        rows = connection.execute(_REVOCATIONS, {"seqs": seqs[first : first + _PAGE]})
+        found |= {row[0]: (row[1], row[2]) for row in rows if row[1] is not None}
+    return found
 
 
 def revoked_after(connection: Connection, seq: int, limit: int) -> Sequence[str]:

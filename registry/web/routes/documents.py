@@ -52,6 +52,8 @@ _LEVELS = frozenset("01234567")
 """A tree with more levels has more entries than any ledger. Each level has one spelling."""
 _BLOCK = re.compile("0|[1-9][0-9]{0,11}")
 """The number of a block, in one spelling."""
+_PART = re.compile("[0-9]|[1-5][0-9]|6[0-3]")
+"""The number of a part, in one spelling."""
 _TILE = re.compile(r"((?:x[0-9]{3}/){0,5})([0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
 
 
@@ -77,6 +79,14 @@ def _of_authority(authority: Authority, body: bytes, content_type: str) -> Publi
 def signed_key_set(service: str) -> Response:
     """The signed JWK Set; with ``?seq=M`` as of entry M or later."""
     return published(registry().publisher.signed_key_set(service, number("seq")))
+
+
+@documents_blueprint.get("/services/<service>/jwks/<part>.jwt")
+def key_set_part(service: str, part: str) -> Response:
+    """A part of a large JWK Set; with ``?seq=M`` as of entry M or later."""
+    if not _PART.fullmatch(part):
+        raise NotFound("part_not_found")
+    return published(registry().publisher.part(service, int(part), number("seq")))
 
 
 @documents_blueprint.get("/services/<service>/jwks.json")

@@ -32,7 +32,7 @@ from peerseal.protocol.documents.current import CurrentServices
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.frame import sign_document
 from peerseal.protocol.documents.history_statement import HISTORY_TYP
-from peerseal.protocol.documents.key_set import KeySetDocument
+from peerseal.protocol.documents.key_set import KeySetDocument, part_of
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.jose import MAX_TOKEN
@@ -404,7 +404,9 @@ def test_a_refused_document_names_the_check_that_refuses_it(
 def test_every_kind_of_document_is_verified(registry: MemoryRegistry) -> None:
     store = registry.trust_store()
     [thumbprint] = registry.keys
+    registry.keys_in_set = 0
     documents = (
+        registry.key_set_part("client-service", part_of(thumbprint)),
         registry.jwk_set("client-service"),
         registry.statement(f"{CALLER}/{thumbprint}"),
         registry.policy_document("client-service"),

@@ -109,9 +109,10 @@ class World:
         return self.says(self.newcomer) == "good"
 
 
-@pytest.fixture
-def world(clock: Clock, tmp_path: Path) -> Iterator[World]:
+@pytest.fixture(params=[500, 0], ids=["whole sets", "sets in parts"])
+def world(request: pytest.FixtureRequest, clock: Clock, tmp_path: Path) -> Iterator[World]:
     with MemoryRegistry(clock=clock) as registry:
+        registry.keys_in_set = request.param
         yield World(registry, clock, tmp_path / "cache")
 
 

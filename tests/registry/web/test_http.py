@@ -13,6 +13,7 @@ from werkzeug.test import TestResponse
 
 from peerseal.protocol import jose
 from peerseal.protocol.documents.frame import MAX_DOCUMENT, sign_document
+from peerseal.protocol.documents.key_set import PARTS
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair, PublicKey
@@ -20,7 +21,7 @@ from peerseal.protocol.ledger.entries import Admission
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.protocol.tokens.request import REQUEST_TYP
 from registry.domain.keys import KeyRecord
-from registry.domain.publication import AnswerFrame, ProvenKey, key_set
+from registry.domain.publication import AnswerFrame, ProvenKey, key_set_part
 from registry.limits import Limits
 from registry.services.access.operators import Role
 from registry.services.authority.authority import RENEW_BEFORE
@@ -490,17 +491,21 @@ def test_two_threads_may_put_at_once() -> None:
     assert len(cache) == 256
 
 
-def test_the_largest_signed_set_is_one_that_clients_read(clock: Clock) -> None:
+def test_the_largest_part_of_a_set_is_one_that_clients_read(clock: Clock) -> None:
+    """All that a thief may put into one part, and more than twice as many joined keys as chance puts there."""
     modulus = b64url((1 << 8191 | secrets.randbits(8190) | 1).to_bytes(1024))
     spki = PublicKey.from_jwk({"kty": "RSA", "n": modulus, "e": "AQAB"}).spki
     domain, service = ".".join(["d" * 63] * 3 + ["d" * 61]), "s" * 60 + "." + "s" * 39
     now, limits = int(clock()), Limits()
-    names = [b64url(number.to_bytes(32)) for number in range(limits.vouched_keys + limits.joined_keys)]
+    active, joined = limits.vouched_keys_in_part // 4, 500
+    assert joined > 2 * limits.joined_keys / PARTS
+    names = [b64url(number.to_bytes(32)) for number in range(limits.vouched_keys_in_part + joined)]
     by = {"kid": make_kid(f"{domain}/{service}", names[0])}
     admission, proof = Admission(10**9, now, now, by, names[0]), (bytes(32),) * 30  # of a tree of a thousand million
-    records = [KeyRecord(name, service, spki, 10**9, by, now, now, now) for name in names]
+    listed = [KeyRecord(name, service, spki, 10**9, by, now, now, now) for name in names[: active + joined]]
+    revoked = [KeyRecord(name, service, b"", 10**9, by, now, now, now, now, 10**9) for name in names[len(listed) :]]
     frame = AnswerFrame(domain, service, now, now, 10**9, 10**9, "c" * 1000)
-    document = key_set(frame, [ProvenKey(record, admission, proof) for record in records])
+    document = key_set_part(frame, 0, [ProvenKey(record, admission, proof) for record in listed], revoked)
     assert len(sign_document(document, KeyPair.generate("ES256"))) < MAX_DOCUMENT
 
 

@@ -26,7 +26,7 @@ ENDPOINTS = {
     "applicants": "approve waiting",
     "asap": "active_key",
     "described": "docs openapi",
-    "documents": "changes current key_statement plain_key_set recent_changes signed_key_set",
+    "documents": "changes current key_set_part key_statement plain_key_set recent_changes signed_key_set",
     "exchange": "token",
     "health": "healthz readyz",
     "histories": "history",
