@@ -51,8 +51,9 @@ class NoAnswer(psycopg.OperationalError):
 
 class ServerWatch:
     """Whether the server of one engine answers. ``timeouts`` counts the waits that ended without an answer, by kind:
-    ``connect``, ``answer`` or ``pool``. ``opened`` holds the open connections. A caller waits ``connect_timeout``
-    seconds for a connection to any host of the URL, and ``look_timeout`` for the answer to a look-up.
+    ``connect``, ``answer``, ``pool``, ``lock`` or ``statement``. ``opened`` holds the open connections. A caller waits
+    ``connect_timeout`` seconds for a connection to any host of the URL, and ``look_timeout`` for the answer to a
+    look-up.
     """
 
     def __init__(self, connect_timeout: float, look_timeout: float) -> None:

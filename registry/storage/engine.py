@@ -17,6 +17,7 @@ from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
 from peerseal.errors import ConfigurationError
@@ -199,11 +200,20 @@ def connection_counts(engine: Engine) -> ConnectionCounts:
     return ConnectionCounts(idle, used, max(0, opened - idle - used), pool.size(), timeouts)
 
 
-def count_pool_timeout(engine: Engine) -> None:
-    """Counts a wait for a connection of the engine's pool that ended without one."""
-    watch = engine.get_execution_options().get(_WATCH)
-    if watch is not None:
-        watch.timeouts["pool"] += 1
+def count_timeout(engine: Engine, error: Exception) -> None:
+    """Counts the wait that ended with this error: for a connection of the pool, for a lock, or for the end of a
+    statement. Other errors are not counted here."""
+    watch, cause = engine.get_execution_options().get(_WATCH), getattr(error, "orig", error)
+    kind = next((kind for kind, errors in _TIMEOUTS.items() if isinstance(cause, errors)), None)
+    if watch is not None and kind is not None:
+        watch.timeouts[kind] += 1
+
+
+_TIMEOUTS = {
+    "pool": PoolTimeout,
+    "lock": psycopg.errors.LockNotAvailable,
+    "statement": psycopg.errors.QueryCanceled,
+}
 
 
 def _refuse_unusable(connection: WatchedConnection, _record: Any, _proxy: Any) -> None:

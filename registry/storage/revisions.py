@@ -35,7 +35,7 @@ from peerseal.protocol.names import REGISTRY
 from peerseal.runtime.backoff import backoff
 from registry.domain.errors import StorageUnavailable
 from registry.storage.connections import NoAnswer, WatchedConnection
-from registry.storage.engine import POSTGRESQL, count_pool_timeout, has_its_file
+from registry.storage.engine import POSTGRESQL, count_timeout, has_its_file
 from registry.storage.group_commit import GroupCommit
 
 log = logging.getLogger(__name__)
@@ -78,8 +78,7 @@ class OwnConnection:
         try:
             holder = engine.raw_connection()
         except (engine.dialect.loaded_dbapi.Error, PoolTimeout) as error:  # here SQLAlchemy wraps nothing
-            if isinstance(error, PoolTimeout):
-                count_pool_timeout(engine)
+            count_timeout(engine, error)
             raise StorageUnavailable(str(error).split("\n", 1)[0]) from error
         self.info = dict(holder.info)
         holder.detach()

@@ -15,7 +15,7 @@ from peerseal.verify.context import current_trace
 from registry.domain.errors import StorageReadOnly, StorageUnavailable
 from registry.storage.connections import GRANT, NO_RIGHT, NO_SCHEMA, READ_ONLY
 from registry.storage.durability import Durability, DurabilityGuard, read_durability
-from registry.storage.engine import LOOKS, POSTGRESQL, READS, WRITES, count_pool_timeout
+from registry.storage.engine import LOOKS, POSTGRESQL, READS, WRITES, count_timeout
 from registry.storage.queries.ledger import GUARD, LedgerGuard
 
 
@@ -139,8 +139,8 @@ class Store:
         with storage_errors():
             try:
                 yield
-            except PoolTimeout:
-                count_pool_timeout(self.engine)
+            except (OperationalError, PoolTimeout) as error:
+                count_timeout(self.engine, error)
                 raise
 
     def _span(self, work: str, links: Sequence[str] = ()) -> AbstractContextManager[object]:

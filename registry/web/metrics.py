@@ -117,7 +117,7 @@ class DatabaseConnections(Collector):
         timeouts = CounterMetricFamily(
             "registry_database_timeouts", "Waits for the database that ended without an answer.", labels=["wait"]
         )
-        for wait in ("connect", "answer", "pool"):
+        for wait in ("connect", "answer", "pool", "lock", "statement"):
             timeouts.add_metric([wait], counts.timeouts.get(wait, 0))
         yield from (connections, timeouts)
         yield GaugeMetricFamily(

@@ -246,6 +246,19 @@ def test_waits_for_a_connection_of_the_pool_end_and_are_counted(postgres_url: st
     engine.dispose()
 
 
+def test_waits_for_a_lock_and_slow_statements_are_counted(postgres_url: str) -> None:
+    engine = create_engine(postgres_url, DatabaseTimeouts(lock=50, statement=200))
+    store = Store(engine)
+    with engine.begin() as other:
+        other.execute(text("SELECT pg_advisory_xact_lock(7)"))
+        with pytest.raises(StorageUnavailable, match="LockNotAvailable"), store.write() as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(7)"))
+    with pytest.raises(StorageUnavailable, match="QueryCanceled"), store.read() as connection:
+        connection.execute(text("SELECT pg_sleep(20)"))
+    assert connection_counts(engine).timeouts == {"lock": 1, "statement": 1}
+    engine.dispose()
+
+
 def succeeds(call: Callable[[], object]) -> bool:
     with suppress(StorageUnavailable):
         call()

@@ -233,6 +233,7 @@ def metrics() -> Response:
     told = CollectorRegistry()
     told.register(WORKERS)
     told.register(_Ledger(registry()))
+    told.register(_Readiness(registry()))
     return Response(generate_latest(told), content_type=CONTENT_TYPE_LATEST)
 
 
@@ -261,3 +262,20 @@ class _Ledger(Collector):
             yield GaugeMetricFamily("registry_root_expires_timestamp_seconds", told, ends)
         forked = self._registry.fork_guard.fork is not None
         yield GaugeMetricFamily("registry_ledger_forked", "1: another ledger than the one that was seen.", forked)
+
+
+class _Readiness(Collector):
+    """What ``/readyz`` says of each check, asked at each scrape."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """See Collector."""
+        found, now = (
+            GaugeMetricFamily("registry_ready", "1: the check passes.", labels=["check"]),
+            self._registry.readiness(),
+        )
+        for check, passes in {**now.reading, **now.writing}.items():
+            found.add_metric([check], passes)
+        yield found

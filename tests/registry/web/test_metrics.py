@@ -106,6 +106,22 @@ def test_no_name_comes_from_a_caller_and_no_secret_is_told(registry: Driver) -> 
     assert all(re.fullmatch(r"[\w.+]*", value) for _, labels in samples_of(text) for _, value in labels)
 
 
+def test_each_check_of_readiness_is_told(registry: Driver) -> None:
+    """An alert says so where a node refuses all writes and still answers reads."""
+    troubles: list[str] = []
+    registry.registry.checks.for_writing("standby", lambda: troubles[-1] if troubles else None)
+    checks = {"database", "schema", "keys", "durable", "ledger", "standby"}
+    assert readiness(registry) == dict.fromkeys(checks, 1)
+    troubles.append("the standby is gone: start it")
+    assert readiness(registry) == dict.fromkeys(checks, 1) | {"standby": 0}
+
+
+def readiness(registry: Driver) -> dict[str, float]:
+    return {
+        dict(labels)["check"]: number for (name, labels), number in told(registry).items() if name == "registry_ready"
+    }
+
+
 def test_the_counts_are_told_while_the_database_is_down(registry: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     def down(_: Store) -> None:
         raise StorageUnavailable("down")
