@@ -30,7 +30,7 @@ from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.protocol.tokens.claims import LATEST_TIME
 from peerseal.runtime.forks import BackgroundWork, in_each_child, notice_fork
 from peerseal.runtime.limits import TrustLimits
-from peerseal.runtime.metrics import MOST, Metric, counted, metrics
+from peerseal.runtime.metrics import MOST, OTHER, Metric, counted, metrics
 from peerseal.runtime.options import check_callable, check_is, check_path, check_pin, check_text_or_texts
 from peerseal.transport.deadline import Deadline, waiting
 from peerseal.transport.fetch import Fetcher, HttpFetcher
@@ -384,7 +384,8 @@ class TrustStatus:
         return metrics(self.collect)
 
     def collect(self) -> list[Metric]:
-        """The same as Metric objects. Only the first 100 services in alphabetical order are included."""
+        """The same as Metric objects. After the first 100 services in alphabetical order, the others are together as
+        ``other``: the sum of their keys, and of anything else the worst value."""
         return list(self._collected())
 
     def _collected(self) -> Iterator[Metric]:
@@ -403,18 +404,23 @@ class TrustStatus:
         if self.clock_offset is not None:
             ahead = "Seconds by which this host's clock is ahead of the registry's."
             yield _gauge("clock_offset_seconds", ahead, self.clock_offset)
-        services = sorted(self.services.items())[:MOST]
-        for name, (metric, help) in _OF_SERVICES.items():
-            samples = tuple(({"service": service}, getattr(status, name)) for service, status in services)
+        services = sorted(self.services.items())
+        for name, (metric, help, together) in _OF_SERVICES.items():
+            values = {service: float(getattr(status, name)) for service, status in services[:MOST]}
+            if beyond := [float(getattr(status, name)) for _, status in services[MOST:]]:
+                values[OTHER] = together(beyond)
+            samples = tuple(({"service": service}, value) for service, value in values.items())
             yield Metric(f"peerseal_trust_{metric}", "gauge", help, samples)
 
 
-_OF_SERVICES: Final = {
-    "keys": ("keys", "Keys of a service that are in memory."),
-    "age": ("age_seconds", "Seconds since the keys of a service were confirmed."),
-    "good_for": ("good_for_seconds", "Seconds for which the keys of a service are still believed."),
-    "failures": ("renewal_failures", "Failed renewals in a row of a service's keys."),
+_OF_SERVICES: Final[dict[str, tuple[str, str, Callable[[Iterable[float]], float]]]] = {
+    "keys": ("keys", "Keys of a service that are in memory.", sum),
+    "age": ("age_seconds", "Seconds since the keys of a service were confirmed.", max),
+    "good_for": ("good_for_seconds", "Seconds for which the keys of a service are still believed.", min),
+    "failures": ("renewal_failures", "Failed renewals in a row of a service's keys.", max),
 }
+"""By the name in `ServiceStatus`: the metric's name and help, and what the services after the first hundred become
+together: alerts compare the worst value."""
 
 
 def _gauge(name: str, help: str, value: float) -> Metric:

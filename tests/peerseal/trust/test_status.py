@@ -7,6 +7,7 @@ import pytest
 
 from peerseal import Identity, TrustLimits
 from peerseal.testing import Clock, MemoryRegistry
+from peerseal.trust.store import ServiceStatus, TrustStatus
 
 QUIET = TrustLimits(poll_interval=3600)
 
@@ -76,3 +77,13 @@ def test_it_can_be_written_as_json_and_as_metrics(registry: MemoryRegistry, clie
     assert "peerseal_trust_ready 1" in lines
     assert 'peerseal_trust_fetches_total{document="key_set"} 1' in lines
     assert 'peerseal_trust_keys{service="test.internal/client"} 1' in lines
+
+
+def test_services_after_the_first_hundred_count_together_with_their_worst_values() -> None:
+    """The alert before keys are no longer believed has to see all of them."""
+    services = {f"a/{number:03}": ServiceStatus(keys=1, age=1, good_for=3599, failures=0) for number in range(101)}
+    services["a/101"] = ServiceStatus(keys=2, age=3000, good_for=600, failures=4)
+    lines = TrustStatus(True, True, 0, 0, {}, services).metrics().splitlines()
+    assert sum(line.startswith("peerseal_trust_good_for_seconds{") for line in lines) == 101
+    for metric, value in {"keys": 3, "age_seconds": 3000, "good_for_seconds": 600, "renewal_failures": 4}.items():
+        assert f'peerseal_trust_{metric}{{service="other"}} {value}' in lines
