@@ -10,6 +10,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 log = logging.getLogger("peerseal.forks")
@@ -41,15 +42,25 @@ def notice_fork() -> None:
         _run_late()
 
 
-def process_runs(pid: int) -> bool:
-    """Whether a process with this id runs on this host, as far as this process may know."""
+def process_runs(pid: int, started: str = "") -> bool:
+    """Whether a process with this id runs on this host, as far as this process may know. With ``started``, which
+    `process_started` returned earlier, whether it is still the same process and not a later one or a thread."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except (OSError, OverflowError):
-        return True
-    return True
+        pass
+    return not started or process_started(pid) in (started, "")
+
+
+def process_started(pid: int) -> str:
+    """When the process with this id began: digits to compare, the kernel's clock ticks since the machine started (field
+    22 in proc_pid_stat(5)). Empty where the system does not say so."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
 
 
 def warn_without_threads() -> None:

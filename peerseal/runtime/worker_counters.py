@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from peerseal.errors import PeersealError
 from peerseal.runtime.files import Folder
-from peerseal.runtime.forks import in_each_child, notice_fork, process_runs
+from peerseal.runtime.forks import in_each_child, notice_fork, process_runs, process_started
 from peerseal.runtime.metrics import Metric, Source, Tally, merged
 from peerseal.runtime.options import check_callable
 
@@ -28,8 +28,9 @@ log = logging.getLogger("peerseal.metrics")
 
 _LARGEST: Final = 1 << 20
 """Bytes of one file: a hundred sets of labels of each metric are far less."""
-_WORKER: Final = re.compile(r"-([0-9]{1,10})-[0-9a-f]{8}\.json\Z")
-"""The end of the name of a worker's file: its process id, and a random part, since process ids are used again."""
+_WORKER: Final = re.compile(r"-([0-9]{1,10})(?:\.([0-9]{0,20}))?-[0-9a-f]{8}\.json\Z")
+"""The end of the name of a worker's file: its process id, when the process began, since a restarted container uses the
+same process ids again, and a random part."""
 _FOLDED: Final = 64
 """Names of files that ``ended`` lists as added: another worker may have read these files just before."""
 _FORGOTTEN_AFTER: Final = 7 * 24 * 3600.0
@@ -103,7 +104,8 @@ class WorkerFiles:
     def _begin(self) -> None:
         """Choose the file names of this process."""
         self._server = f"{server_name()}-"
-        self._name = f"{self._server}{os.getpid()}-{secrets.token_hex(4)}.json"
+        pid = os.getpid()
+        self._name = f"{self._server}{pid}.{process_started(pid)}-{secrets.token_hex(4)}.json"
         self._ended = f"{self._server}ended.json"
         self._published = None
 
@@ -230,8 +232,8 @@ def _decoded(data: bytes) -> tuple[Families, list[str]]:
 def _runs(name: str) -> bool:
     """Whether the worker of that file still runs. This process may have its process id now."""
     found = _WORKER.search(name)
-    pid = int(found[1]) if found else 0
-    return pid != os.getpid() and process_runs(pid)
+    pid, started = (int(found[1]), found[2] or "") if found else (0, "")
+    return pid != os.getpid() and process_runs(pid, started)
 
 
 def _numbers(metric: Metric) -> Numbers:
