@@ -4,9 +4,9 @@
 outside of them clients would refuse what the registry signs, or a node could not serve.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, ClassVar, Final, NamedTuple, Self
 
 from peerseal.errors import ConfigurationError
 from peerseal.protocol.tokens.event import EVENT_LIFETIME, EVENT_LIFETIME_CAP
@@ -53,6 +53,8 @@ class _FromSettings:
     """The base of both: the values that settings give."""
 
     __slots__ = ()
+    WITHIN: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Pairs of limits, of which the first is never greater than the second."""
 
     @classmethod
     def settings(cls) -> Iterator[tuple[str, Setting]]:
@@ -63,7 +65,23 @@ class _FromSettings:
     @classmethod
     def from_settings(cls, read: SettingsReader) -> Self:
         """The limits with the values that are set. Raises ConfigurationError."""
-        return cls(**{limit: _value(read, setting) for limit, setting in cls.settings() if read.text(setting.name)})
+        given = {limit: _value(read, setting) for limit, setting in cls.settings() if read.text(setting.name)}
+        return cls(**{**given, **dict(_adapted(given, dict(cls.settings()), cls.WITHIN))})
+
+
+def _adapted(
+    given: Mapping[str, int], settings: Mapping[str, Setting], within: Iterable[tuple[str, str]]
+) -> Iterator[tuple[str, int]]:
+    """For each pair of limits of which one is given and contradicts the other's default: the other, adapted to it.
+    Raises ConfigurationError if two that are given contradict each other."""
+    for part, whole in within:
+        least, most = (given.get(limit, settings[limit].default) for limit in (part, whole))
+        if least is None or most is None or least <= most:
+            continue
+        if part in given and whole in given:
+            name, other = settings[part].name, settings[whole].name
+            raise ConfigurationError(f"{name}={least}: expected {most} at most, which is {other}; change one of them")
+        yield (whole, least) if part in given else (part, most)
 
 
 def _value(read: SettingsReader, setting: Setting) -> int:
@@ -73,6 +91,8 @@ def _value(read: SettingsReader, setting: Setting) -> int:
 @dataclass(frozen=True, slots=True)
 class Limits(_FromSettings):
     """The limits of the application."""
+
+    WITHIN: ClassVar = (("waiting_calls_of_address", "waiting_calls"), ("applicants_of_service", "applicants_kept"))
 
     key_lifetime: int = _seconds("REGISTRY_KEY_LIFETIME", 7 * DAY, 2 * DAY, 30 * DAY)
     """Seconds a key lives: a host that slept over a weekend can still vouch for its next key (docs/protocol.md). Hosts
@@ -179,6 +199,8 @@ class Limits(_FromSettings):
 @dataclass(frozen=True, slots=True)
 class ServerLimits(_FromSettings):
     """The limits of gunicorn and of `registry.serving.worker`."""
+
+    WITHIN: ClassVar = (("socket_timeout", "request_deadline"),)
 
     threads: int = _count("REGISTRY_THREADS", 8, 1, 64)
     """Calls that a worker serves at once; most of them wait for the database. Further calls, fully received, wait for a

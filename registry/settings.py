@@ -127,7 +127,7 @@ class Settings:
             "limits": Limits.from_settings(read),
             "allow_async_replication": read.flag("REGISTRY_ALLOW_ASYNC_REPLICATION", False),
             "listen_url": _database_url(read, "REGISTRY_LISTEN_URL"),
-            "metrics_port": read.count("REGISTRY_METRICS_ONLY_AT", 0, at_most=65535) or None,
+            "metrics_port": metrics_port(environ),
             "public_urls": _urls(read, "REGISTRY_PUBLIC_URLS"),
             "checkpoint_urls": _urls(read, "REGISTRY_CHECKPOINT_URLS"),
         }
@@ -148,6 +148,11 @@ def _urls(read: SettingsReader, name: str) -> tuple[str, ...]:
 def drain_seconds(environ: Mapping[str, str]) -> float:
     """REGISTRY_DRAIN_SECONDS, which gunicorn's master reads without the other settings. Raises ConfigurationError."""
     return SettingsReader(environ).seconds("REGISTRY_DRAIN_SECONDS", DRAIN_SECONDS, at_most=LONGEST_DRAIN)
+
+
+def metrics_port(environ: Mapping[str, str]) -> int | None:
+    """REGISTRY_METRICS_ONLY_AT, which gunicorn's master reads without the other settings. Raises ConfigurationError."""
+    return SettingsReader(environ).count("REGISTRY_METRICS_ONLY_AT", 0, at_most=65535) or None
 
 
 def preloads(environ: Mapping[str, str]) -> bool:

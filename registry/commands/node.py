@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from peerseal.errors import ConfigurationError
 from peerseal.runtime.terminal import folded, on_terminal, say
 from registry.commands.common import (
     NEW_FILE,
@@ -90,10 +91,14 @@ def _initialise(settings: Settings, trust_domain: str | None, default_domain: st
 )
 def serve(host: str | None, port: int, workers: int, dev: bool) -> None:
     """Runs the registry under gunicorn."""
+    from registry.web.log_context import configure_logging  # imports Flask
+
     if dev and host is not None:
         raise click.UsageError("--dev listens on loopback only; leave --host away")
     address = _listening(LOOPBACK if host is None else host)
+    configure_logging(os.environ)
     settings = replace(the_settings(), dev=dev)
+    _check_metrics_port(settings.metrics_port, port)
     if dev:
         settings = replace(settings, drain_seconds=0)  # no load balancer is in front
         warning = "DEV MODE: every process of this machine can register the first key of a name. NOT FOR REAL USE."
@@ -103,8 +108,18 @@ def serve(host: str | None, port: int, workers: int, dev: bool) -> None:
     run_gunicorn(settings, f"{address}:{port}", workers)
 
 
+def _check_metrics_port(only_at: int | None, port: int) -> None:
+    """Raises ConfigurationError for a port at which this server does not listen: no port would answer /metrics."""
+    if only_at not in (None, port):
+        raise ConfigurationError(
+            f"REGISTRY_METRICS_ONLY_AT={only_at}: serve listens at port {port} only, so /metrics would be answered"
+            " nowhere: unset it, or start gunicorn with two --bind (docs/how-to/operations.md)"
+        )
+
+
 def run_gunicorn(settings: Settings, bind: str, workers: int) -> None:
-    """Serves until a signal stops it. The application is made before the fork: a wrong setting fails the start.
+    """Serves until a signal stops it. The application is made before the fork: a wrong setting fails the start. The
+    workers share it unless REGISTRY_PRELOAD is off.
 
     Flask and gunicorn are imported here: all other commands start without them, in less time.
     """
@@ -114,12 +129,10 @@ def run_gunicorn(settings: Settings, bind: str, workers: int) -> None:
     from registry.app import create_app, watching
     from registry.serving import gunicorn_conf
     from registry.serving.drain import DRAIN
-    from registry.web.log_context import configure_logging
 
     options: dict[str, Any] = {
         "bind": bind,
         "workers": workers,
-        "preload_app": True,
         "when_ready": lambda master: DRAIN.delay_stop_of(master, settings.drain_seconds),
     }
 
@@ -136,7 +149,8 @@ def run_gunicorn(settings: Settings, bind: str, workers: int) -> None:
             """See BaseApplication."""
             return watching(create_app(settings))
 
-    configure_logging(os.environ)
+    if not gunicorn_conf.preload_app:
+        create_app(settings)  # each worker makes its own, too late for an error in one line
     Server().run()
 
 

@@ -10,9 +10,11 @@ from typing import Any
 
 from registry.limits import server_limits
 from registry.serving.drain import DRAIN
-from registry.settings import Settings, drain_seconds, preloads
+from registry.settings import Settings, drain_seconds, metrics_port, preloads
 
 _limits = server_limits(os.environ)
+_drain_seconds = drain_seconds(os.environ)
+_metrics_port = metrics_port(os.environ)
 
 WAITING_CALLS = 10_000
 """Calls that may wait for a change in one worker, 12 KiB each, if it has enough file descriptors."""
@@ -48,8 +50,17 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Has SIGTERM drain the node before it stops. The master calls this before it forks its workers."""
-    DRAIN.delay_stop_of(server, drain_seconds(os.environ))
+    """Has SIGTERM drain the node before it stops, and warns of metrics that are answered at no port. The master calls
+    this before it forks its workers."""
+    DRAIN.delay_stop_of(server, _drain_seconds)
+    ports = {name[1] for listener in server.LISTENERS if isinstance(name := listener.getsockname(), tuple)}
+    if _metrics_port is not None and _metrics_port not in ports:
+        server.log.warning(
+            "REGISTRY_METRICS_ONLY_AT=%d: gunicorn does not listen at that port, so /metrics is answered nowhere: add"
+            " --bind :%d",
+            _metrics_port,
+            _metrics_port,
+        )
 
 
 def pre_request(_worker: Any, request: Any) -> None:

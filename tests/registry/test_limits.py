@@ -68,6 +68,31 @@ def test_a_limit_that_is_not_set_has_its_default(setting: Setting) -> None:
     assert setting.default is None or setting.at_least <= setting.default <= setting.at_most
 
 
+PARTS = [
+    ("REGISTRY_APPLICANTS_OF_SERVICE", "REGISTRY_APPLICANTS_KEPT", 21, 19),
+    ("REGISTRY_WAITING_CALLS_OF_ADDRESS", "REGISTRY_WAITING_CALLS", 5001, 4999),
+    ("REGISTRY_SOCKET_TIMEOUT", "REGISTRY_REQUEST_DEADLINE", 46, 9),
+]
+"""Limits, the limits that they are a part of, a value of each part, and a smaller one of the whole."""
+
+
+@pytest.mark.parametrize(("part", "whole", "greater", "less"), PARTS)
+def test_two_limits_that_contradict_each_other_end_the_start(part: str, whole: str, greater: int, less: int) -> None:
+    environ = {part: str(greater), whole: str(less)}
+    with pytest.raises(ConfigurationError, match=f"^{part}={greater}: expected {less} at most, which is {whole}"):
+        server_limits(environ) if GROUPS[part] is ServerLimits else Settings.from_environ(environ)
+
+
+@pytest.mark.parametrize(("part", "whole", "greater", "less"), PARTS)
+def test_a_limit_that_is_not_set_follows_one_that_is(part: str, whole: str, greater: int, less: int) -> None:
+    settings = {setting.name: setting for setting in SETTINGS}
+    group, names = GROUPS[part], (FIELDS[part], FIELDS[whole])
+    lowered, raised = (group.from_settings(SettingsReader(each)) for each in ({whole: str(less)}, {part: str(greater)}))
+    assert [getattr(lowered, name) for name in names] == [less, less]
+    bound = settings[whole].default
+    assert [getattr(raised, name) for name in names] == [greater, bound and max(bound, greater)]
+
+
 def test_sizes_and_durations_have_units() -> None:
     environ = {"REGISTRY_DOCUMENTS_CACHED": "1GiB", "REGISTRY_KEY_LIFETIME": "3d", "REGISTRY_TILES_CACHED": "2mib"}
     limits = Settings.from_environ(environ).limits
