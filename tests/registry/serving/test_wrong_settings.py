@@ -1,4 +1,4 @@
-"""Wrong settings end the start of a server with one line that says what is wrong, and what may be wrong is warned of."""
+"""Wrong settings end the start of a server with one line that says what is wrong; doubtful ones are warned of."""
 
 import json
 import subprocess
