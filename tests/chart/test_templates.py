@@ -35,6 +35,7 @@ from tools.chart import (
 
 VALUES = {path.stem: path for path in [*Path(__file__).parent.glob("values/*.yaml"), MANIFESTS / "values.yaml"]}
 SMALL, EVERYTHING, MONITOR, MIRROR = (VALUES[name] for name in ("small", "everything", "monitor", "mirror"))
+SCALED = ("--set=workers=1", "--set=autoscaling.enabled=true", "--set=autoscaling.waitingCallsPercent=50")
 OF_PROMETHEUS = {"ServiceMonitor", "PrometheusRule"}
 """Kinds of Prometheus' operator, which have no schema in Kubernetes."""
 NAME = "peerseal-registry"
@@ -160,6 +161,15 @@ def test_the_kubelet_waits_until_a_pod_has_drained(objects: Objects) -> None:
                 assert pod["terminationGracePeriodSeconds"] > pause + drain + graceful_timeout + LINGER
 
 
+def test_the_kubelet_waits_for_the_calls_that_a_setting_lets_run_longer() -> None:
+    def seconds(*options: str) -> int:
+        spec = named(rendered(SMALL, *options), "Deployment", NAME)["spec"]["template"]["spec"]
+        return int(spec["terminationGracePeriodSeconds"])
+
+    longer = seconds("--set-string=settings.REGISTRY_GRACEFUL_TIMEOUT=600")
+    assert longer - seconds() == 600 - graceful_timeout
+
+
 def test_a_pod_is_marked_unready_before_its_drain_ends(objects: Objects) -> None:
     for container in containers(objects):
         if container["name"] == "registry":
@@ -225,9 +235,9 @@ def test_the_autoscaler_asks_for_a_metric_that_there_is_in_parts_of_a_pods_capac
     assert waiting["pods"]["target"] == {"type": "AverageValue", "averageValue": str(4 * 5000 * 60 // 100)}
     assert cpu["resource"]["name"] == "cpu"
     assert "replicas" not in named(everything, "Deployment", NAME)["spec"]
-    scaled = ("--set=workers=1", "--set=autoscaling.enabled=true", "--set=autoscaling.waitingCallsPercent=50")
-    waiting, _ = named(rendered(SMALL, *scaled), "HorizontalPodAutoscaler", NAME)["spec"]["metrics"]
-    assert int(waiting["pods"]["target"]["averageValue"]) == WAITING_CALLS // 2
+    for options in ((), ("--set-string=settings.REGISTRY_WAITING_CALLS=90000",)):  # a setting can only lower it
+        waiting, _ = named(rendered(SMALL, *SCALED, *options), "HorizontalPodAutoscaler", NAME)["spec"]["metrics"]
+        assert int(waiting["pods"]["target"]["averageValue"]) == WAITING_CALLS // 2
 
 
 def metric_names() -> set[str]:
@@ -313,11 +323,31 @@ def test_a_release_of_monitors_has_no_registry() -> None:
         ("--set=mirror.replicas=0", "replicas"),
         ("--set=probes.readinessPath=/ready", "readinessPath"),
         ("--set=image.digest=latest", "digest"),
+        ("--set-string=settings.REGISTRY_GRACEFUL_TIMEOUT=10m", "REGISTRY_GRACEFUL_TIMEOUT"),
+        (
+            "--set=autoscaling.enabled=true,autoscaling.minReplicas=9,autoscaling.maxReplicas=3",
+            "minReplicas: 9 is more",
+        ),
     ],
 )
 def test_a_mistake_in_the_values_is_refused_by_name(option: str, named_in_error: str) -> None:
     with pytest.raises(ValueError, match=re.escape(named_in_error)):
         rendered(SMALL, option)
+
+
+def test_an_autoscaler_for_waiting_calls_is_refused_where_none_wait() -> None:
+    with pytest.raises(ValueError, match=r"autoscaling\.waitingCallsPercent: .* no calls wait"):
+        rendered(SMALL, *SCALED, "--set-string=settings.REGISTRY_WAITING_CALLS=0")
+
+
+def test_names_that_look_like_numbers_stay_texts() -> None:
+    names = "trustDomain=10.5,database.secret=1,database.key=2,keys.secret=3,priorityClassName=4,image.pullSecrets[0]=5"
+    objects = rendered(SMALL, f"--set-string={names}")
+    for each in objects:
+        kubernetes_validate.validate(each, KUBERNETES, strict=True)
+    node = named(objects, "Deployment", NAME)["spec"]["template"]["spec"]
+    assert environment(node["containers"][0])["REGISTRY_TRUST_DOMAIN"] == "10.5"
+    assert (node["priorityClassName"], node["imagePullSecrets"]) == ("4", [{"name": "5"}])
 
 
 def test_the_schema_lets_people_set_what_the_chart_does_not_set_itself() -> None:

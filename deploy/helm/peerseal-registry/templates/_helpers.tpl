@@ -43,7 +43,7 @@ securityContext:
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- with .Values.nodeSelector }}
@@ -83,7 +83,7 @@ securityContext:
 - name: REGISTRY_HOME
   value: /var/lib/peerseal
 - name: REGISTRY_TRUST_DOMAIN
-  value: {{ .Values.trustDomain }}
+  value: {{ .Values.trustDomain | quote }}
 {{- with .Values.publicUrls }}
 - name: REGISTRY_PUBLIC_URLS
   value: {{ join "," . }}
@@ -128,11 +128,11 @@ securityContext:
 {{- define "registry.secretVolume" -}}
 - name: {{ index . 0 }}
   secret:
-    secretName: {{ index . 1 }}
+    secretName: {{ index . 1 | quote }}
     defaultMode: 0440
     items:
       {{- range slice . 2 }}
-      - {key: {{ . }}, path: {{ . }}}
+      - {key: {{ . | quote }}, path: {{ . | quote }}}
       {{- end }}
 {{- end -}}
 
