@@ -1,7 +1,6 @@
 """Answers every error with a problem document (RFC 9457), which also has the request's id in the log."""
 
 import logging
-import uuid
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
@@ -11,6 +10,7 @@ from peerseal.protocol import jose
 from peerseal.protocol.problem_document import Problem, problem, problem_of
 from peerseal.protocol.tokens.bearer import bearer_token
 from peerseal.runtime.log_lines import fields
+from peerseal.verify.context import REQUEST_ID, new_request_id, valid_request_id
 from registry.web.metrics import count_refusal
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def _http_error(error: HTTPException) -> Response:
 
 def _unexpected(error: Exception) -> Response:
     count_refusal("internal_error")
-    request_id = uuid.uuid4().hex
+    request_id = _request_id()
     named = fields(code="internal_error", method=request.method, endpoint=request.endpoint, request_id=request_id)
     log.error("failed method=%s request_id=%s", request.method, request_id, exc_info=error, extra=named)
     return _response(problem(500, "internal_error", request_id=request_id), request_id)
@@ -76,7 +76,7 @@ def _response(found: Problem, request_id: str) -> Response:
 def log_refusal(status: int, code: str, detail: str, unverified_token: str) -> str:
     """Counts and logs a refusal, and returns the request's id. Of the caller's token the log contains only the kid."""
     count_refusal(code)
-    request_id = uuid.uuid4().hex
+    request_id = _request_id()
     level = logging.WARNING if status >= 500 else logging.INFO
     message = "refused status=%d code=%s method=%s endpoint=%s unverified_kid=%s detail=%r request_id=%s"
     kid = _unverified_kid(unverified_token)
@@ -84,6 +84,11 @@ def log_refusal(status: int, code: str, detail: str, unverified_token: str) -> s
     named = fields(**members, unverified_kid=kid, request_id=request_id)
     log.log(level, message, *members.values(), repr(kid) if kid else "-", detail, request_id, extra=named)
     return request_id
+
+
+def _request_id() -> str:
+    """The caller's, which its own log has, if it is short and plain; else a new one."""
+    return valid_request_id(request.headers.get(REQUEST_ID)) or new_request_id()
 
 
 def _bearer() -> str:

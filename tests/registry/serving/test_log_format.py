@@ -44,6 +44,11 @@ def test_each_line_is_json_and_a_refusal_names_code_and_trace(tmp_path: Path) ->
         until(lambda: any(line.get("status") == 401 and "path" in line for line in lines_of(server)))
         refusal = next(line for line in lines_of(server) if "code" in line)
         access = next(line for line in lines_of(server) if line.get("path") == "/v1/services")
+        headers["X-Request-Id"] = "of-the-caller"
+        assert (
+            requests.get(f"{url}/v1/services", headers=headers, timeout=60).headers["X-Request-Id"] == "of-the-caller"
+        )
+        until(lambda: sum(line.get("request_id") == "of-the-caller" for line in lines_of(server)) == 2)
     assert {line["service"] for line in lines_of(server)} == {"registry"}
     assert refusal["code"] == refused.json()["code"]
     assert refusal["request_id"] == access["request_id"] == refused.headers["X-Request-Id"]

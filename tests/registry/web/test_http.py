@@ -567,3 +567,17 @@ def test_first_come_first_served_in_dev_mode_only(registry: Driver) -> None:
         dev.end(each, "billing", "retired")
     assert dev.post_key("billing", {"proof": dev.proof(key(), "billing")}).status_code == 201
     dev.close()
+
+
+def test_a_refusal_has_the_callers_request_id_and_logs_it(registry: Driver, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "registry")
+    for path in ("/v1/services", "/nothing"):
+        refused = registry.client.get(path, headers={"X-Request-Id": "4f1c2a9be0d35e77"})
+        assert refused.headers["X-Request-Id"] == refused.get_json()["request_id"] == "4f1c2a9be0d35e77"
+    assert caplog.text.count("request_id=4f1c2a9be0d35e77") == 2
+
+
+@pytest.mark.parametrize("given", ["a b", "x" * 129, 'a"b', ""])
+def test_a_request_id_that_could_be_misread_in_a_log_is_replaced(registry: Driver, given: str) -> None:
+    refused = registry.client.get("/v1/services", headers={"X-Request-Id": given})
+    assert re.fullmatch(r"[0-9a-f]{16}", refused.headers["X-Request-Id"])
