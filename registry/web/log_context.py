@@ -34,3 +34,4 @@ def configure_logging(environ: Mapping[str, str]) -> None:
     ConfigurationError."""
     formatter = formatter_of(SettingsReader(environ), LOG_FORMAT, _LINE, "registry")
     log_to_stderr(logging.INFO, formatter, RequestTraceFilter())
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # ``serve --dev`` migrates: a line for each revision
