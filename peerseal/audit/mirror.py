@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from peerseal.audit.ledger_reader import LedgerReader, LedgerUpdate, entry_bodies
-from peerseal.audit.public_files import PublicFiles
+from peerseal.audit.ledger_reader import TELLS_OF_A_LOSS, LedgerReader, LedgerUpdate, entry_bodies
+from peerseal.audit.public_files import AnswersFromFiles, PublicFiles
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError
 from peerseal.protocol.ledger.checkpoint import (
     CHECKPOINT_PATH,
@@ -23,7 +23,8 @@ from peerseal.protocol.ledger.checkpoint import (
     tile_root,
 )
 from peerseal.protocol.ledger.entries import Entry
-from peerseal.protocol.ledger.merkle import HASH_SIZE, Frontier, leaf_hash
+from peerseal.protocol.ledger.merkle import HASH_SIZE, Frontier, NodeReader, leaf_hash
+from peerseal.trust.tile_proofs import nodes_from_tiles
 
 log = logging.getLogger("peerseal.keep")
 
@@ -52,7 +53,7 @@ class LedgerMirror:
             with self._files.folder.locked(".lock"):  # a first run may take longer than the interval to the next
                 before = self._edge or self._read_edge()
                 try:
-                    update = reader.read(before, lambda _: True)
+                    update = reader.read(before, lambda _: True, held=self._nodes(before.size))
                 except DocumentRefused as error:
                     before, update = Frontier(), self._after_loss(reader, before, error)
                 if update.note and update.edge.size > before.size:
@@ -67,8 +68,8 @@ class LedgerMirror:
     def _after_loss(self, reader: LedgerReader, before: Frontier, error: DocumentRefused) -> LedgerUpdate:
         """The whole ledger, where the root declared that it goes on from another head. The lost history moves to its
         own folder: this may be its only copy. Raises the error where the root declared nothing."""
-        inconsistent = error.code == "document_inconsistent" and before.size > 0
-        excused = reader.excused(before, self._seen_at()) if inconsistent else None
+        may_be_lost = error.code in TELLS_OF_A_LOSS and before.size > 0
+        excused = reader.excused(before, self._seen_at()) if may_be_lost else None
         if excused is None:
             raise error
         update = reader.read(Frontier(), lambda _: True, (excused.common, excused.new))
@@ -81,6 +82,10 @@ class LedgerMirror:
         self._not_before = excused.seen_at
         log.warning("the root gave up the ledger that was kept (%s entries, now in %s)", before.size, aside)
         return update
+
+    def _nodes(self, size: int) -> NodeReader:
+        """The nodes of the mirrored tree, of that size."""
+        return nodes_from_tiles(AnswersFromFiles(self._files), size)
 
     def _seen_at(self) -> float:
         folder, name = self._files.at(CHECKPOINT_PATH)

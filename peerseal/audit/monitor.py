@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from peerseal.audit.ledger_reader import LedgerReader, LedgerUpdate
+from peerseal.audit.ledger_reader import TELLS_OF_A_LOSS, LedgerReader, LedgerUpdate
 from peerseal.audit.monitor_state import MonitorState
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, PeersealError
 from peerseal.protocol.documents.history_statement import Continuation, Head
@@ -54,6 +54,9 @@ MAX_RECORD: Final = 256 * 1024
 """Bytes of a key's record, at most: its evidence holds a proof and a voucher, which fit into one request."""
 
 _OF_ALL_SERVICES: Final = (HISTORY_DECLARED, REGISTRY_KEYS_ISSUED, REGISTRY_RESTORED)
+
+_OF_LATE_MIRRORS: Final = ("document_rolled_back", "document_not_in_ledger")
+"""The codes of refusals that a mirror causes which is late or damaged: they count as no answer."""
 
 ALERT: Final = "alert"
 INFO: Final = "info"
@@ -114,16 +117,19 @@ class Monitor:
         """What is new since the last look. A failure of the registry is an alert too, reported once until it ends."""
         try:
             alerts, self.state = self._new()
-        except DocumentRefused as error:
-            kind = INCONSISTENT if error.code == "document_inconsistent" else BAD_CHECKPOINT
-            return self._trouble(kind, str(error))
-        except FetchError as error:
-            if self._failing_since is None:
-                self._failing_since = self._clock()
-            waited = self._clock() - self._failing_since
-            return self._trouble(UNREACHABLE, str(error)) if waited >= self._grace else []
+        except (DocumentRefused, FetchError) as error:
+            if isinstance(error, DocumentRefused) and error.code not in _OF_LATE_MIRRORS:
+                kind = INCONSISTENT if error.code == "document_inconsistent" else BAD_CHECKPOINT
+                return self._trouble(kind, str(error))
+            return self._no_answer(error)
         self._failing_since = self._reported = None
         return alerts
+
+    def _no_answer(self, error: PeersealError) -> list[Alert]:
+        if self._failing_since is None:
+            self._failing_since = self._clock()
+        waited = self._clock() - self._failing_since
+        return self._trouble(UNREACHABLE, str(error)) if waited >= self._grace else []
 
     def _trouble(self, kind: str, detail: str) -> list[Alert]:
         if self._reported == kind:
@@ -161,8 +167,8 @@ class Monitor:
     def _after_loss(self, error: DocumentRefused) -> tuple[LedgerUpdate, Continuation]:
         """The ledger from its first entry on, with the entries that are new here, where the root declared that it goes
         on from another head. Raises the error where the root declared nothing."""
-        inconsistent, state = error.code == "document_inconsistent", self.state
-        excused = self._reader.excused(state.edge, state.seen_at) if inconsistent else None
+        state = self.state
+        excused = self._reader.excused(state.edge, state.seen_at) if error.code in TELLS_OF_A_LOSS else None
         if excused is None:
             raise error
         common = excused.common.size

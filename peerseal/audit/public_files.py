@@ -1,9 +1,11 @@
 """Files in a folder under the registry's own paths, for any web server."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from peerseal.errors import FetchError
 from peerseal.runtime.files import Access, Folder
+from peerseal.transport.fetch import Answer, Fetcher
 
 
 class PublicFiles:
@@ -38,3 +40,21 @@ class PublicFiles:
         for part in above:
             folder = folder.inner(part)
         return folder, name
+
+
+class AnswersFromFiles(Fetcher):
+    """Answers as a web server on the folder does."""
+
+    def __init__(self, files: PublicFiles) -> None:
+        self._files = files
+
+    def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
+        """See Fetcher. Raises OSError as well."""
+        try:
+            return Answer(200, self._files.get(path))
+        except FetchError as error:
+            return Answer(404, str(error).encode())
+
+    def target(self, path: str) -> str:
+        """See Fetcher."""
+        return path

@@ -147,6 +147,15 @@ class PublicMirror:
         entries = self._ledger.update(self._ledger_reader)
         if self._ledger.losses != self._losses:
             self._begin()
+        try:
+            return self._update_documents(entries)
+        except DocumentRefused as error:
+            if error.code != "document_inconsistent":
+                raise
+            # a proof that is damaged on the way looks the same: the checkpoints decide, with the next update
+            raise FetchError(f"a document contradicts the ledger: {error}") from error
+
+    def _update_documents(self, entries: int) -> MirrorUpdate:
         self._write_root()
         domain = self._reader.registry_keys().subject
         recent, recent_jws = self._fetched(Changes, RECENT, domain)

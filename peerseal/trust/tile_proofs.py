@@ -11,7 +11,7 @@ from peerseal.protocol.ledger.checkpoint import (
     parse_checkpoint,
     tile_path,
 )
-from peerseal.protocol.ledger.merkle import HASH_SIZE, Proof, consistency_proof
+from peerseal.protocol.ledger.merkle import HASH_SIZE, NodeReader, Proof, consistency_proof
 from peerseal.transport.fetch import Answer, Fetcher, content, no_larger_than
 
 
@@ -24,6 +24,14 @@ def proof_from_tiles(fetcher: Fetcher, old: int, new: int) -> Proof:
     size = _size(fetcher)
     if size < new:
         raise DocumentRefused("document_rolled_back", f"the mirror has {size} entries, {new} were seen")
+    return consistency_proof(old, new, nodes_from_tiles(fetcher, size))
+
+
+def nodes_from_tiles(fetcher: Fetcher, size: int) -> NodeReader:
+    """The nodes of the ledger's tree at that size, from tiles that are fetched once each. They are not checked.
+
+    Reading a node raises DocumentRefused where an answer is no tile of that tree, and FetchError.
+    """
     tiles = dict[tuple[int, int], list[list[bytes]]]()
 
     def node(level: int, number: int) -> bytes:
@@ -31,12 +39,12 @@ def proof_from_tiles(fetcher: Fetcher, old: int, new: int) -> Proof:
         place = level // TILE_HEIGHT, (number << above) // TILE_WIDTH
         if place not in tiles:
             tiles[place] = _tile(fetcher, *place, size)
-        return tiles[place][above][number % (TILE_WIDTH >> above)]
+        try:
+            return tiles[place][above][number % (TILE_WIDTH >> above)]
+        except IndexError as error:
+            raise DocumentRefused("document_malformed", f"a tile is too short for {size} entries") from error
 
-    try:
-        return consistency_proof(old, new, node)
-    except IndexError as error:
-        raise DocumentRefused("document_malformed", "a tile is shorter than the mirror's checkpoint says") from error
+    return node
 
 
 def _size(fetcher: Fetcher) -> int:

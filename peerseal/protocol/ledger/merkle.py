@@ -62,6 +62,17 @@ class Frontier:
             root = node_hash(left, root)
         return root
 
+    def within(self, most: int) -> Self:
+        """The edge of the largest earlier tree of at most ``most`` leaves that this edge alone determines; the empty
+        one where there is none."""
+        size, hashes = 0, list[bytes]()
+        for level, found in zip(_levels_of(self.size), self.hashes, strict=True):
+            if size + (1 << level) > most:
+                break
+            size += 1 << level
+            hashes.append(found)
+        return type(self)(size, tuple(hashes))
+
     @property
     def proof_of_next(self) -> Proof:
         """The inclusion proof of the next leaf, valid once it is appended."""
@@ -82,11 +93,15 @@ class Frontier:
 def frontier_at(size: int, node: NodeReader) -> Frontier:
     """The right edge that the tree had at that size."""
     hashes, begin = [], 0
-    for level in reversed(range(size.bit_length())):
-        if (size >> level) & 1:
-            hashes.append(node(level, begin >> level))
-            begin += 1 << level
+    for level in _levels_of(size):
+        hashes.append(node(level, begin >> level))
+        begin += 1 << level
     return Frontier(size, tuple(hashes))
+
+
+def _levels_of(size: int) -> Iterator[int]:
+    """The levels of the complete subtrees of a tree of that size, the largest first."""
+    return (level for level in reversed(range(size.bit_length())) if (size >> level) & 1)
 
 
 def range_hash(begin: int, end: int, node: NodeReader) -> bytes:
@@ -139,6 +154,17 @@ def consistency_proof(old: int, new: int, node: NodeReader) -> Proof:
     if begin:  # else what remains is the old tree, whose root the reader has
         proof.append(range_hash(begin, end, node))
     return tuple(reversed(proof))
+
+
+def earlier_root(old: int, new: int, new_root: bytes, node: NodeReader) -> bytes:
+    """The root hash at size ``old`` of the tree that has ``new_root`` at size ``new``. The nodes need no trust.
+
+    Raises DocumentRefused with ``document_inconsistent`` where they are not of that tree, ValueError where ``old`` is
+    none of its sizes from 1 on.
+    """
+    root = root_hash(old, node)
+    check_consistency(old, root, new, new_root, consistency_proof(old, new, node))
+    return root
 
 
 def check_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:

@@ -27,9 +27,10 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger import checkpoint
 from peerseal.protocol.ledger.checkpoint import Checkpoint, encode_bundle, ledger_jwk, sign_checkpoint
 from peerseal.protocol.ledger.entries import KEY_ADMITTED, POLICY_SET, REGISTRY_KEYS_ISSUED, REGISTRY_RESTORED, Entry
-from peerseal.protocol.ledger.merkle import Frontier, leaf_hash
+from peerseal.protocol.ledger.merkle import Frontier, NodeReader, leaf_hash
 from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.transport.fetch import Answer, Fetcher
+from peerseal.trust.tile_proofs import nodes_from_tiles
 from registry.domain.keys import KeyRecord
 from registry.storage.queries import keys
 from registry.storage.queries.ledger import Change, append
@@ -318,17 +319,38 @@ def registry_node(registry: Driver, monitor: Monitor) -> Monitor:
     return Monitor(OverWsgi(registry.forgetful_node()), monitor.state, clock=registry.clock)
 
 
-def test_a_ledger_that_became_shorter_is_reported(registry: Driver, fetcher: OverWsgi, monitor: Monitor) -> None:
+def test_an_older_checkpoint_that_nothing_contradicts_counts_as_no_answer(
+    registry: Driver, fetcher: OverWsgi, monitor: Monitor, clock: Clock
+) -> None:
+    while monitor.state.edge.size % 4 != 1:  # from here, no earlier edge determines the one before the next
+        registry.join_token("shipping")
+        monitor.look()
+    early = registry.got("/ledger/checkpoint").encode()
+    registry.join_token("shipping")
+    assert monitor.look() == []
+    before = monitor.state
+    fetcher.answers["/ledger/checkpoint"] = lambda _: Answer(200, early)
+    assert monitor.look() == [], "a mirror may have it that is late"
+    clock.forward(GRACE)
+    [alert] = monitor.look()
+    assert (alert.kind, monitor.state) == ("unreachable", before)
+    assert f"its checkpoint has {before.edge.size - 1} entries, and {before.edge.size} were seen" in alert.detail
+    assert monitor.look() == [], "once until it is over"
+
+
+def test_an_older_checkpoint_that_the_edge_proves_is_no_failure(
+    registry: Driver, fetcher: OverWsgi, monitor: Monitor, clock: Clock
+) -> None:
+    while monitor.state.edge.size % 4:
+        registry.join_token("shipping")
+        monitor.look()
     early = registry.got("/ledger/checkpoint").encode()
     registry.join_token("shipping")
     assert monitor.look() == []
     fetcher.answers["/ledger/checkpoint"] = lambda _: Answer(200, early)
-    assert monitor.look() == [], "an old checkpoint of the same ledger, as a mirror may have it"
-    fetcher.answers[f"/ledger/proof?from={monitor.state.edge.size - 1}&to={monitor.state.edge.size}"] = lambda _: (
-        Answer(503, b"")
-    )
-    assert kinds(monitor.look()) == ["inconsistent_ledger"]
-    assert monitor.look() == [], "once until it is over"
+    for _ in range(3):
+        assert monitor.look() == []
+        clock.forward(GRACE)
 
 
 def test_a_checkpoint_that_is_none_is_reported(registry: Driver, fetcher: OverWsgi, monitor: Monitor) -> None:
@@ -360,8 +382,35 @@ def test_a_bundle_that_breaks_off_is_no_answer(
         assert monitor.look() == []
     clock.forward(GRACE)
     assert kinds(monitor.look()) == ["unreachable"]
-    fetcher.answers[path] = lambda _: Answer(200, encode_bundle([b"x"] * size))
-    assert kinds(monitor.look()) == ["inconsistent_ledger"]
+
+
+def test_a_damaged_bundle_is_no_sign_of_another_ledger(
+    registry: Driver, fetcher: OverWsgi, monitor: Monitor, clock: Clock
+) -> None:
+    registry.join_token("shipping")
+    path = f"/ledger/{checkpoint.tile_path('entries', 0, monitor.state.edge.size + 1)}"
+    for damage in (lambda body: body[:-1] + b"?", lambda body: body.replace(b"shipping", b"shipp1ng")):
+        fetcher.answers[path] = lambda answer, damage=damage: Answer(200, damage(answer.body))  # type: ignore[misc]
+        assert monitor.look() == []
+    clock.forward(GRACE)
+    [alert] = monitor.look()
+    assert alert.kind == "unreachable"
+    assert "do not lead to the checkpoint" in alert.detail
+    fetcher.answers.clear()
+    assert kinds(monitor.look()) == []
+
+
+def test_damaged_tiles_are_no_sign_of_another_ledger(registry: Driver, fetcher: OverWsgi, monitor: Monitor) -> None:
+    registry.join_token("shipping")
+    size = monitor.state.edge.size + 1
+    fetcher.answers[f"/ledger/{checkpoint.tile_path('entries', 0, size)}"] = lambda answer: Answer(
+        200, answer.body[:-1] + b"?"
+    )
+    for tile in (lambda tile: bytes(len(tile)), lambda _: b"", lambda tile: tile[:-32], lambda tile: tile + b"?"):
+        fetcher.answers[f"/ledger/{checkpoint.tile_path(0, 0, size)}"] = lambda answer, tile=tile: Answer(  # type: ignore[misc]
+            200, tile(answer.body)
+        )
+        assert monitor.look() == []
 
 
 def test_a_registry_that_is_away_is_reported_once_after_the_grace_time(
@@ -425,9 +474,14 @@ class MadeUp(Fetcher):
         if path == "/ledger/checkpoint":
             edge = edge_of(self.bodies[: self.size])
             return Answer(200, sign_checkpoint(Checkpoint(DOMAIN, edge.size, edge.root), self.ledger_key).encode())
-        number, _, width = path.removeprefix("/ledger/tile/entries/").partition(".p/")
-        begin = int(number) * 256
-        return Answer(200, encode_bundle(self.bodies[begin : begin + int(width or 256)]))
+        level, _, place = path.removeprefix("/ledger/tile/").partition("/")
+        number, _, width = place.partition(".p/")
+        begin, end = int(number) * 256, int(number) * 256 + int(width or 256)
+        if level == "entries":
+            return Answer(200, encode_bundle(self.bodies[begin:end]))
+        step = 256 ** int(level)
+        tiles = [self.bodies[at * step : (at + 1) * step] for at in range(begin, end)]
+        return Answer(200, b"".join(edge_of(below).root for below in tiles))
 
 
 def edge_of(bodies: list[bytes]) -> Frontier:
@@ -469,6 +523,34 @@ def test_no_other_history_follows_what_was_seen(size: int, cut: int, changed: in
     ledger.size = size + longer
     with pytest.raises(DocumentRefused, match="document_inconsistent"):
         follower.read(seen, lambda _: False)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(size=st.integers(2, 600), cut=st.integers(1, 599), changed=st.integers(0, 599), held=st.booleans())
+def test_an_older_checkpoint_is_another_ledger_only_where_what_is_known_contradicts_it(
+    size: int, cut: int, changed: int, held: bool
+) -> None:
+    """A monitor knows the edge alone, a mirror all nodes."""
+    cut, before = min(cut, size - 1), MadeUp([Entry(seq, 1, "policy_set").encode() for seq in range(1, size + 1)])
+    before.size = size
+    reader = LedgerReader(shown := MadeUp(list(before.bodies)), None)
+    shown.size = size
+    seen = reader.read(Frontier(), lambda _: False).edge
+    shown.size, changed = cut, changed % cut
+    nodes = nodes_from_tiles(before, size) if held else None
+    known = cut if held else seen.within(cut).size
+    assert refusal(reader, seen, nodes) == (None if known == cut else "document_rolled_back")
+    shown.bodies[changed] = Entry(changed + 1, 2, "policy_set").encode()
+    assert refusal(reader, seen, nodes) == ("document_inconsistent" if changed < known else "document_rolled_back")
+
+
+def refusal(reader: LedgerReader, seen: Frontier, held: NodeReader | None) -> str | None:
+    """The code of what the reader raises."""
+    try:
+        assert reader.read(seen, lambda _: False, held=held).edge == seen
+    except DocumentRefused as error:
+        return error.code
+    return None
 
 
 # its state
