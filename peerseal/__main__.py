@@ -38,7 +38,6 @@ from peerseal.runtime.terminal import (
 
 try:
     import argparse
-    import errno
     import os
     from collections.abc import Callable, Sequence
     from dataclasses import replace
@@ -81,6 +80,7 @@ try:
     from peerseal.identity.environment import settings_of
     from peerseal.protocol.names import check_service, split_kid
     from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME
+    from peerseal.runtime.files import is_of_disk
     from peerseal.runtime.settings import named, read_bytes
 except KeyboardInterrupt:  # the libraries take most of a second, in which `main` does not exist yet
     sys.exit(INTERRUPTED)
@@ -104,18 +104,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         parsed.log()
         return int(parsed.run(parsed))
     except (ConfigurationError, InvalidName) as error:
-        return _failed(error, FAILED if _is_of_disk(error.__cause__) else USAGE)
+        return _failed(error, FAILED if is_of_disk(error.__cause__) else USAGE)
     except (FetchError, TrustUnavailable) as error:
         return _failed(error, REGISTRY_UNREACHABLE)
     except EnrolmentPending as error:
         return _failed(error, PENDING)
     except PeersealError as error:
         return _failed(error, 1)
-
-
-def _is_of_disk(cause: BaseException | None) -> bool:
-    """Whether a disk is full or broken: no other argument or setting of the command changes that."""
-    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 def _parser(kind: type[argparse.ArgumentParser] = CommandParser) -> argparse.ArgumentParser:
@@ -249,8 +244,7 @@ def _monitor_ledger(arguments: argparse.Namespace) -> int:
             _show_alert(alert, as_json=arguments.as_json or not on_terminal())
             if webhook is not None:
                 webhook.post(alert.to_json())
-        if arguments.state is not None:
-            save_state(arguments.state, monitor.state)
+        _save_state(arguments, monitor.state)
         kinds = {alert.kind for alert in alerts if alert.level == ALERT}
         exit_code = ALERTS_RAISED if kinds else exit_code
         if INCONSISTENT in kinds:
@@ -259,6 +253,18 @@ def _monitor_ledger(arguments: argparse.Namespace) -> int:
             return REGISTRY_UNREACHABLE if UNREACHABLE in kinds else exit_code
         ended.wait(arguments.interval)
     return exit_code
+
+
+def _save_state(arguments: argparse.Namespace, state: MonitorState) -> None:
+    """Saves it, if a file is named. A full disk ends no monitor that goes on looking. Raises ConfigurationError."""
+    if arguments.state is None:
+        return
+    try:
+        save_state(arguments.state, state)
+    except ConfigurationError as error:
+        if arguments.once or not is_of_disk(error.__cause__):
+            raise
+        say(f"not saved: {error}", error=True)
 
 
 def _monitor(arguments: argparse.Namespace) -> Monitor:

@@ -78,6 +78,7 @@ class LedgerMirror:
         for name in ("v1", "ledger"):  # the ledger last: while it is there, a process that starts again does this again
             if (self._path / name).exists():
                 (self._path / name).rename(aside / name)
+        self._edge = Frontier()  # also where the new history cannot be written yet
         self.losses += 1
         self._not_before = excused.seen_at
         log.warning("the root gave up the ledger that was kept (%s entries, now in %s)", before.size, aside)

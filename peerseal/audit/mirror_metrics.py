@@ -1,6 +1,7 @@
 """The metrics of a mirror, in a file: for Prometheus' node exporter (its textfile collector), or in the mirror's folder
 for Prometheus itself."""
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,10 @@ from typing import Final
 
 from peerseal.audit.public_mirror import MirrorUpdate
 from peerseal.audit.waiting_peers import WaitingPeers
-from peerseal.runtime.files import Access, Folder
+from peerseal.errors import ConfigurationError
+from peerseal.runtime.files import Access, Folder, is_of_disk
+
+log = logging.getLogger("peerseal.mirror")
 
 _METRICS: Final = (
     ("peerseal_mirror_entries", "gauge", "Entries of the ledger in the mirror"),
@@ -54,4 +58,9 @@ class MirrorMetrics:
         for (name, kind, meaning), value in zip(_METRICS, (*self._values, *waiting), strict=True):
             lines += [f"# HELP {name} {meaning}.", f"# TYPE {name} {kind}", f"{name} {value:.15g}"]
         folder = Folder(self._file.absolute().parent, access=Access.COMMON, mode=None, tightens=False)
-        folder.write(self._file.name, "\n".join([*lines, ""]).encode("ascii"), mode=0o644, durable=False)
+        try:
+            folder.write(self._file.name, "\n".join([*lines, ""]).encode("ascii"), mode=0o644, durable=False)
+        except OSError as error:
+            if not is_of_disk(error):
+                raise ConfigurationError(f"{self._file}: {error.strerror}") from error
+            log.warning("%s is not written: %s", self._file, error.strerror)  # the mirror itself may go on

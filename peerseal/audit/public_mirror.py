@@ -17,8 +17,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -27,7 +28,7 @@ from peerseal.audit.ledger_reader import LedgerReader
 from peerseal.audit.mirror import LedgerMirror
 from peerseal.audit.public_files import PublicFiles
 from peerseal.audit.waiting_peers import SignedList
-from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, TrustUnavailable
+from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, MalformedToken, TrustUnavailable
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.current import CurrentServices, block_of
 from peerseal.protocol.documents.domain import DomainDocument
@@ -38,12 +39,13 @@ from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH, Regist
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.ledger.entries import KEY_ADMITTED, Entry
 from peerseal.protocol.names import registry_id, split_kid, split_service_id
+from peerseal.protocol.tokens.claims import time_claim
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.fetch import Fetcher, content, no_larger_than
 from peerseal.trust.awake import AwakePeriods
 from peerseal.trust.changes import RECENT, ChangesFollower
 from peerseal.trust.disk.document_cache import NoCopies
-from peerseal.trust.documents import D, DocumentReader, Question, check_age
+from peerseal.trust.documents import D, DocumentReader, Question, check_age, text_of
 from peerseal.trust.key_set_parts import check_part
 
 log = logging.getLogger("peerseal.mirror")
@@ -158,22 +160,50 @@ class PublicMirror:
     def _update_documents(self, entries: int) -> MirrorUpdate:
         self._write_root()
         domain = self._reader.registry_keys().subject
-        recent, recent_jws = self._fetched(Changes, RECENT, domain)
+        try:
+            recent, recent_jws = self._fetched(Changes, RECENT, domain)
+        except DocumentRefused as error:
+            if error.code != "document_expired":
+                raise
+            with suppress(DocumentRefused, FetchError, TrustUnavailable):  # peers believe documents for longer
+                self._copy(self._lists(None, entries, domain), set())
+            raise self._not_updated(error) from error
         told, self._told = self._told or SignedList(recent, recent_jws), None
         lists = self._lists(recent, entries, domain)
-        changed = self._note(recent.last_changes) | self._note(told.changes.last_changes) | self._failed
-        wanted = [one for name in (self._changed if lists else changed) for one in self._documents(name)]
+        done = self._copy(lists, self._note(recent.last_changes) | self._note(told.changes.last_changes))
+        self._put(RECENT, recent_jws)
+        self._recent_until = recent.seq
+        if self.newest is None or told.changes.seq >= self.newest.changes.seq:
+            self.newest = told
+        return MirrorUpdate(entries, len(self._changed), done.count(True), done.count(False))
+
+    def _copy(self, lists: Sequence[tuple[str, str]], changed: set[str]) -> list[bool | None]:
+        """Fetch and write the documents about the changed services and the lists; with lists, all documents that are
+        due. Returns the results of `_write`."""
+        self._failed |= changed  # until they are written: the disk may be full
+        wanted = [one for name in (self._changed if lists else self._failed) for one in self._documents(name)]
         due = [one for one in wanted if self._is_due(one)]
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             done = list(threads.map(self._write, due))
         self._failed = {one.service_id for one, written in zip(due, done, strict=True) if written is False}
         for path, jws in lists:
             self._put(path, jws)
-        self._put(RECENT, recent_jws)
-        self._recent_until = recent.seq
-        if self.newest is None or told.changes.seq >= self.newest.changes.seq:
-            self.newest = told
-        return MirrorUpdate(entries, len(self._changed), done.count(True), done.count(False))
+        self._listed_at = self._clock() if lists else self._listed_at
+        return done
+
+    def _not_updated(self, error: DocumentRefused) -> DocumentRefused:
+        """The error with the time since which the source has not been updated, as the source itself claims."""
+        try:
+            with no_larger_than(Changes.MAX_SIZE):
+                answer = self._fetcher.call("GET", RECENT)
+            claims = UnverifiedDocument.parse(Changes, text_of(answer, Changes)).payload()
+            since = datetime.fromtimestamp(time_claim(claims, "iat"), UTC)
+        except (DocumentRefused, FetchError, MalformedToken):
+            return error
+        detail = f"the mirror upstream has not been updated since {since:%Y-%m-%d %H:%M:%S}Z"
+        found = DocumentRefused(error.code, f"{detail}: does it run, and is no clock wrong?")
+        found.by_mirror = error.by_mirror
+        return found
 
     def wait(self, interval: float, ended: threading.Event) -> None:
         """Wait until an update is due: the registry, asked by a long poll, tells of a change; where it holds no
@@ -218,12 +248,13 @@ class PublicMirror:
             self._root, self._pin = found[1], found[1].root.thumbprint
             self._reader.load_registry_keys(at_once=True)
 
-    def _lists(self, recent: Changes, entries: int, domain: str) -> Sequence[tuple[str, str]]:
+    def _lists(self, recent: Changes | None, entries: int, domain: str) -> Sequence[tuple[str, str]]:
         """The lists of current services by path, where they are due: after a while, and where the recent changes do not
-        reach back to the last update."""
+        reach back to the last update, or there are none."""
         now = self._clock()
         known = max(self._changed.values(), default=0)
-        if 0 <= now - self._listed_at < LISTS_EVERY and recent.since <= known:
+        reaches_back = recent.since <= known if recent is not None else bool(known)
+        if 0 <= now - self._listed_at < LISTS_EVERY and reaches_back:
             return ()
         newest, found = block_of(max(1, entries)), list[tuple[str, str]]()
         first = block_of(known) if known else 0  # an earlier block without services never gets one
@@ -234,7 +265,6 @@ class PublicMirror:
             if listed.services:
                 self._blocks.add(block)
             self._note(listed.services)
-        self._listed_at = now
         return found
 
     def _check_list(self, block: int, listed: CurrentServices) -> None:

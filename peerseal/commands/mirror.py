@@ -2,6 +2,7 @@
 
 import argparse
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,16 +16,20 @@ from peerseal.audit.serving import served
 from peerseal.audit.waiting_peers import WAITING, WaitingPeers
 from peerseal.commands.arguments import Subcommands, add_command, seconds
 from peerseal.commands.registry_options import add_registry_options, registry_of, until_interrupted
-from peerseal.errors import DocumentRefused, FetchError, TrustUnavailable
+from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, PeersealError
 from peerseal.runtime.descriptors import connections_allowed
+from peerseal.runtime.files import is_of_disk
 from peerseal.runtime.settings import whole_number
 from peerseal.runtime.terminal import say, say_json
 
 LEDGER_INCONSISTENT: Final = 4
 """The exit code where the ledger contradicts what was seen before, or the registry is another one."""
+SAID_EVERY: Final = 60.0
+"""Seconds after which the command says again why the mirror is not updated."""
 _EXIT_CODES: Final = (
-    "0 up to date, 1 a document is refused, 2 wrong usage or settings, 3 registry not reached, 4 the ledger contradicts"
-    " the mirror, or the registry is not the pinned one"
+    "0 interrupted, or up to date; 2 wrong usage or settings; 4 the ledger contradicts the mirror, or the registry is"
+    " not the pinned one. With --once also: 1 a document is refused, or the disk is full; 3 registry not reached."
+    " Without it the command says so, and tries again"
 )
 
 
@@ -105,7 +110,7 @@ def _keep_mirror(arguments: argparse.Namespace, mirror: PublicMirror, peers: Wai
     def update() -> None:
         try:
             found = mirror.update()
-        except (DocumentRefused, FetchError, TrustUnavailable):
+        except PeersealError:
             metrics.failed()
             raise
         metrics.updated(found)  # with the peers that wait until now
@@ -160,28 +165,55 @@ def _keep_ledger(arguments: argparse.Namespace) -> int:
 
 def _keep_up(arguments: argparse.Namespace, update: Callable[[], None], wait: "_Wait") -> int:
     """Updates at intervals until the process is interrupted, or once. Returns the exit code: `LEDGER_INCONSISTENT` for
-    an error that no later update ends. Another one is told, and with --once raised: as FetchError, or DocumentRefused
-    for a document of the registry itself."""
+    an error that no later update ends. Another one is told, and with --once raised: as FetchError, or as it is for a
+    document of the registry itself and for the disk. Raises ConfigurationError."""
     ended = threading.Event() if arguments.once else until_interrupted(wait.interrupt)
+    complaints = _Complaints()
     while True:
         try:
             update()
-        except (DocumentRefused, FetchError, TrustUnavailable) as error:
-            refused = error if isinstance(error, DocumentRefused) and not error.by_mirror else None
-            if refused is not None and _is_final(refused):
+            complaints.end()
+        except PeersealError as error:
+            if _is_final(error):
                 say(f"Error: {error}; {arguments.folder} is unchanged", error=True)
                 return LEDGER_INCONSISTENT
+            if isinstance(error, ConfigurationError) and not is_of_disk(error.__cause__):
+                raise
             if arguments.once:
-                if refused is not None:
-                    raise
-                raise FetchError(f"the registry is not reached: {error}") from error
-            say(f"not updated: {error}", error=True)
+                raise _as_told_once(error) from error
+            complaints.tell(error)
         if not arguments.once:
             wait.until_due(arguments.interval, ended)
         if arguments.once or ended.is_set():
             return 0
 
 
-def _is_final(error: DocumentRefused) -> bool:
+class _Complaints:
+    """Says why the mirror is not updated: each reason when it begins, and then once in `SAID_EVERY` seconds."""
+
+    def __init__(self) -> None:
+        self._code = ""
+        self._said_at = -SAID_EVERY
+
+    def tell(self, error: PeersealError) -> None:
+        now = time.monotonic()
+        if error.code != self._code or now - self._said_at >= SAID_EVERY:
+            self._code, self._said_at = error.code, now
+            say(f"not updated: {error}", error=True)
+
+    def end(self) -> None:
+        """There is no reason any more."""
+        self._code = ""
+
+
+def _as_told_once(error: PeersealError) -> PeersealError:
+    """The error as --once raises it: what a mirror alone refuses is no refusal of the registry."""
+    of_registry = isinstance(error, DocumentRefused) and not error.by_mirror
+    if of_registry or isinstance(error, ConfigurationError):
+        return error
+    return FetchError(f"the registry is not reached: {error}")
+
+
+def _is_final(error: PeersealError) -> bool:
     """Whether the registry shows another history than the mirror has, or is another registry."""
-    return error.code == "document_inconsistent" or error.of_another_registry
+    return isinstance(error, DocumentRefused) and (error.code == "document_inconsistent" or error.of_another_registry)

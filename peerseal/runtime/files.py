@@ -52,6 +52,12 @@ _PRIVATE: Final = 0o700
 _LOCK_FILES: Final = 64
 
 
+def is_of_disk(error: BaseException | None) -> bool:
+    """Whether a disk is full or broken, or takes no more of this process (``ulimit -f``): no setting of a command
+    changes that, and it may end."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
 class Access(Enum):
     """What other users may do in a folder. The value has the mode bits that they may not have."""
 

@@ -75,19 +75,21 @@ def read_registry_keys(jws: str, *, pin: str | None, now: float) -> RegistryKeys
     """The registry keys document, believed because its root key has the thumbprint ``pin``. With no pin any root key is
     believed (first use, on loopback only). Raises DocumentRefused.
 
-    The root key is only in the payload, so the payload is read before the signature is checked.
+    The root key is only in the payload, so the payload is read before the signature is checked. Which root and which
+    registry it is of is only told after that: a document that was damaged on the way is of no other registry.
     """
     unverified = UnverifiedDocument.parse(RegistryKeys, jws)
     with errors_as_document_refused():
         root = PublicKey.from_jwk(claim(unverified.payload(), "root", dict))
+    signed_by_it = unverified.kid.rpartition("/")[2] == root.thumbprint
+    document = unverified.verify_signature({unverified.kid: root} if signed_by_it else {})
     if pin is not None and root.thumbprint != pin:
         raise DocumentRefused("document_wrong_root", f"the root key is {root.thumbprint}, the pinned one is {pin}")
     try:
-        issuer, thumbprint = split_kid(unverified.kid)
+        issuer, _ = split_kid(unverified.kid)
         domain = split_service_id(issuer)[0]
     except InvalidName as error:
         raise DocumentRefused("document_wrong_issuer", str(error)) from error
-    document = unverified.verify_signature({unverified.kid: root} if thumbprint == root.thumbprint else {})
     if issuer != registry_id(domain):
         raise DocumentRefused("document_wrong_issuer", f"{issuer} is not a registry")
     check_issued(document, issuer, now)
