@@ -18,6 +18,7 @@ from peerseal.audit.monitor_state import MonitorState
 from peerseal.audit.public_mirror import PublicMirror
 from peerseal.audit.serving import served
 from peerseal.errors import DocumentRefused, FetchError
+from peerseal.protocol.documents.registry_keys import read_registry_keys
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.merkle import HASH_SIZE
 from peerseal.protocol.names import make_kid, service_id
@@ -182,6 +183,15 @@ def test_no_damaged_file_ends_a_mirror_for_good(
             assert main([command, str(tmp_path / "third"), *options]) in (1, 3), (name, at)
             flip(file, at)
     assert main([command, str(tmp_path / "third"), *options]) == 0
+
+
+def test_a_root_s_document_that_is_damaged_anywhere_is_of_no_other_registry(registry: Driver, clock: Clock) -> None:
+    jws = registry.client.get("/.well-known/peerseal-registry").get_data(as_text=True)
+    for at, char in enumerate(jws):
+        damaged = f"{jws[:at]}{'A' if char != 'A' else 'B'}{jws[at + 1 :]}"
+        with pytest.raises(DocumentRefused) as caught:
+            read_registry_keys(damaged, pin=registry.pin, now=clock())
+        assert not caught.value.of_another_registry, (at, caught.value)
 
 
 def test_damaged_tiles_of_a_mirror_end_no_mirror_that_follows_it(
