@@ -222,7 +222,8 @@ class Monitor:
             self._check_voucher(entry, voucher, domain)
         except FetchError as error:
             withheld = self._failing_since is not None and self._clock() - self._failing_since >= self._grace
-            if error.http_status != 404 and not withheld:
+            by_registry = error.http_status == 404 and not getattr(self._fetcher, "has_mirrors", False)
+            if not by_registry and not withheld:  # a mirror has no records
                 raise
             return f"the evidence is withheld: {error}"
         except PeersealError as error:

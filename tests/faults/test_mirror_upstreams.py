@@ -13,7 +13,7 @@ import pytest
 
 from peerseal import TrustLimits, TrustStore
 from peerseal.__main__ import main
-from peerseal.audit.monitor import Monitor
+from peerseal.audit.monitor import GRACE, Monitor
 from peerseal.audit.monitor_state import MonitorState
 from peerseal.audit.public_mirror import PublicMirror
 from peerseal.audit.serving import served
@@ -137,6 +137,20 @@ def test_a_mirror_that_is_behind_raises_no_alarm_while_the_registry_is_down(
         monitor = Monitor(HttpFetcher([refused(), url]), seen.state, clock=clock)
         assert monitor.look() == [], f"{entries} entries behind"
         registry.join_token("shipping")
+
+
+def test_a_mirror_that_has_no_evidence_raises_no_alarm_while_the_registry_is_down(
+    registry: Driver, billing: KeyPair, upstream: Path, url: str, clock: Clock
+) -> None:
+    watched = MonitorState("billing", known=frozenset((kid_of(billing),)), pin=registry.pin)
+    registry.rotate(billing, key(), "billing")
+    mirrored(registry, upstream)
+    while_down = Monitor(HttpFetcher([refused(), url]), watched, clock=clock)
+    assert while_down.look() == []
+    later = Monitor(InProcess(registry), while_down.state, clock=clock)
+    assert [alert.kind for alert in later.look()] == ["join_token_created"]
+    clock.forward(GRACE)
+    assert [alert.kind for alert in while_down.look()] == ["join_token_created", "unknown_key"], "withheld for too long"
 
 
 # damaged
