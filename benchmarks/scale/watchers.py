@@ -42,17 +42,21 @@ SETTLE = 3.0
 _POLL = TrustLimits().poll_interval
 _CACHE = """
     proxy_cache_path {folder}/cache keys_zone=registry:10m max_size=1g inactive=1h;
+    map $msec $second {{ ~^(\\d+) $1; }}
     server {{
         listen {address} backlog=16384;
         keepalive_timeout 120;
         keepalive_requests 100000;
-        location / {{
+        proxy_http_version 1.1;
+        proxy_set_header X-Forwarded-For $remote_addr;
+        proxy_cache registry;
+        proxy_cache_lock on;
+        proxy_cache_revalidate on;
+        proxy_cache_use_stale error timeout updating http_502 http_504;
+        location / {{ proxy_pass {url}; }}
+        location = /v1/changes/recent.jwt {{
             proxy_pass {url};
-            proxy_http_version 1.1;
-            proxy_cache registry;
-            proxy_cache_lock on;
-            proxy_cache_revalidate on;
-            proxy_cache_use_stale error timeout updating http_502 http_504;
+            proxy_cache_key "$uri $second";
         }}
     }}
 """

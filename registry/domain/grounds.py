@@ -50,6 +50,7 @@ class Grounds:
         self.unproven = 0
         self._missing: dict[int, Difference] = {}
         self._vouched: dict[str, list[str]] = {}
+        self._families: dict[str, Mapping[str, None]] = {}
         self._falling: tuple[Entry, str] | None = None
 
     def check(self, entry: Entry, evidence: bytes | None, state: PublicState) -> Iterator[Difference]:
@@ -131,6 +132,7 @@ class Grounds:
                 "by", entry.by["kid"], f"a key that was active then, not {voucher.state(entry.time).value}"
             )
         self._vouched.setdefault(voucher.thumbprint, []).append(split_kid(entry.kid or "")[1])
+        self._families.clear()
         return voucher
 
     def _retired(self, entry: Entry, evidence: bytes | None, state: PublicState) -> None:
@@ -202,12 +204,15 @@ class Grounds:
     def _signer(self, key: KeyRecord) -> Signer:
         return Signer(make_kid(service_id(self._domain(), key.service), key.thumbprint), key.spki)
 
-    def _family(self, thumbprint: str) -> list[str]:
-        """The key, those that it vouched for, and so on."""
-        family = [thumbprint]
-        for member in family:
-            family.extend(self._vouched.get(member, ()))
-        return family
+    def _family(self, thumbprint: str) -> Mapping[str, None]:
+        """The key, those that it vouched for, and so on, in this order. It is remembered until a key vouches, since each
+        entry of a revocation asks for it, and there may be thousands."""
+        if thumbprint not in self._families:
+            members = [thumbprint]
+            for member in members:
+                members.extend(self._vouched.get(member, ()))
+            self._families[thumbprint] = dict.fromkeys(members)
+        return self._families[thumbprint]
 
     def _after_cascade(self, entry: Entry | None, state: PublicState) -> Iterator[Difference]:
         """After the last entry of a revocation, every key that the revoked one vouched for must be revoked."""

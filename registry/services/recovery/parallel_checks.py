@@ -70,13 +70,13 @@ class ParallelChecks:
             self._alone = max(self._alone - 1, 0)
             self._tell(checked_all(batch))
             return
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                self._processes, multiprocessing.get_context("spawn"), initializer=_follow_parent
-            )
         try:
+            if self._pool is None:
+                self._pool = ProcessPoolExecutor(
+                    self._processes, multiprocessing.get_context("spawn"), initializer=_follow_parent
+                )
             self._given.append((batch, self._pool.submit(checked_all, batch)))
-        except BrokenProcessPool:
+        except (BrokenProcessPool, OSError):  # OSError: the host has no semaphores, or no more processes
             self._check_here(batch)
             return
         while len(self._given) > 4 * self._processes:  # so that memory stays bounded
@@ -91,7 +91,8 @@ class ParallelChecks:
         self._tell(found)
 
     def _check_here(self, batch: Sequence[EvidenceCheck]) -> None:
-        """After a process was ended, such as for its memory: this one makes all checks, and none is left out."""
+        """Where a process was ended, such as for its memory, or none can be started: this one makes all checks, and
+        none is left out."""
         self._processes = 1
         while self._given:
             self._take()

@@ -103,6 +103,7 @@ def read_copy(
             reader.read(body)
             if replayed.tree.edge.size % PAGE == 0:
                 progress(replayed.tree.edge.size, size)
+        bodies.flush()
     except OSError as error:
         raise ConfigurationError(f"no room for the entries in {gettempdir()} (TMPDIR): {error.strerror}") from error
     checkpoint, edge = _signed(source, note, replayed), replayed.tree.edge

@@ -127,7 +127,8 @@ def restore(
     ``reached`` is the largest size of the ledger that this host has seen: a shorter result would lead to a second
     history. Entries of a branch, which nodes wrote after the database had lost others, are removed with
     ``drop_branch``, and are a reason to refuse without it.
-    Raises RestoreRefused, FetchError where a source does not answer, StorageUnavailable.
+    Raises RestoreRefused, FetchError where a source does not answer, ConfigurationError where the temporary folder has
+    no room, StorageUnavailable.
     """
     with TemporaryFile() as bodies:
         plan = _plan(store, sources, kept or {}, drop_branch, bodies, progress)

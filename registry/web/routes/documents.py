@@ -12,7 +12,6 @@ from flask import Blueprint, Response, request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from werkzeug.datastructures import Headers
 
 from peerseal.errors import ConfigurationError, InvalidName
 from peerseal.protocol.documents.changes import Watched
@@ -133,12 +132,8 @@ def _watched() -> Watched:
 
 @documents_blueprint.get("/changes/recent.jwt")
 def recent_changes() -> Response:
-    """The services that were changed last: one answer for all callers, which caches keep for a second.
-
-    nginx counts whole seconds and would keep it for up to two, so it is told to keep it to the end of this one."""
-    answer = published(registry().changes.recent(), "public, max-age=1")
-    answer.headers = Headers([*answer.headers, ("X-Accel-Expires", f"@{int(registry().clock())}")])
-    return answer
+    """The services that were changed last: one answer for all callers, which caches keep for a second."""
+    return published(registry().changes.recent(), "public, max-age=1")
 
 
 @documents_blueprint.get("/current/<block>.jwt")
