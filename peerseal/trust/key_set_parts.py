@@ -6,7 +6,6 @@ believed set names, so a part needs no time of its own, and a mirror gains nothi
 
 import logging
 from collections.abc import Callable
-from typing import Final
 
 from peerseal.errors import DocumentRefused, FetchError, TrustUnavailable
 from peerseal.protocol.documents.frame import DOCUMENT_LIFETIME
@@ -21,8 +20,6 @@ from peerseal.trust.documents import DocumentReader, Question
 
 log = logging.getLogger("peerseal.trust")
 
-WRONG_PART: Final = "document_wrong_part"
-"""The code of a part that is not the one which the key set names."""
 _LONGEST_OUTAGE = DOCUMENT_LIFETIME / 8
 """Seconds before its end in which a part is read again, at most: less than a registry takes to sign it again."""
 _LONGEST = 30.0
@@ -32,6 +29,15 @@ _MOST_READ = 256
 """Parts that are remembered although no belief may have them yet: those of four services."""
 _MISSED = 1_000
 """Parts of which is remembered that they could not be had."""
+
+
+class WrongPart(DocumentRefused):
+    """A part that is not the one which the key set names. ``seq`` is the entry that last changed the part: it may be
+    newer than the set."""
+
+    def __init__(self, part: KeySetPart, says: str) -> None:
+        super().__init__("document_wrong_part", f"part {part.part} of the keys of {part.subject}: {says}")
+        self.seq = part.seq
 
 
 class KeySetParts:
@@ -119,7 +125,7 @@ class KeySetParts:
 def check_part(part: KeySetPart, number: int, name: PartName) -> None:
     """Passes the part with that number, if it says what the set names. Raises DocumentRefused."""
     if part.part != number:
-        raise DocumentRefused(WRONG_PART, f"part {part.part} of the keys of {part.subject}, expected part {number}")
+        raise WrongPart(part, f"expected part {number}")
     if part.digest != name.digest:
-        says = f"as of entry {part.seq} it has the digest {part.digest}, expected {name.digest} as of entry {name.seq}"
-        raise DocumentRefused(WRONG_PART, f"part {number} of the keys of {part.subject}: {says}")
+        expected = f"{name.digest} as of entry {name.seq}"
+        raise WrongPart(part, f"as of entry {part.seq} it has the digest {part.digest}, expected {expected}")

@@ -31,7 +31,7 @@ from peerseal.trust.confirmation import Confirmation
 from peerseal.trust.current import LISTED_FOR, YOUNG, CurrentLists
 from peerseal.trust.disk.document_cache import CopyFolder
 from peerseal.trust.documents import D, DocumentReader, Fetched, Question
-from peerseal.trust.key_set_parts import WRONG_PART
+from peerseal.trust.key_set_parts import WrongPart
 
 log = logging.getLogger("peerseal.trust")
 
@@ -417,13 +417,13 @@ class Shelf(ABC, Generic[D, B, A]):
                     raise
 
     def _await_newer(self, item: CachedSubject[B], known: B, error: PeersealError) -> bool:
-        """Have the next document cover all that was seen, if the error says that a part does not fit: the part may be
-        newer than the document, which a cache on the way kept. Returns whether it does."""
-        if getattr(error, "code", "") != WRONG_PART:
+        """Have the next document cover the change of a part, if the error says that a newer part does not fit: a cache
+        on the way kept the document. Returns whether it does."""
+        if not isinstance(error, WrongPart) or error.seq <= known.covered:
             return False
         if not item.awaited_entry:
             item.told_until = known.covered, 0
-        item.awaited_entry = max(item.awaited_entry, self._reader.seen())
+        item.awaited_entry = max(item.awaited_entry, error.seq)
         return True
 
     def _check_not_missed(self, item: CachedSubject[B]) -> None:
@@ -532,7 +532,7 @@ class Shelf(ABC, Generic[D, B, A]):
             belief = self._belief(document, self._comparable_belief(item), item.subject)
             return self._made_current(item, belief), belief.covered + 1
         except DocumentRefused as error:
-            if belief is None and error.code != WRONG_PART:
+            if belief is None and not isinstance(error, WrongPart):
                 raise
             return None, self._reader.seen()
 

@@ -205,8 +205,8 @@ class Grounds:
         return Signer(make_kid(service_id(self._domain(), key.service), key.thumbprint), key.spki)
 
     def _family(self, thumbprint: str) -> Mapping[str, None]:
-        """The key, those that it vouched for, and so on, in this order. It is remembered until a key vouches, since each
-        entry of a revocation asks for it, and there may be thousands."""
+        """The key, those that it vouched for, and so on, in this order. It is remembered until a key vouches: each of
+        the thousands of entries of a revocation asks for it."""
         if thumbprint not in self._families:
             members = [thumbprint]
             for member in members:

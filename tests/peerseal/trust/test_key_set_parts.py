@@ -175,6 +175,37 @@ def test_a_part_that_is_newer_than_a_set_in_a_cache_leads_to_the_newer_set(
     assert trust.key(kids[0]).kid == kids[0]
 
 
+class Mirror(Cache):
+    """Files: the query of a document's URL changes nothing."""
+
+    def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
+        if path.startswith("/v1/changes?"):
+            return Answer(404, b"")
+        return super().call(method, path.partition("?")[0], body=body, headers=headers)
+
+
+def test_a_mirror_that_has_a_new_part_before_its_set_is_believed_again_a_moment_later(
+    registry: MemoryRegistry, kids: tuple[str, str], clock: Clock
+) -> None:
+    """Although the client knows of later entries about other services, which no document of a mirror covers."""
+    one, other = kids
+    mirror = Mirror(registry)
+    mirror.older = None
+    trust = registry.trust_store(limits=QUIET, fetcher=mirror)
+    trust.key(one)
+    mirror.older = registry.call("GET", JWK_SET_PATH)
+    registry.retire(other)
+    admitted(registry, "unrelated")
+    trust.refresh()
+    with pytest.raises(TrustUnavailable):
+        trust.key(other)
+    mirror.older = None
+    clock.advance(600)
+    trust.refresh()
+    assert trust.key(other).active_until <= clock()
+    assert trust.key(one).kid == one
+
+
 def test_a_renewal_that_fails_at_one_part_goes_on_from_there(
     registry: MemoryRegistry, trust: TrustStore, clock: Clock, kids: tuple[str, str]
 ) -> None:
