@@ -213,7 +213,8 @@ HISTORIES = _of_type("history_declared")
 ledger than it remembers."""
 
 Index("ix_entries_histories", entries.c.seq, sqlite_where=HISTORIES, postgresql_where=HISTORIES)
-Index("ix_entries_endings", entries.c.service, entries.c.seq, sqlite_where=ENDINGS, postgresql_where=ENDINGS)
+Index("ix_entries_endings", entries.c.service, sqlite_where=ENDINGS, postgresql_where=ENDINGS)
+Index("ix_entries_numbered_endings", entries.c.service, entries.c.seq, sqlite_where=ENDINGS, postgresql_where=ENDINGS)
 Index("ix_entries_ended_kids", entries.c.kid, sqlite_where=ENDINGS, postgresql_where=ENDINGS)
 Index("ix_entries_settings", entries.c.service, sqlite_where=SETTINGS, postgresql_where=SETTINGS)
 Index(None, keys.c.service, keys.c.expires_at)
