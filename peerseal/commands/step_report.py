@@ -100,7 +100,7 @@ _DOCUMENT_CODES: Final = {
     2: ("document_unknown_signer", "document_bad_signature", "document_wrong_root", "trust_unavailable"),
     3: ("document_wrong_issuer",),
     4: ("document_from_future", "document_expired", "document_stale"),
-    5: ("document_wrong_subject",),
+    5: ("document_wrong_subject", "document_wrong_part"),
     6: (
         *("document_bad_checkpoint", "document_not_in_ledger", "document_inconsistent", "document_rolled_back"),
         *("document_revived_key", "fetch_failed", "answer_too_large", "answer_too_slow"),

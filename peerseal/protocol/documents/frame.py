@@ -175,6 +175,13 @@ class UnverifiedDocument(Generic[D]):
 
     def verify_signature(self, signers: Mapping[str, PublicKey]) -> D:
         """Step 2: the document, signed by one of these keys (by kid). Raises DocumentRefused."""
+        self.check_signature(signers)
+        with errors_as_document_refused():
+            return self.kind.from_claims(self.payload())
+
+    def check_signature(self, signers: Mapping[str, PublicKey]) -> None:
+        """The first half of step 2: one of these keys signed the document, which is not read. Raises
+        DocumentRefused."""
         signer = signers.get(self.kid)
         if signer is None or signer.alg != self.alg:
             raise DocumentRefused(
@@ -182,7 +189,6 @@ class UnverifiedDocument(Generic[D]):
             )
         with errors_as_document_refused():
             signer.check_signature(self.alg, self.signing_input, self.signature)
-            return self.kind.from_claims(self.payload())
 
 
 @contextmanager
