@@ -28,6 +28,17 @@ class BadGrounds(ValueError):
         self.column, self.says, self.should_say = column, says, should_say
 
 
+UNCHECKABLE: Final = (PeersealError, KeyError, TypeError, ValueError)
+"""Errors of a check, BadGrounds among them."""
+
+
+def fault(seq: int, error: Exception) -> Difference:
+    """The difference that an error of a check of that entry stands for."""
+    if isinstance(error, BadGrounds):
+        return Difference.of("entries", seq, error.column, error.says, error.should_say)
+    return Difference.of("entries", seq, "body", f"{type(error).__name__}: {error}", "what can be checked")
+
+
 class Signer(NamedTuple):
     """The key that signed a request token: its kid, and its public key as DER."""
 
@@ -57,16 +68,11 @@ class EvidenceCheck:
         """The result. It raises no error: what cannot be checked is a difference."""
         try:
             return Checked(self.seq, None, self._is_unbound())
-        except BadGrounds as bad:
-            wrong = Difference.of("entries", self.seq, bad.column, bad.says, bad.should_say)
-        except (PeersealError, KeyError, TypeError, ValueError) as error:
-            wrong = Difference.of(
-                "entries", self.seq, "body", f"{type(error).__name__}: {error}", "what can be checked"
-            )
-        return Checked(self.seq, wrong)
+        except UNCHECKABLE as error:
+            return Checked(self.seq, fault(self.seq, error))
 
     def _is_unbound(self) -> bool:
-        """Checks the evidence. Raises BadGrounds, PeersealError, KeyError, TypeError or ValueError."""
+        """Checks the evidence. Raises the errors of `UNCHECKABLE`."""
         raise NotImplementedError
 
     def _spent(self, token: str, signer: Signer, method: str) -> Mapping[str, Any]:

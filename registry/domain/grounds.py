@@ -10,14 +10,21 @@ name a join token or an operator, which its owner sees.
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Final
 
-from peerseal.errors import PeersealError
 from peerseal.protocol.documents.history_statement import read_history
 from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
 from peerseal.protocol.ledger import entries
 from peerseal.protocol.ledger.entries import Entry, evidence_digest
 from peerseal.protocol.names import make_kid, registry_id, service_id, split_kid
 from registry.domain.differences import Difference
-from registry.domain.evidence_checks import AdmissionCheck, BadGrounds, EndingCheck, EvidenceCheck, Signer
+from registry.domain.evidence_checks import (
+    UNCHECKABLE,
+    AdmissionCheck,
+    BadGrounds,
+    EndingCheck,
+    EvidenceCheck,
+    Signer,
+    fault,
+)
 from registry.domain.keys import KeyRecord, KeyState
 from registry.domain.rebuild import PublicState
 
@@ -60,10 +67,8 @@ class Grounds:
         try:
             _check_shape(entry)
             _RULES[entry.type](self, entry, evidence, state)
-        except BadGrounds as bad:
-            yield Difference.of("entries", entry.seq, bad.column, bad.says, bad.should_say)
-        except (PeersealError, KeyError, TypeError, ValueError) as error:
-            yield Difference.of("entries", entry.seq, "body", f"{type(error).__name__}: {error}", "what can be checked")
+        except UNCHECKABLE as error:
+            yield fault(entry.seq, error)
 
     def end(self, state: PublicState) -> Iterator[Difference]:
         """After the last entry."""

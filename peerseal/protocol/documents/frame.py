@@ -176,6 +176,10 @@ class UnverifiedDocument(Generic[D]):
     def verify_signature(self, signers: Mapping[str, PublicKey]) -> D:
         """Step 2: the document, signed by one of these keys (by kid). Raises DocumentRefused."""
         self.check_signature(signers)
+        return self.read()
+
+    def read(self) -> D:
+        """The second half of step 2: the document, whose signature was checked. Raises DocumentRefused."""
         with errors_as_document_refused():
             return self.kind.from_claims(self.payload())
 
