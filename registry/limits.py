@@ -54,7 +54,7 @@ class _FromSettings:
 
     __slots__ = ()
     WITHIN: ClassVar[tuple[tuple[str, str], ...]] = ()
-    """Pairs of limits, of which the first is never greater than the second."""
+    """Pairs of limits. The first limit of a pair is never greater than the second."""
 
     @classmethod
     def settings(cls) -> Iterator[tuple[str, Setting]]:
@@ -72,7 +72,7 @@ class _FromSettings:
 def _adapted(
     given: Mapping[str, int], settings: Mapping[str, Setting], within: Iterable[tuple[str, str]]
 ) -> Iterator[tuple[str, int]]:
-    """For each pair of limits of which one is given and contradicts the other's default: the other, adapted to it.
+    """Limits whose default contradicts a given limit, set to the value of that limit. ``within`` has the pairs.
     Raises ConfigurationError if two that are given contradict each other."""
     for part, whole in within:
         least, most = (given.get(limit, settings[limit].default) for limit in (part, whole))

@@ -28,7 +28,7 @@ there."""
 _MOST_READ = 256
 """Parts that are remembered although no belief may have them yet: those of four services."""
 _MISSED = 1_000
-"""Parts of which is remembered that they could not be had."""
+"""Failed parts that are remembered: each is fetched again only after a cooldown."""
 
 
 class WrongPart(DocumentRefused):

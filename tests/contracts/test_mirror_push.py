@@ -253,8 +253,8 @@ def test_a_document_that_cannot_be_had_is_fetched_again_every_second(
 
 
 def test_a_peer_that_is_further_back_is_sent_to_the_recent_changes(registry: Driver, site: Site) -> None:
-    with site.asks(site.seq - 1) as behind:
-        assert answer_on(behind) == (404, b"")
+    with site.asks(site.seq - 1) as late_peer:
+        assert answer_on(late_peer) == (404, b"")
     recent = registry.read(Changes, requests.get(f"{site.url}/v1/changes/recent.jwt", timeout=20).text)
     assert recent.seq == site.seq
 
