@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
 from peerseal import TrustLimits, TrustStore
-from peerseal.errors import RevokedKey
+from tests.support.revoked import is_revoked
 
 LOOK = 0.02
 """Seconds between two looks, and the greatest error of a measured time."""
@@ -43,15 +43,7 @@ def _first_refusals(stores: Sequence[TrustStore], kid: str) -> list[float]:
     accepting, times, deadline = list(stores), list[float](), time.monotonic() + _PATIENCE
     while accepting and time.monotonic() < deadline:
         time.sleep(LOOK)
-        refused = [store for store in accepting if _refuses(store, kid)]
+        refused = [store for store in accepting if is_revoked(store, kid)]
         times += [time.monotonic()] * len(refused)
         accepting = [store for store in accepting if store not in refused]
     return times
-
-
-def _refuses(store: TrustStore, kid: str) -> bool:
-    try:
-        store.key(kid)
-    except RevokedKey:
-        return True
-    return False

@@ -24,7 +24,6 @@ from benchmarks.figures import Figure, Goal
 from benchmarks.operators import Operator
 from benchmarks.spread import percentile
 from peerseal import TrustLimits, TrustStore
-from peerseal.errors import RevokedKey
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.frame import read_document
 from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH, read_registry_keys
@@ -33,6 +32,7 @@ from peerseal.protocol.names import make_kid
 from peerseal.trust.changes import RECENT
 from tests.support.nginx import nginx_command
 from tests.support.processes import LOOPBACK, Process, free_port
+from tests.support.revoked import is_revoked
 
 PROCESSES = 2
 TRUST_STORES = 20
@@ -239,17 +239,9 @@ class _TrustStores:
         next_kid = [0] * len(self._stores)
         while not self._stopping.wait(0.02):
             for at, store in enumerate(self._stores):
-                while next_kid[at] < len(self._kids) and self._refuses(store, self._kids[next_kid[at]]):
+                while next_kid[at] < len(self._kids) and is_revoked(store, self._kids[next_kid[at]]):
                     self._times[next_kid[at]].append(time.monotonic())
                     next_kid[at] += 1
-
-    @staticmethod
-    def _refuses(store: TrustStore, kid: str) -> bool:
-        try:
-            store.key(kid)
-        except RevokedKey:
-            return True
-        return False
 
     def times(self) -> list[list[float]]:
         """For each kid, when the stores refused it."""

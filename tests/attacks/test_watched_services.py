@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from peerseal import TrustLimits, TrustStore
-from peerseal.errors import RevokedKey
 from peerseal.protocol.documents.changes import MAX_WATCHED, Watched
 from peerseal.testing import Answer
 from registry.services.documents import watchers
@@ -14,6 +13,7 @@ from registry.services.documents.changes import WaitingCall
 from tests.registry.driver import Driver
 from tests.support.keys import key as new_key
 from tests.support.patient import PatientRegistry, served
+from tests.support.revoked import is_revoked
 from tests.support.waiting import until
 
 LIMITS = TrustLimits(wait=2.0, poll_interval=0.1, refresh_interval=24 * 3600.0)
@@ -48,14 +48,6 @@ def test_who_alters_the_named_services_delays_a_revocation_by_one_wait_at_most(a
             until(lambda: is_revoked(trust, kid))
         finally:
             trust.stop()
-
-
-def is_revoked(trust: TrustStore, kid: str) -> bool:
-    try:
-        trust.key(kid)
-    except RevokedKey:
-        return True
-    return False
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ import requests
 from sqlalchemy import make_url
 
 import peerseal
-from peerseal.errors import RevokedKey
 from peerseal.protocol.join import JoinToken
 from tests.support.balancer import Balancer
 from tests.support.certificates import Authority
@@ -29,6 +28,7 @@ from tests.support.issuer import Issuer, running_issuer
 from tests.support.pods import Contents, Pod, config_maps, named, write_mounted
 from tests.support.postgres import Postgres
 from tests.support.processes import Process, Server
+from tests.support.revoked import is_revoked
 from tests.support.stack import Stack
 from tests.support.traffic import Traffic, Watcher
 from tests.support.waiting import until
@@ -264,14 +264,6 @@ def test_a_mirror_is_ready_when_it_is_complete_and_tells_its_peers_of_a_revocati
     until(lambda: is_revoked(trust, kid))
     trust.stop()
     mirror.stop()
-
-
-def is_revoked(trust: peerseal.TrustStore, kid: str) -> bool:
-    try:
-        trust.key(kid)
-    except RevokedKey:
-        return True
-    return False
 
 
 def test_no_call_fails_while_every_pod_is_replaced_one_by_one(cluster: Cluster) -> None:

@@ -16,7 +16,7 @@ from peerseal.audit.mirror_metrics import MirrorMetrics
 from peerseal.audit.public_mirror import PublicMirror
 from peerseal.audit.serving import served
 from peerseal.audit.waiting_peers import WaitingPeers
-from peerseal.errors import FetchError, PeersealError, RevokedKey
+from peerseal.errors import FetchError, PeersealError
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.key_set import KeySetDocument
 from peerseal.protocol.keys import KeyPair
@@ -25,6 +25,7 @@ from peerseal.transport.fetch import Answer, Fetcher, HttpFetcher, Offer
 from tests.registry.driver import DOMAIN, Driver
 from tests.registry.in_process import InProcess
 from tests.support.keys import key
+from tests.support.revoked import is_revoked
 from tests.support.waiting import until
 
 PATIENT = TrustLimits(refresh_interval=24 * 3600.0)
@@ -164,14 +165,6 @@ def site(start: Start, source: Waiting) -> Site:
 
 def kid_of(pair: KeyPair, service: str = "billing") -> str:
     return make_kid(service_id(DOMAIN, service), pair.public.thumbprint)
-
-
-def is_revoked(trust: TrustStore, kid: str) -> bool:
-    try:
-        trust.key(kid)
-    except RevokedKey:
-        return True
-    return False
 
 
 def answer_on(connection: socket.socket) -> tuple[int, bytes]:

@@ -9,8 +9,8 @@ import pytest
 
 import peerseal
 from demo.processes import BIN
-from peerseal.errors import RevokedKey
 from tests.support.processes import LOOPBACK, Process, free_port
+from tests.support.revoked import is_revoked
 from tests.support.stack import Stack
 from tests.support.waiting import until
 
@@ -48,14 +48,7 @@ def test_a_mirror_tells_its_peers_of_a_revocation_and_ends_when_it_is_told_to(
         failed = metric(file, "updates_failed_total")
         stack.operate("revoke", kid)
 
-        def is_revoked() -> bool:
-            try:
-                trust.key(kid)
-            except RevokedKey:
-                return True
-            return False
-
-        until(is_revoked, what="the refusal")
+        until(lambda: is_revoked(trust, kid), what="the refusal")
         assert metric(file, "updates_failed_total") == failed
         os.kill(mirror.pid, signal.SIGTERM)
         until(lambda: not mirror.running, what="the end of the mirror")

@@ -14,9 +14,9 @@ import requests
 
 import peerseal
 from demo.processes import BIN, ROOT, environment
-from peerseal.errors import RevokedKey
 from tests.support.nginx import nginx_command
 from tests.support.processes import LOOPBACK, Process, Server, free_port
+from tests.support.revoked import is_revoked
 from tests.support.stack import Stack
 from tests.support.waiting import until
 
@@ -80,14 +80,6 @@ def caller(stack: Stack, registry: Server, tmp_path: Path) -> Iterator[peerseal.
     )
     yield identity.start()
     identity.stop()
-
-
-def is_revoked(trust: peerseal.TrustStore, kid: str) -> bool:
-    try:
-        trust.key(kid)
-    except RevokedKey:
-        return True
-    return False
 
 
 def test_a_folder_that_nginx_serves_starts_a_fleet_while_the_registry_is_down(

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from peerseal import TrustLimits, TrustStore
-from peerseal.errors import RevokedKey
 from peerseal.testing import Answer, Clock, MemoryRegistry
+from tests.support.revoked import is_revoked
 from tests.support.waiting import until
 
 RECENT, CHANGES = "GET /v1/changes/recent.jwt", "GET /v1/changes"
@@ -19,14 +19,6 @@ def trust(registry: MemoryRegistry, kid: str) -> TrustStore:
     trust = registry.trust_store(limits=POLLING)
     trust.key(kid)
     return trust
-
-
-def is_revoked(trust: TrustStore, kid: str) -> bool:
-    try:
-        trust.key(kid)
-    except RevokedKey:
-        return True
-    return False
 
 
 def test_a_client_that_does_not_wait_asks_for_the_list_of_all_clients(

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 import pytest
 
 from peerseal import TrustLimits, TrustStore
-from peerseal.errors import InvalidName, RevokedKey
+from peerseal.errors import InvalidName
 from peerseal.protocol.documents.changes import MAX_WATCHED, Watched
 from tests.support.patient import PatientRegistry, served
+from tests.support.revoked import is_revoked
 from tests.support.waiting import until
 
 LONG = TrustLimits(wait=600.0, poll_interval=0.1, refresh_interval=24 * 3600.0)
@@ -50,14 +51,6 @@ def new_kid(registry: PatientRegistry, service: str) -> str:
 def asks_about(registry: PatientRegistry, *services: str) -> None:
     """Returns once the last question names these services."""
     until(lambda: registry.watched[-1:] == [frozenset(services)], what=f"a question about {services}")
-
-
-def is_revoked(trust: TrustStore, kid: str) -> bool:
-    try:
-        trust.key(kid)
-    except RevokedKey:
-        return True
-    return False
 
 
 def test_a_question_names_the_services_of_all_documents_that_are_held(

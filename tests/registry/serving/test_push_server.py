@@ -16,7 +16,6 @@ from sqlalchemy import make_url
 from demo.processes import ServerOptions
 from demo.stack import Stack
 from peerseal import Identity, TrustLimits, TrustStore
-from peerseal.errors import RevokedKey
 from peerseal.protocol.encoding import b64url_decode
 from registry.limits import Limits
 from registry.services.registry import Registry
@@ -25,6 +24,7 @@ from registry.settings import Settings
 from tests.registry.web.test_metrics import samples_of
 from tests.support.load import at_a_time, get
 from tests.support.processes import LOOPBACK, Server, gunicorn
+from tests.support.revoked import is_revoked
 from tests.support.waiting import until
 
 BY = {"local": "test"}
@@ -161,14 +161,6 @@ def test_a_store_is_told_at_once_of_a_service_that_it_began_to_know_while_it_wai
         on_sqlite.operate("revoke", kids[1])
         until(lambda: is_revoked(trust, kids[1]))
         assert trust.key(kids[0]).kid == kids[0]
-
-
-def is_revoked(trust: TrustStore, kid: str) -> bool:
-    try:
-        trust.key(kid)
-    except RevokedKey:
-        return True
-    return False
 
 
 @pytest.mark.e2e
