@@ -55,7 +55,7 @@ quick: $(STAMP) ## the tests without processes, in seconds
 oldest: ## the quick tests of each interface with the oldest releases that setup.cfg allows, in an environment of their own
 	@$(PYTHON) -m venv --clear $(VENV)-oldest
 	@$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
-	@sed -En 's/^ *([A-Za-z][A-Za-z0-9_-]*)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' setup.cfg $(REGISTRY)/requirements.txt \
+	@sed -En 's/^ *([A-Za-z][A-Za-z0-9_-]*)(\[[a-z]+\])?>=([0-9][A-Za-z0-9.]*).*/\1==\3/p' setup.cfg $(REGISTRY)/requirements.txt \
 	>$(VENV)-oldest/bounds.txt
 	@VIRTUAL_ENV="$(CURDIR)/$(VENV)-oldest" $(VENV)-oldest/bin/uv pip install --quiet --resolution lowest-direct \
 	--constraint $(VENV)-oldest/bounds.txt --editable '.[dev]' --editable $(REGISTRY)
