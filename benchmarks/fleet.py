@@ -76,7 +76,7 @@ class UnitCosts:
 class Fleet:
     """How often a fleet asks. A service has ten hosts and ten neighbours, so a hundred hosts watch it. A host replaces
     its key once a day (two entries of the ledger), restarts once a day, and looks every five minutes whether what it
-    holds is the newest."""
+    holds is the newest. Mirrors have the statements of keys that were admitted in the last ``statements_for`` days."""
 
     hosts: int
     hosts_of_a_service: int = 10
@@ -84,6 +84,7 @@ class Fleet:
     refresh: float = 300.0
     wait: float = 15.0
     hosts_of_a_mirror: int = 10_000
+    statements_for: int = 14
 
     @property
     def services(self) -> int:
@@ -103,6 +104,11 @@ class Fleet:
     def watchers(self) -> int:
         """Hosts that watch one service."""
         return self.hosts_of_a_service * self.watched
+
+    @property
+    def statements(self) -> int:
+        """Statements of a service that a mirror has."""
+        return self.hosts_of_a_service * self.statements_for
 
     @property
     def told(self) -> float:
@@ -176,13 +182,14 @@ def through_caches(fleet: Fleet, costs: UnitCosts) -> Sequence[Load]:
 
 def through_mirrors(fleet: Fleet, costs: UnitCosts) -> Sequence[Load]:
     """A mirror for each ten thousand hosts, ten at most at the registry itself: further mirrors follow those. A mirror
-    asks for what changed, and for all lists once a minute."""
-    at_registry = min(fleet.mirrors, 10)
+    asks for what changed, all statements of a service that changed among it, and for all lists once a minute."""
+    at_registry, changed = min(fleet.mirrors, 10), fleet.changes * (4 + fleet.statements)
+    renewed = (2 + fleet.statements) * fleet.services / (_DAY / 2)
     return (
         costs.recent._replace(size=fleet.recent_size).times(2 * at_registry),  # with the ledger's checkpoint
         costs.current._replace(size=fleet.current_size).times(at_registry * fleet.blocks / 60),
-        costs.document.times(at_registry * (fleet.changes * 4 + 2 * fleet.services / (_DAY / 2))),
-        costs.cold_document.times(fleet.changes * 4),
+        costs.document.times(at_registry * (changed + renewed)),
+        costs.cold_document.times(changed + renewed),
     )
 
 

@@ -12,6 +12,7 @@ Another mirror may be the source.
 """
 
 import logging
+import math
 import threading
 import time
 from collections import defaultdict
@@ -93,8 +94,9 @@ class MirrorUpdate:
 
 
 class PublicMirror:
-    """The mirror of a registry in a folder. ``statements`` says whether the statement of each key, past ones too, is
-    among the documents: events are verified by them. ``newest`` is the list of changes up to which the mirror is."""
+    """The mirror of a registry in a folder. The statement of each key that was admitted in the last ``statements_for``
+    seconds is among the documents, none for 0: events are verified by them. ``newest`` is the list of changes up to which the
+    mirror is."""
 
     def __init__(
         self,
@@ -102,16 +104,16 @@ class PublicMirror:
         fetcher: Fetcher,
         pin: str | None,
         *,
-        statements: bool = True,
+        statements_for: float = math.inf,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._files = PublicFiles(folder)
         self._fetcher = fetcher
         self._pin = pin
-        self._statements = statements
+        self._statements_for = statements_for
         self._clock = clock
         self._ledger, self._ledger_reader = LedgerMirror(folder, self._see), LedgerReader(fetcher, pin, clock)
-        self._kids: dict[str, set[str]] = defaultdict(set)  # by service id
+        self._admitted: dict[str, dict[str, int]] = defaultdict(dict)  # by service id: kids, and when
         self._root: RegistryKeys | None = None
         self._begin()
 
@@ -232,7 +234,7 @@ class PublicMirror:
     def _see(self, entry: Entry) -> None:
         """Note the keys of services, as the ledger admits them."""
         if entry.type == KEY_ADMITTED and entry.kid is not None:
-            self._kids[split_kid(entry.kid)[0]].add(entry.kid)
+            self._admitted[split_kid(entry.kid)[0]][entry.kid] = entry.time
 
     def _write_root(self) -> None:
         def read(body: bytes) -> RegistryKeys:
@@ -281,9 +283,19 @@ class PublicMirror:
         base = f"/v1/services/{name}"
         yield _Wanted(KeySetDocument, f"{base}/jwks.jwt", service_id, seq, service_id)
         yield _Wanted(PolicyDocument, f"{base}/policy.jwt", service_id, seq, service_id)
-        if self._statements:
-            for kid in sorted(self._kids[service_id]):
-                yield _Wanted(KeyStatement, f"{base}/keys/{split_kid(kid)[1]}.jwt", service_id, seq, service_id)
+        for kid in self._kids(service_id):
+            yield _Wanted(KeyStatement, _statement_path(kid), service_id, seq, service_id)
+
+    def _kids(self, service_id: str) -> Sequence[str]:
+        """The keys of a service whose statements are kept. Statements about earlier ones are removed."""
+        if not self._statements_for:
+            return ()
+        admitted, first = self._admitted[service_id], self._clock() - self._statements_for
+        for kid in [kid for kid, at in admitted.items() if at < first]:
+            self._files.remove(_statement_path(kid))
+            self._kept.pop(_statement_path(kid), None)
+            del admitted[kid]
+        return sorted(admitted)
 
     def _is_due(self, wanted: _Wanted) -> bool:
         kept = self._kept.get(wanted.path) or self._read_kept(wanted)
@@ -351,3 +363,8 @@ class PublicMirror:
 
     def _put(self, path: str, jws: str) -> None:
         self._files.put(path, jws.encode("ascii"))
+
+
+def _statement_path(kid: str) -> str:
+    owner, thumbprint = split_kid(kid)
+    return f"/v1/services/{split_service_id(owner)[1]}/keys/{thumbprint}.jwt"

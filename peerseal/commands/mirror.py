@@ -1,6 +1,7 @@
 """``peerseal mirror``: all that the registry publishes, as files; ``peerseal keep-ledger``: its ledger alone."""
 
 import argparse
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -66,8 +67,16 @@ def add_mirror(commands: Subcommands) -> None:
         help="time between two updates, where the registry does not tell of changes [1]",
     )
     parser.add_argument("--once", action="store_true", help="update once and exit")
-    parser.add_argument(
+    statements = parser.add_mutually_exclusive_group()
+    statements.add_argument(
         "--no-statements", action="store_true", help="leave out the statements of single keys, which events need"
+    )
+    statements.add_argument(
+        "--statements-for",
+        type=seconds,
+        default=math.inf,
+        metavar="TIME",
+        help="leave out those of keys that were admitted earlier than, such as, 30d ago",
     )
     parser.add_argument("--metrics", type=Path, metavar="FILE", help="write metrics in Prometheus' text format")
     parser.add_argument(
@@ -94,7 +103,8 @@ def _count(text: str) -> int:
 def _mirror(arguments: argparse.Namespace) -> int:
     """Updates the mirror until it is interrupted, or once. Raises ConfigurationError, and as `_keep_up`."""
     fetcher, pin = registry_of(arguments)
-    mirror = PublicMirror(arguments.folder, fetcher, pin, statements=not arguments.no_statements)
+    statements_for = 0.0 if arguments.no_statements else arguments.statements_for
+    mirror = PublicMirror(arguments.folder, fetcher, pin, statements_for=statements_for)
     if arguments.serve is None:
         return _keep_mirror(arguments, mirror, None, _Wait())
     with (

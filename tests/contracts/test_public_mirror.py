@@ -22,6 +22,7 @@ from tests.registry.driver import DOMAIN, Clock, Driver
 from tests.registry.in_process import InProcess
 from tests.support.keys import key
 
+DAY = 86_400
 QUIET = TrustLimits(poll_interval=3600.0, wait=0.0)
 BILLING = service_id(DOMAIN, "billing")
 
@@ -91,6 +92,30 @@ def test_a_mirror_has_the_bytes_of_the_registry(
     ):
         at = path.format(registry.key_set("billing").seq)
         assert (folder / at[1:]).read_bytes() == registry.client.get(at).data, path
+
+
+def test_a_mirror_keeps_the_statements_of_keys_admitted_in_the_time_that_it_is_told(
+    registry: Driver, billing: KeyPair, folder: Path, clock: Clock
+) -> None:
+    def statements() -> set[str]:
+        return {file.stem for file in (folder / "v1/services/billing/keys").glob("*.jwt")}
+
+    mirror = PublicMirror(folder, InProcess(registry), registry.pin, statements_for=DAY, clock=clock)
+    mirror.update()
+    assert statements() == {billing.public.thumbprint}
+    clock.forward(DAY + 1)
+    newer = registry.joined(key(), "billing")
+    mirror.update()
+    assert statements() == {newer.public.thumbprint}
+    assert mirror_of(registry, folder).update().failed == 0
+    assert statements() == {billing.public.thumbprint, newer.public.thumbprint}, "a mirror of all of them"
+    PublicMirror(folder, InProcess(registry), registry.pin, statements_for=DAY, clock=clock).update()
+    assert statements() == {newer.public.thumbprint}, "left by the process before"
+
+
+def test_a_mirror_without_statements_has_none(registry: Driver, billing: KeyPair, folder: Path) -> None:
+    PublicMirror(folder, InProcess(registry), registry.pin, statements_for=0.0, clock=registry.clock).update()
+    assert not list(folder.rglob("keys/*.jwt"))
 
 
 def test_a_peer_of_the_mirror_learns_of_a_revocation(
