@@ -1,1 +1,1 @@
-"""A registry of a million keys on PostgreSQL, compared with one of a thousand: ``python -m benchmarks.scale``."""
+"""A registry of a million keys on PostgreSQL, compared with a small one: ``python -m benchmarks.scale``."""

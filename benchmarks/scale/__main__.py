@@ -19,7 +19,7 @@ from benchmarks.scale.loading import DOMAIN, Place, copied, put_evidence_back
 from tests.support.postgres import Postgres, running_postgres
 
 SMALL = 100
-"""Services of the small registry."""
+"""Services of the small registry, with ten keys each, and the families of the large one."""
 
 
 @dataclass(frozen=True, slots=True)

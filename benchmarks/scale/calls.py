@@ -1,4 +1,4 @@
-"""The same calls at a registry of a million keys and at one of a thousand, in one process and in turns."""
+"""The same calls at a registry of a million keys and at a small one, in one process and in turns."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -7,6 +7,8 @@ A registry that invents an admission must write a proof that verifies, and a vou
 name a join token or an operator, which its owner sees.
 """
 
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Final
 
@@ -55,7 +57,7 @@ class Grounds:
         self.root: str | None = None
         self.documents: dict[int, RegistryKeys] = {}
         self.unproven = 0
-        self._missing: dict[int, Difference] = {}
+        self._missing = array("Q")  # entries without their evidence, in order: after a restore all of them
         self._vouched: dict[str, list[str]] = {}
         self._families: dict[str, Mapping[str, None]] = {}
         self._falling: tuple[Entry, str] | None = None
@@ -73,18 +75,19 @@ class Grounds:
     def end(self, state: PublicState) -> Iterator[Difference]:
         """After the last entry."""
         yield from self._after_cascade(None, state)
-        yield from self._missing.values()
+        for seq in self._missing:
+            yield Difference.of("entries", seq, "evidence", None, "the bytes whose digest the entry has")
 
     def _committed(self, entry: Entry, evidence: bytes | None) -> Generator[Difference, None, bytes | None]:
         """The evidence if its digest is the one in the entry; None otherwise, which is reported. Missing evidence is
         reported at the end, since a later entry may record its loss. All other checks go on without it."""
         if (None if evidence is None else evidence_digest(evidence)) == entry.evidence:
             return evidence
-        wrong = Difference.of("entries", entry.seq, "evidence", evidence, f"bytes with the digest {entry.evidence}")
         if evidence is None:
-            self._missing[entry.seq] = wrong
+            self._missing.append(entry.seq)
         else:
-            yield wrong
+            expected = f"bytes with the digest {entry.evidence}"
+            yield Difference.of("entries", entry.seq, "evidence", evidence, expected)
         return None
 
     # ---- by type
@@ -176,9 +179,9 @@ class Grounds:
         first, last = entry.data["first"], entry.data["last"]
         if "local" not in entry.by or not 0 < first <= last == state.size:
             raise BadGrounds("body", dict(entry.data), f"said by this host's own command line, up to {state.size}")
-        for seq in [seq for seq in self._missing if seq >= first]:
-            del self._missing[seq]
-            self.unproven += 1
+        before = bisect_left(self._missing, first)
+        self.unproven += len(self._missing) - before
+        del self._missing[before:]
 
     def _operator(self, entry: Entry, _: bytes | None, state: PublicState) -> None:
         """Checks that an operator with the right to change something did it, or this host's own command line."""
