@@ -16,6 +16,7 @@ import psycopg
 from sqlalchemy import make_url
 
 from benchmarks.scale.ledger import Size, Written, parts, written
+from peerseal.audit.public_files import PublicFiles
 from peerseal.protocol.ledger.checkpoint import CHECKPOINT_PATH, TILE_WIDTH, encode_bundle, tile_path
 from peerseal.protocol.ledger.merkle import Frontier, leaf_hash
 from registry.limits import Limits
@@ -91,11 +92,11 @@ class Place:
         return float(size) / _MIB
 
 
-class PublicCopy:
+class BundleWriter:
     """The bundles of a ledger in a folder, as a mirror has them, written as the entries come."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self._files = PublicFiles(folder)
         self.edge = Frontier()
         self._waiting: list[bytes] = []
 
@@ -111,23 +112,18 @@ class PublicCopy:
         """The last bundle, and the signed checkpoint."""
         if self._waiting:
             self._write_bundle()
-        self._write(CHECKPOINT_PATH, checkpoint.encode("utf-8"))
+        self._files.put(CHECKPOINT_PATH, checkpoint.encode("utf-8"))
 
     def _write_bundle(self) -> None:
         number, width = (self.edge.size - 1) // TILE_WIDTH, len(self._waiting)
-        self._write(f"/ledger/{tile_path('entries', number, width)}", encode_bundle(self._waiting))
+        self._files.put(f"/ledger/{tile_path('entries', number, width)}", encode_bundle(self._waiting))
         self._waiting = []
-
-    def _write(self, path: str, content: bytes) -> None:
-        file = self.folder / path.lstrip("/")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
 
 
 def copied(place: Place, folder: Path, size: Size) -> Iterator[int]:
     """Writes the copy of a registry that admitted all these as well, and keeps the evidence in a table of its
     database. Yields the number of entries from time to time."""
-    registry, copy = Registry(place.settings()), PublicCopy(folder)
+    registry, copy = Registry(place.settings()), BundleWriter(folder)
     with registry.store.read() as connection:
         copy.add(ledger.read_bodies(connection, 0, ledger.head(connection)))
     made = written(parts(DOMAIN, copy.edge.size, int(time.time()), size), os.cpu_count() or 1)

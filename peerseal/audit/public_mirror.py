@@ -95,8 +95,8 @@ class MirrorUpdate:
 
 class PublicMirror:
     """The mirror of a registry in a folder. The statement of each key that was admitted in the last ``statements_for``
-    seconds is among the documents, none for 0: events are verified by them. ``newest`` is the list of changes up to which the
-    mirror is."""
+    seconds is among the documents, none for 0: events are verified by them. ``newest`` is the list of changes up to
+    which the mirror is."""
 
     def __init__(
         self,

@@ -39,7 +39,7 @@ def fault(seq: int, error: Exception) -> Difference:
     return Difference.of("entries", seq, "body", f"{type(error).__name__}: {error}", "what can be checked")
 
 
-class Signer(NamedTuple):
+class TokenSigner(NamedTuple):
     """The key that signed a request token: its kid, and its public key as DER."""
 
     kid: str
@@ -75,7 +75,7 @@ class EvidenceCheck:
         """Checks the evidence. Raises the errors of `UNCHECKABLE`."""
         raise NotImplementedError
 
-    def _spent(self, token: str, signer: Signer, method: str) -> Mapping[str, Any]:
+    def _spent(self, token: str, signer: TokenSigner, method: str) -> Mapping[str, Any]:
         """The claims of a request token that the signer sent to the registry shortly before the entry."""
         key = parsed_key(signer.spki)
         claims = past_request(token, key=key, kid=signer.kid, registry=self.registry, method=method)
@@ -92,7 +92,7 @@ class AdmissionCheck(EvidenceCheck):
     jwk: Mapping[str, Any]
     alg: str
     waited: bool
-    voucher: Signer | None
+    voucher: TokenSigner | None
 
     def _is_unbound(self) -> bool:
         members = read_evidence(self.evidence)
@@ -111,7 +111,7 @@ class AdmissionCheck(EvidenceCheck):
 class EndingCheck(EvidenceCheck):
     """The ``signer`` ended itself by a call to the registry."""
 
-    signer: Signer
+    signer: TokenSigner
 
     def _is_unbound(self) -> bool:
         self._spent(read_evidence(self.evidence)[TOKEN], self.signer, "DELETE")

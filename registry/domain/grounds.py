@@ -24,7 +24,7 @@ from registry.domain.evidence_checks import (
     BadGrounds,
     EndingCheck,
     EvidenceCheck,
-    Signer,
+    TokenSigner,
     fault,
 )
 from registry.domain.keys import KeyRecord, KeyState
@@ -209,8 +209,8 @@ class Grounds:
             raise BadGrounds("by", kid, "the kid of that key")
         return record
 
-    def _signer(self, key: KeyRecord) -> Signer:
-        return Signer(make_kid(service_id(self._domain(), key.service), key.thumbprint), key.spki)
+    def _signer(self, key: KeyRecord) -> TokenSigner:
+        return TokenSigner(make_kid(service_id(self._domain(), key.service), key.thumbprint), key.spki)
 
     def _family(self, thumbprint: str) -> Mapping[str, None]:
         """The key, those that it vouched for, and so on, in this order. It is remembered until a key vouches: each of

@@ -129,7 +129,7 @@ def running_postgres(run: str | None = None, folder: Path | None = None) -> Iter
 def in_memory(size: int) -> Path | None:
     """The folder of the memory's file system, where it has that many bytes: PostgreSQL waits for the disk at each
     commit, and most of all when it makes a database. None where there is no such folder."""
-    folder = Path("/dev/shm")  # noqa: S108 - the data folder in it is its owner's alone
+    folder = Path("/dev/shm")
     found = os.access(folder, os.W_OK) and shutil.disk_usage(folder).free >= size
     return folder if found else None
 

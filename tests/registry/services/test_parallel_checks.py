@@ -26,13 +26,13 @@ MANY = (ALONE + 6) * BATCH
 
 HANGS = f"""
 import time
-from registry.domain.evidence_checks import EndingCheck, Signer
+from registry.domain.evidence_checks import EndingCheck, TokenSigner
 from registry.services.recovery.parallel_checks import ParallelChecks
 
 if __name__ == "__main__":
     with ParallelChecks(2, lambda _: None) as parallel:
         for _ in range({MANY}):
-            parallel.submit(EndingCheck(1, 1, "", b"", Signer("", b"")))
+            parallel.submit(EndingCheck(1, 1, "", b"", TokenSigner("", b"")))
         print("checking", flush=True)
         time.sleep(600)
 """
