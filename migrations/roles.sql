@@ -48,7 +48,8 @@ BEGIN
             ('join_tokens', 'SELECT, INSERT, UPDATE (used, withdrawn), DELETE'),
             -- rows that expire
             ('applicants', 'SELECT, INSERT, DELETE'),
-            ('used_tokens', 'SELECT, INSERT, DELETE')
+            ('used_tokens', 'SELECT, INSERT, DELETE'),
+            ('console_sessions', 'SELECT, INSERT, DELETE')
         ) AS listed (name, privileges)
     LOOP
         IF to_regclass('public.' || allowed.name) IS NOT NULL THEN

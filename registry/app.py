@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from flask import Flask, Response, request
 
+from registry.console.install import install_console
 from registry.services.authority.ledger_watch import LedgerWatch
 from registry.services.registry import Registry
 from registry.settings import Settings
@@ -49,6 +50,8 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Fl
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
     app.after_request(_complete)
+    if settings.console:
+        install_console(app, settings)
     limit_refusals(app, settings)
     answer_errors(app)
     WORKERS.share_in(settings.home)
@@ -64,7 +67,8 @@ def _complete(response: Response) -> Response:
     """Completes an answer other than `Published`: adds the headers of every answer, and notes the request for the
     metrics. A `Published` has both."""
     if not isinstance(response, Published):
-        response.headers.update(SECURITY)
+        for name, value in SECURITY:
+            response.headers.setdefault(name, value)  # the console's pages have a policy of their own
         response.headers.setdefault("Cache-Control", "no-store")
         if request.method in WRITING and response.status_code < 300:
             registry().housekeeping.now_and_then()

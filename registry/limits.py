@@ -132,6 +132,8 @@ class Limits(_FromSettings):
     changes_listed: int = _count("REGISTRY_CHANGES_LISTED", 1000, 1, 1000)
     """Services in one list of changes; where more changed, the client fetches all that it knows again. Clients accept
     a list of 1 MiB."""
+    console_session: int = _seconds("REGISTRY_CONSOLE_SESSION", HOUR, MINUTE, 12 * HOUR)
+    """Seconds for which an operator stays signed in at the console: people leave browsers open."""
     wait: int = _seconds("REGISTRY_WAIT", 20, 15, 50)
     """Seconds that a call for changes may ask to wait (docs/protocol.md). Clients ask for 15, and proxies commonly end
     a call after 60."""

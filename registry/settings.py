@@ -28,6 +28,7 @@ KNOWN = (
     "REGISTRY_PUBLIC_URLS",
     "REGISTRY_CHECKPOINT_URLS",
     "REGISTRY_APPLICANTS",
+    "REGISTRY_CONSOLE",
     "REGISTRY_OIDC_FILE",
     "REGISTRY_PROXIES",
     "REGISTRY_RATE_LIMIT_STORAGE",
@@ -77,6 +78,8 @@ class Settings:
     turns it on, which also binds to loopback; there is no environment variable for it."""
     applicants: bool = False
     """Newcomers without any right wait for an operator."""
+    console: bool = False
+    """Operators may use the registry in a browser, at ``/console``."""
     oidc_file: Path | None = None
     """Names the issuers of platform tokens and their rules."""
     rate_limit_storage: str = field(default="memory://", repr=False)
@@ -120,6 +123,7 @@ class Settings:
             "trust_domain": read.checked("REGISTRY_TRUST_DOMAIN", check_trust_domain),
             "external_prefix": read.checked("PEERSEAL_EXTERNAL_PREFIX", check_external_prefix) or "",
             "applicants": read.flag("REGISTRY_APPLICANTS", False),
+            "console": read.flag("REGISTRY_CONSOLE", False),
             "oidc_file": oidc_file.absolute() if oidc_file else None,
             "rate_limit_storage": read.secret("REGISTRY_RATE_LIMIT_STORAGE") or "memory://",
             "proxies": read.count("REGISTRY_PROXIES", 0, at_most=99),

@@ -100,7 +100,7 @@ def serve(host: str | None, port: int, workers: int, dev: bool) -> None:
     settings = replace(the_settings(), dev=dev)
     _check_metrics_port(settings.metrics_port, port)
     if dev:
-        settings = replace(settings, drain_seconds=0)  # no load balancer is in front
+        settings = replace(settings, drain_seconds=0, console=True)  # no load balancer is in front
         warning = "DEV MODE: every process of this machine can register the first key of a name. NOT FOR REAL USE."
         click.secho(warning, fg="red", err=True)
         done = _initialise(settings, None, default_domain=DEV_DOMAIN)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from registry.domain.errors import StorageUnavailable
 from registry.limits import Limits
-from registry.storage.queries import applicants, used_tokens
+from registry.storage.queries import applicants, console_sessions, used_tokens
 from registry.storage.queries.tokens import JOIN_TOKENS, OPERATOR_TOKENS
 from registry.storage.unit import Store
 
@@ -35,6 +35,7 @@ class Housekeeping:
         with self._store.write() as connection:
             return {
                 "applicants": applicants.remove_past(connection, now),
+                "console_sessions": console_sessions.remove_past(connection, now),
                 "join_tokens": JOIN_TOKENS.remove_past(connection, spent),
                 "operator_tokens": OPERATOR_TOKENS.remove_past(connection, spent),
                 "used_tokens": used_tokens.remove_past(connection, now),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from peerseal.errors import ConfigurationError
 from registry.services.access.callers import Clients, DatabaseKeys, caller_verifier
+from registry.services.access.console_sessions import ConsoleSessions
 from registry.services.access.operators import Operators
 from registry.services.access.token_endpoint import AccessTokens, TokenExchange
 from registry.services.authority.authority import AuthoritySource
@@ -67,6 +68,7 @@ class Registry:
         self.records = Records(node)
         self.audit = Audit(node)
         self.operators = Operators(node)
+        self.console_sessions = ConsoleSessions(node, self.operators)
         self.policies = Policies(node)
         self.exchange = TokenExchange(node, keys, self.policies, clients)
         self.access_tokens = AccessTokens(node, clients)

@@ -120,6 +120,15 @@ class OperatorTokenColumns(Columns):
     revoked: Named[bool]
 
 
+class ConsoleSessionColumns(Columns):
+    """Sessions of operators in the console. ``id`` is the SHA-256 of a secret of 256 random bits."""
+
+    id: Named[bytes] = Column(LargeBinary(32), primary_key=True)
+    operator: Named[str] = Column(String(TOKEN_ID), index=True)
+    created_at: Named[int] = Column(BigInteger)
+    expires_at: Named[int] = Column(BigInteger)
+
+
 class PolicyColumns(Columns):
     """Who may call each service. ``body`` is the canonical JSON of the policy, ``seq`` the entry that set it. Of a
     restricted one that was lost with a database the body is empty (`registry.services.recovery.restore`)."""
@@ -191,6 +200,7 @@ policies = Table("policies", metadata, PolicyColumns)
 domain_settings = Table("domain_settings", metadata, DomainColumns, CheckConstraint("id = 1", name="one_row"))
 applicants = Table("applicants", metadata, ApplicantColumns)
 audit = Table("audit", metadata, AuditColumns)
+console_sessions = Table("console_sessions", metadata, ConsoleSessionColumns)
 used_tokens = Table("used_tokens", metadata, UsedTokenColumns)
 registry_documents = Table("registry_documents", metadata, RegistryDocumentColumns)
 schema_revisions = Table("schema_revisions", metadata, SchemaRevisionColumns)

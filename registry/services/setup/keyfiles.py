@@ -14,6 +14,8 @@ from typing import TypeVar
 from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from peerseal.errors import ConfigurationError, KeyRefused
 from peerseal.identity.key_passphrase import KeyPassphrase
@@ -110,9 +112,13 @@ class Sealer:
     def __init__(self, key: bytes) -> None:
         """``key`` is a Fernet key. Raises ConfigurationError."""
         try:
-            self._fernet = Fernet(key.strip())
+            self._fernet, self._key = Fernet(key.strip()), key.strip()
         except ValueError as error:
             raise ConfigurationError("the sealing key is not a Fernet key: restore the file that init made") from error
+
+    def derived(self, purpose: str) -> bytes:
+        """A key of 32 bytes for another purpose, the same at each node (RFC 5869)."""
+        return HKDF(SHA256(), 32, salt=None, info=purpose.encode("utf-8")).derive(self._key)
 
     def seal(self, name: str, secret: bytes) -> bytes:
         """The secret of that name, encrypted."""

@@ -16,7 +16,9 @@ from registry.storage.queries.ledger import Appended, Change, append, lock
 from registry.storage.tables import audit
 
 APPLICANT_REJECTED: Final = "applicant_rejected"
-"""The one act without a type of entry. The others have the names of their entries."""
+SIGNED_IN: Final = "signed_in"
+SIGNED_OUT_EVERYWHERE: Final = "signed_out_everywhere"
+"""The acts without a type of entry. The others have the names of their entries."""
 
 
 @dataclass(frozen=True, slots=True)

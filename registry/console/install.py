@@ -1,0 +1,65 @@
+"""Adds the console to the registry's application."""
+
+from datetime import timedelta
+
+from flask import Blueprint, Flask, Response, abort, request
+from werkzeug.exceptions import HTTPException
+
+from peerseal.errors import PeersealError
+from registry.console.pages import PAGES, PLACES
+from registry.console.rendering import error_page, link, redirect, set_up
+from registry.console.request import COOKIE, CSRF, ConsoleCookie, check_form, note_wanted, operator, signed_in
+from registry.services.setup.keyfiles import read_sealer
+from registry.settings import Settings
+from registry.web.wire import WRITING
+
+_OPEN = frozenset(("console.static", "console.sign_in.show", "console.sign_in.begin"))
+"""What strangers see."""
+
+
+def install_console(app: Flask, settings: Settings) -> None:
+    """Serves the console at ``/console``. Raises ConfigurationError where the sealing key is missing."""
+    app.secret_key = read_sealer(settings.sealing_key_file).derived("console cookies")
+    app.session_interface = ConsoleCookie()
+    app.config.update(
+        SESSION_COOKIE_NAME=COOKIE,
+        SESSION_COOKIE_PATH=f"{settings.external_prefix}/console",
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Strict",
+        PERMANENT_SESSION_LIFETIME=timedelta(hours=12),
+        WTF_CSRF_CHECK_DEFAULT=False,  # programs' calls carry no cookie
+        WTF_CSRF_SSL_STRICT=False,  # `check_form` looks at what proxies do not change
+        WTF_CSRF_TIME_LIMIT=None,  # as long as the session
+    )
+    CSRF.init_app(app)
+    app.register_blueprint(_console(app))
+
+
+def _console(app: Flask) -> Blueprint:
+    """A new blueprint for each application, since it carries functions of that application."""
+    console = Blueprint("console", __name__, url_prefix="/console", template_folder="templates", static_folder="static")
+    console.before_request(_admit)
+    console.register_error_handler(PeersealError, error_page)
+    console.register_error_handler(HTTPException, error_page)
+    for each in PAGES:
+        console.register_blueprint(each)
+    console.add_url_rule("/<path:_>", view_func=_nothing)
+    set_up(app, console, PLACES)
+    return console
+
+
+def _nothing(_: str) -> Response:
+    """There is no such page. Raises werkzeug.exceptions.NotFound, which is answered as a page."""
+    abort(404)
+
+
+def _admit() -> Response | None:
+    """Sends strangers to the sign-in, and checks each form before anything reads it."""
+    if request.method in WRITING:
+        check_form()
+    if request.endpoint in _OPEN or signed_in() is not None:
+        return None
+    if request.method in WRITING:
+        operator()  # raises: a form is not repeated after the sign-in
+    note_wanted()
+    return redirect(link("console.sign_in.show"))

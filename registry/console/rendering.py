@@ -1,0 +1,139 @@
+"""Pages from templates: what all of them need, and how times, names and thumbprints look."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+from flask import Blueprint, Flask, Response, render_template, request, url_for
+from markupsafe import Markup
+from werkzeug.exceptions import HTTPException
+
+from peerseal.errors import PeersealError
+from registry.console.request import signed_in
+from registry.services.access.operators import Role
+from registry.web.problems import log_refusal
+from registry.web.wire import registry
+
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        *(f"{what}-src 'self'" for what in ("script", "style", "img", "connect")),
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+    )
+)
+"""The pages' Content-Security-Policy: nothing inline, nothing from elsewhere, no frames."""
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in the navigation: the endpoint of its page, its name, and the role that may see it."""
+
+    endpoint: str
+    name: str
+    needs: Role = Role.VIEWER
+
+
+def page(template: str, status: int = 200, **values: Any) -> Response:
+    """A page. ``terminal`` among the values has the commands that do the same in a terminal."""
+    return Response(
+        render_template(f"console/{template}", **values), status, HEADERS, content_type="text/html; charset=utf-8"
+    )
+
+
+def link(endpoint: str, **values: Any) -> str:
+    """The path of a page as the browser sees it: with the prefix that a proxy in front strips."""
+    return registry().settings.external_prefix + url_for(endpoint, **values)
+
+
+def redirect(path: str) -> Response:
+    """To a page of ours, after an act: 303, so that a reload does not act again."""
+    return Response(status=303, headers={**HEADERS, "Location": path})
+
+
+def time_text(seconds: float | None) -> str:
+    """A time as ``2026-11-30 08:15:00Z``; a dash for none."""
+    return "–" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}Z"
+
+
+def time_element(seconds: float | None) -> str:
+    """A time that a script shows in the reader's zone."""
+    if seconds is None:
+        return "–"
+    at = datetime.fromtimestamp(seconds, UTC)
+    return Markup('<time datetime="{}">{}</time>').format(f"{at:%Y-%m-%dT%H:%M:%SZ}", time_text(seconds))
+
+
+def duration_text(seconds: float) -> str:
+    """A duration in its two largest units, such as ``6 d 23 h``."""
+    left, parts = int(abs(seconds)), list[str]()
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        if left >= size or (unit == "s" and not parts):
+            parts.append(f"{left // size} {unit}")
+            left %= size
+    return " ".join(parts[:2])
+
+
+def by_text(by: Mapping[str, str]) -> str:
+    """Who allowed a change, as the ledger names it."""
+    names = {
+        "join_token": "join token",
+        "kid": "key",
+        "oidc": "platform",
+        "self": "the key itself",
+        "local": "this host",
+    }
+    return ", ".join(f"{names.get(ground, ground)} {value}" for ground, value in by.items())
+
+
+def error_page(error: Exception) -> Response:
+    """An error as a page, with its code, cause and remedy; it is counted and logged as that of a program's call is."""
+    if isinstance(error, PeersealError):
+        status, code, detail = error.status, error.code, str(error)
+    elif isinstance(error, HTTPException):
+        status, code, detail = error.code or 500, (error.name or "").lower().replace(" ", "_"), error.description or ""
+    else:
+        raise error
+    request_id = log_refusal(status, code, detail, "")
+    title = HTTPStatus(status).phrase
+    answer = page("error.html", status, title=title, code=code, detail=detail, request_id=request_id)
+    for name, value in error.get_headers() if isinstance(error, HTTPException) else ():
+        if name in ("Allow", "Retry-After"):
+            answer.headers[name] = value
+    return answer
+
+
+def set_up(app: Flask, console: Blueprint, places: tuple[Place, ...]) -> None:
+    """Gives the templates what they need."""
+    for name, function in (
+        ("time", time_element),
+        ("time_text", time_text),
+        ("duration", duration_text),
+        ("by", by_text),
+    ):
+        app.jinja_env.filters[name] = function
+
+    @console.context_processor
+    def known() -> dict[str, object]:
+        session = signed_in()
+        role = session.operator.role if session else None
+        return {
+            "link": link,
+            "session": session,
+            "domain": registry().authority.current().domain if session else None,
+            "places": [place for place in places if role is not None and place.needs <= role],
+            "here": request.endpoint,
+            "may": lambda needs: role is not None and Role.of(needs) <= role,
+            "now": registry().clock(),
+        }

@@ -1,0 +1,101 @@
+"""Who asks: the operator who is signed in, by a cookie; and whether a form is one of ours."""
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from flask import Flask, g, request, session
+from flask.sessions import SecureCookieSessionInterface
+from flask_wtf import CSRFProtect  # type: ignore[import-untyped]
+
+from peerseal.errors import MissingToken
+from peerseal.protocol.hosts import is_loopback_host
+from registry.domain.errors import BadRequest, RoleRefused
+from registry.services.access.console_sessions import NewSession, Session
+from registry.services.access.operators import Operator, Role
+from registry.web.wire import registry
+
+COOKIE = "peerseal-console"
+CSRF = CSRFProtect()
+_SECRET, _WANTED = "secret", "wanted"
+
+
+class ConsoleCookie(SecureCookieSessionInterface):
+    """The cookie of a browser: no script reads it, no other site sends it, and off loopback it needs https."""
+
+    def get_cookie_secure(self, app: Flask) -> bool:
+        """See SessionInterface."""
+        return not is_loopback_host(urlsplit(f"//{request.host}").hostname)
+
+
+def signed_in() -> Session | None:
+    """The session of this request; None for a stranger."""
+    if "console_session" not in g:
+        g.console_session = registry().console_sessions.find(session.get(_SECRET, ""))
+    found: Session | None = g.console_session
+    return found
+
+
+def operator(needs: Role = Role.VIEWER) -> Operator:
+    """The operator who asks. Raises MissingToken for a stranger, and RoleRefused for too low a role."""
+    found = signed_in()
+    if found is None:
+        raise MissingToken("no one is signed in")
+    if found.operator.role < needs:
+        raise RoleRefused(f"this needs the role {needs.label}, and yours is {found.operator.role.label}")
+    return found.operator
+
+
+def act(needs: Role = Role.OPERATOR) -> Mapping[str, str]:
+    """How the ledger names the operator who acts. Raises as `operator`."""
+    return operator(needs).by
+
+
+def begin(new: NewSession) -> None:
+    """Signs the browser in. Nothing of the session before stays, so that no other can know the new one."""
+    session.clear()
+    session[_SECRET] = new.secret
+    g.console_session = new
+
+
+def end() -> None:
+    """Signs the browser out."""
+    secret = session.get(_SECRET)
+    if secret:
+        registry().console_sessions.end(secret)
+    session.clear()
+    g.console_session = None
+
+
+def note_wanted() -> None:
+    """Notes the page that was asked for, to show it after the sign-in."""
+    session[_WANTED] = request.full_path.rstrip("?")
+
+
+def take_wanted() -> str | None:
+    """The path of the page that was asked for, if any. It never leaves the session, so no link can set it."""
+    wanted: str | None = session.pop(_WANTED, None)
+    return wanted
+
+
+def check_form() -> None:
+    """Passes a form that a page of ours sent. Raises BadRequest, or flask_wtf.csrf.CSRFError."""
+    site = request.headers.get("Sec-Fetch-Site", "same-origin")
+    if site != "same-origin":
+        raise BadRequest("cross_site", f"a form of another site ({site:.20}): use the console's own page")
+    CSRF.protect()
+
+
+def field(name: str, longest: int = 200) -> str:
+    """A field of the form, without blanks around it; empty where it is missing. Raises BadRequest for a longer one."""
+    text = request.form.get(name, "").strip()
+    if len(text) > longest:
+        raise BadRequest("invalid_parameter", f"{name} has more than {longest} characters")
+    return text
+
+
+def number_field(name: str) -> int:
+    """A field that is a natural number. Raises BadRequest."""
+    text = field(name, 15)
+    if not (text.isascii() and text.isdigit()):
+        raise BadRequest("invalid_parameter", f"{name} is {text!r}, expected a whole number")
+    return int(text)
