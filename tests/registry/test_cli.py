@@ -255,7 +255,7 @@ def test_the_audit_trail_and_tidying_up(run: Run, registry: Driver, url: str) ->
     later = run("audit", "--json", "--after", str(rows[1]["id"]), *at, PEERSEAL_OPERATOR_TOKEN=token).stdout
     assert json.loads(later) == rows[2:]
     assert '{"local": "cli"}' in run("audit").stdout
-    nothing = {"applicants": 0, "join_tokens": 0, "operator_tokens": 0, "used_tokens": 0}
+    nothing = {"applicants": 0, "console_sessions": 0, "join_tokens": 0, "operator_tokens": 0, "used_tokens": 0}
     assert json.loads(run("tidy", "--json").stdout) == nothing
     assert "0 applicants" in run("tidy").stdout
 

@@ -1,5 +1,11 @@
 """The routes: each parses a call, asks a use case, and renders the answer."""
 
-from registry.web.routes import documents, keys, openapi, operators
+from registry.web.routes import documents, front, keys, openapi, operators
 
-BLUEPRINTS = (*documents.BLUEPRINTS, *keys.BLUEPRINTS, openapi.blueprint, *operators.BLUEPRINTS)
+BLUEPRINTS = (
+    front.blueprint,
+    *documents.BLUEPRINTS,
+    *keys.BLUEPRINTS,
+    openapi.blueprint,
+    *operators.BLUEPRINTS,
+)

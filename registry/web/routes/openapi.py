@@ -79,15 +79,16 @@ def _version() -> str:
 
 @cache
 def _rendered_document(prefix: str) -> PublicAnswer:
-    return _rendered(canonical_json(document(prefix)), "application/json")
+    return rendered(canonical_json(document(prefix)), "application/json")
 
 
 @cache
 def _rendered_page() -> PublicAnswer:
-    return _rendered(page(document()).encode("utf-8"), "text/html; charset=utf-8")
+    return rendered(page(document()).encode("utf-8"), "text/html; charset=utf-8")
 
 
-def _rendered(body: bytes, content_type: str) -> PublicAnswer:
+def rendered(body: bytes, content_type: str) -> PublicAnswer:
+    """A page or document that stays as it is while this process runs."""
     now = int(time.time())
     return PublicAnswer.of(body, content_type, 0, 0, now, now)
 
