@@ -40,7 +40,7 @@ class WrongPart(DocumentRefused):
         self.seq = part.seq
 
 
-class KeySetParts:
+class PartReader:
     """Reads parts from disk, or from the registry. Safe to use from threads, and before and after a fork."""
 
     def __init__(

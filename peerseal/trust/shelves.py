@@ -35,8 +35,8 @@ from peerseal.transport.deadline import held_if_free, held_in_time
 from peerseal.trust.beliefs import REVOKED_FOR_GOOD, Dated, KnownService, TrustedKey
 from peerseal.trust.disk.document_cache import NoCopies
 from peerseal.trust.documents import Fetched, Question
-from peerseal.trust.key_set_parts import KeySetParts
-from peerseal.trust.shelf import CachedSubject, Shelf, ShelfParts
+from peerseal.trust.key_set_parts import PartReader
+from peerseal.trust.shelf import CachedSubject, Shelf, ShelfContext
 
 SPREAD: Final = 1.0
 """After a list of changes has named revoked keys, each client fetches their key set at a random time within these
@@ -56,14 +56,14 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
     file = "keys-{}.jwt"
     may_be_absent = True
 
-    def __init__(self, parts: ShelfParts) -> None:
-        super().__init__(parts)
-        limits = parts.limits
+    def __init__(self, context: ShelfContext) -> None:
+        super().__init__(context)
+        limits = context.limits
         self.held: dict[str, tuple[TrustedKey, CachedSubject[KnownService]]] = {}
         self._revoked = set[str]()
         """Kids that a list of changes called revoked, before or after their key set did."""
-        self._parts = KeySetParts(parts.reader, parts.copies, limits, parts.clock)
-        self._strangers = TokenBucket(limits.stranger_fetches, limits.stranger_rate, parts.clock)
+        self._parts = PartReader(context.reader, context.copies, limits, context.clock)
+        self._strangers = TokenBucket(limits.stranger_fetches, limits.stranger_rate, context.clock)
         self._unknown_kid_fetches = threading.Semaphore(limits.doubtful_fetches)
 
     def ask(self, kid: str) -> TrustedKey:
@@ -235,8 +235,8 @@ class PolicyShelf(SettingShelf[PolicyDocument, CallPolicy | None]):
     path = "/v1/services/{}/policy.jwt"
     file = "policy-{}.jwt"
 
-    def __init__(self, parts: ShelfParts, sign_reading: Callable[[str], str] | None = None) -> None:
-        super().__init__(parts)
+    def __init__(self, context: ShelfContext, sign_reading: Callable[[str], str] | None = None) -> None:
+        super().__init__(context)
         self._sign_reading = sign_reading
 
     def _value(self, document: PolicyDocument) -> CallPolicy | None:
@@ -311,13 +311,13 @@ class StatementShelf(Shelf[KeyStatement, KnownStatement, TrustedKey]):
 
     _GROUPS = 64
 
-    def __init__(self, parts: ShelfParts) -> None:
-        limits = parts.limits
+    def __init__(self, context: ShelfContext) -> None:
+        limits = context.limits
         # The budget is limit enough: what could not be fetched may be asked for again at once.
-        super().__init__(replace(parts, copies=NoCopies(), limits=replace(limits, cooldown=0.0)))
+        super().__init__(replace(context, copies=NoCopies(), limits=replace(limits, cooldown=0.0)))
         self._absent = [AbsentNames(limits.max_negative, limits.negative_ttl) for _ in range(self._GROUPS)]
         self._fetching = [threading.Lock() for _ in range(self._GROUPS)]
-        self._strangers = TokenBucket(limits.stranger_fetches, limits.stranger_rate, parts.clock)
+        self._strangers = TokenBucket(limits.stranger_fetches, limits.stranger_rate, context.clock)
 
     def ask(self, kid: str) -> TrustedKey:
         """The key, fetched where memory cannot say. Raises UnknownKey, RevokedKey or TrustUnavailable."""
