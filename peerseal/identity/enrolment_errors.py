@@ -34,7 +34,7 @@ _CAUSES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "too_many_keys": (
         "{service} has as many keys as it may have: end those that are not in use, and set PEERSEAL_KEY_DIR",
-        "the part of its key set to which this key belongs is full: the next attempt makes another key",
+        "the part of its key set to which this key belongs is full: another key may have room",
     ),
     "invalid_name": ("PEERSEAL_SERVICE={service} is no name of a service",),
 }

@@ -227,8 +227,8 @@ class Refusals:
             yield from tuple(kids)
 
     def of(self, service_id: str) -> Set[str]:
-        """The kids of the service."""
-        return self._known.get(service_id, {}).keys()
+        """The kids of the service, as of now."""
+        return frozenset(self._known.get(service_id, ()))
 
     def add(self, kid: str, entry: int, ends_at: int) -> None:
         """Refuse a key that was revoked up to that entry. ``ends_at`` (seconds since the epoch) is its end as far as it

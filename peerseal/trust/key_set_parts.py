@@ -66,8 +66,8 @@ class PartReader:
     and after a fork.
 
     A held part is renewed while its keys are asked for. To see that, `KeyShelf` leaves parts out of its look-up table
-    at the begin of each period, until a key of theirs is asked for: so it has no work at each question. A part that was
-    left out for a whole period is dropped at the next change.
+    at the beginning of each period, until a key of theirs is asked for: so it has no work at each question. A part that
+    was left out for a whole period is dropped at the next change.
     """
 
     def __init__(
