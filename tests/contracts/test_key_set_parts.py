@@ -7,8 +7,8 @@ import pytest
 from flask import request_started
 from sqlalchemy import update
 
-from peerseal import TrustLimits, TrustStore
-from peerseal.errors import RevokedKey, UnknownKey
+from peerseal import Identity, RotationSchedule, TrustLimits, TrustStore
+from peerseal.errors import EnrolmentRefused, RevokedKey, UnknownKey
 from peerseal.protocol.documents.key_set import PARTS, KeySetPart, part_of
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, service_id
@@ -239,6 +239,41 @@ def test_a_thief_cannot_make_one_part_too_large(registry_database: str, tmp_path
     assert len(part(registry, 0).revoked) == 8
     assert registry.rotate(mine, in_part(4), "billing").status_code == 201
     registry.close()
+
+
+def test_a_host_whose_next_key_belongs_to_a_full_part_rotates_to_another_key(
+    registry_database: str, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = Limits(vouched_keys_in_part=4)  # one of them active
+    registry = Driver(registry_database, tmp_path / "home", clock, limits=limits)
+    stolen, schedule = registry.joined(in_part(1), "billing"), RotationSchedule(every=43_200.0)
+    thiefs, *made = [in_part(number) for number in (0, 3, 0, 2)]
+    monkeypatch.setattr(KeyPair, "generate", lambda _: made.pop(0))
+    host = Identity(
+        "billing",
+        registry="http://registry.test",
+        join_token=registry.join_token("billing").encode(),
+        rotation=schedule,
+        limits=TrustLimits(poll_interval=3600.0, wait=0.0),
+        alg="ES256",
+        clock=clock,
+        fetcher=InProcess(registry),
+    ).start()
+    try:
+        first = host.credentials.key_id
+        clock.forward(schedule.every)
+        assert registry.rotate(stolen, thiefs, "billing").status_code == 201
+        with pytest.raises(EnrolmentRefused) as refused:
+            host.look_after_keys()
+        assert isinstance(refused.value.__cause__, EnrolmentRefused)
+        assert refused.value.__cause__.code == "too_many_keys"
+        host.look_after_keys()
+        clock.forward(schedule.lead)
+        assert host.credentials.key_id != first
+        assert not made
+    finally:
+        host.stop()
+        registry.close()
 
 
 def test_a_trust_store_finds_refuses_and_forgets_as_with_a_small_set(registry: Driver, clock: Clock) -> None:
