@@ -26,6 +26,7 @@ from registry.limits import Limits
 from registry.services.access.operators import Role
 from registry.services.authority.authority import RENEW_BEFORE
 from registry.services.bounded_cache import BoundedCache
+from registry.web.routes.openapi import document
 from tests.registry.driver import DOMAIN, JSON, Clock, Driver, entries_of, evidence_of, fail_revisions
 from tests.support.keys import key
 
@@ -575,6 +576,15 @@ def test_a_refusal_has_the_callers_request_id_and_logs_it(registry: Driver, capl
         refused = registry.client.get(path, headers={"X-Request-Id": "4f1c2a9be0d35e77"})
         assert refused.headers["X-Request-Id"] == refused.get_json()["request_id"] == "4f1c2a9be0d35e77"
     assert caplog.text.count("request_id=4f1c2a9be0d35e77") == 2
+
+
+def test_the_document_describes_request_ids_as_they_are(registry: Driver) -> None:
+    described = document()["components"]["schemas"]["Problem"]["properties"]["request_id"]["pattern"]
+    for given in (None, "4f1c2a9be0d35e77", "0af7651916cd43dd8448eb211c80319c", "a.b:c/d+e=f_g-h", "x" * 128):
+        headers = {} if given is None else {"X-Request-Id": given}
+        told = registry.client.get("/v1/services", headers=headers).get_json()["request_id"]
+        assert given in (None, told)
+        assert re.fullmatch(described, told)
 
 
 @pytest.mark.parametrize("given", ["a b", "x" * 129, 'a"b', ""])
