@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final, NamedTuple, Self
 from peerseal.errors import ConfigurationError
 from peerseal.protocol.tokens.event import EVENT_LIFETIME, EVENT_LIFETIME_CAP
 from peerseal.runtime.settings import SettingsReader
+from registry.domain.lifecycle import LONGEST_LIFE
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -94,7 +95,7 @@ class Limits(_FromSettings):
 
     WITHIN: ClassVar = (("waiting_calls_of_address", "waiting_calls"), ("applicants_of_service", "applicants_kept"))
 
-    key_lifetime: int = _seconds("REGISTRY_KEY_LIFETIME", 7 * DAY, 2 * DAY, 30 * DAY)
+    key_lifetime: int = _seconds("REGISTRY_KEY_LIFETIME", 7 * DAY, 2 * DAY, LONGEST_LIFE)
     """Seconds a key lives: a host that slept over a weekend can still vouch for its next key (docs/protocol.md). Hosts
     rotate daily, so a shorter life than two days would end keys of hosts that are well."""
     retired_shown: int = _seconds("REGISTRY_RETIRED_SHOWN", 960, 960, 7 * DAY)
