@@ -36,7 +36,7 @@ REFUSALS = {"checks": {"negative_data_rejection": {"expected-statuses": ["4xx", 
 Each status must still be one that the document names, and a 5xx one that `asked` knows."""
 UNKNOWABLE = {"getProof", "registerKey", "endKey", "setPolicy", "setDomain", "getChanges"}
 """Calls whose rules no JSON Schema can say: one parameter or two others, a signed body, a reason that fits the key,
-names of one's own domain, a list of names in one text, each of which has a greatest length."""
+names of one's own domain. The names of a waiting call are one text, and each has a greatest length."""
 
 
 @schemathesis.deserializer("application/json")
