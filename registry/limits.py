@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final, NamedTuple, Self
 from peerseal.errors import ConfigurationError
 from peerseal.protocol.tokens.event import EVENT_LIFETIME, EVENT_LIFETIME_CAP
 from peerseal.runtime.settings import SettingsReader
+from registry.domain.lifecycle import LONGEST_LIFE
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -94,7 +95,7 @@ class Limits(_FromSettings):
 
     WITHIN: ClassVar = (("waiting_calls_of_address", "waiting_calls"), ("applicants_of_service", "applicants_kept"))
 
-    key_lifetime: int = _seconds("REGISTRY_KEY_LIFETIME", 7 * DAY, 2 * DAY, 30 * DAY)
+    key_lifetime: int = _seconds("REGISTRY_KEY_LIFETIME", 7 * DAY, 2 * DAY, LONGEST_LIFE)
     """Seconds a key lives: a host that slept over a weekend can still vouch for its next key (docs/protocol.md). Hosts
     rotate daily, so a shorter life than two days would end keys of hosts that are well."""
     retired_shown: int = _seconds("REGISTRY_RETIRED_SHOWN", 960, 960, 7 * DAY)
@@ -107,11 +108,12 @@ class Limits(_FromSettings):
     """Keys of one service that another key vouched for and that are or may yet be listed: active, retired or revoked.
     A host that rotates daily has seven such keys, so these are the keys of 10,000 hosts, and a seventh more. The limit
     bounds what the thief of one key can add, and so the work of its revocation."""
-    vouched_keys_in_part: int = _count("REGISTRY_VOUCHED_KEYS_IN_PART", 2_500, 1, 2_500)
-    """Of these, keys in one part of a large set: twice as many as chance puts there. A thief chooses keys of one
-    part. Without this limit that part could become too large for clients (8 MiB), which would hide a revocation in it.
-    A quarter of them may be active or lately retired at once: RSA-8192 keys with the longest names have 5 KB each. The
-    others are listed by kid alone, with 650 bytes."""
+    keys_in_part: int = _count("REGISTRY_KEYS_IN_PART", 2_500, 64, 2_500)
+    """Keys of one service that are in one part of a large set, or may yet be: twice as many as chance puts there. The
+    thief of a key or of a join token chooses keys of one part. Without this limit that part could become too large for
+    clients (8 MiB), which would hide a revocation in it. A quarter of them may be active or lately retired at once:
+    RSA-8192 keys with the longest names have 5 KB each. The others are listed by kid alone, with 650 bytes. Keys by
+    vouchers use three quarters of both: a thief of a key who fills all parts cannot keep the owner from joining."""
     joined_keys: int = _count("REGISTRY_JOINED_KEYS", 12_000, 1, 20_000)
     """Active keys of one service that join tokens admitted: one for each of 10,000 hosts, and a fifth more, since the
     key of a host that is gone stays active for a week. They have a limit of their own, so that a thief who used up
@@ -218,7 +220,8 @@ class ServerLimits(_FromSettings):
     graceful_timeout: int = _seconds("REGISTRY_GRACEFUL_TIMEOUT", 20, 1, 10 * MINUTE)
     """Seconds for which running calls may end after the drain. Calls that wait for a change are answered at once."""
     request_line: int = _size("REGISTRY_REQUEST_LINE", 4094, 1024, 8190)
-    """Bytes of the request line: the longest valid target, of a ledger proof, has some 500."""
+    """Bytes of the request line: the longest valid target, of a call for changes that names services, has less than
+    1 KiB."""
     request_headers: int = _count("REGISTRY_REQUEST_HEADERS", 50, 20, 200)
     """Headers of a request: a client sends ten, proxies add as many. All together have 64 KiB at most."""
     request_header: int = _size("REGISTRY_REQUEST_HEADER", 8190, 6500, 8190)

@@ -104,7 +104,7 @@ def _join(arguments: argparse.Namespace) -> int:
             if not new:
                 _confirm(identity, key, arguments.wait)
     except EnrolmentPending:
-        waiting = [held for held in folder.load().keys if held.registered_at is None]
+        waiting = [held for held in folder.load().keys if held.is_candidate]
         if not waiting:  # another process has just retired it
             raise
         [key] = waiting

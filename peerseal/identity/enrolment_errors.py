@@ -32,9 +32,34 @@ _CAUSES: Final[Mapping[str, tuple[str, ...]]] = {
     "key_of_another_service": (
         "PEERSEAL_KEY_DIR holds a key of another service: give each service a folder of its own",
     ),
+    "too_many_keys": (
+        "{service} has as many keys as it may have: end those that are not in use, and set PEERSEAL_KEY_DIR",
+        "the part of its key set to which this key belongs is full: another key may have room",
+    ),
     "invalid_name": ("PEERSEAL_SERVICE={service} is no name of a service",),
 }
 """The likely causes of each code, the likeliest first, each with what to do."""
+ANOTHER_KEY_HELPS: Final = frozenset(
+    {
+        # the registry knows the key, and it never becomes a key of this service again
+        "key_of_another_service",
+        "key_retired",
+        "key_revoked",
+        # the part of the key set to which it belongs may be full
+        "too_many_keys",
+        # the numbers of this key are weak or damaged
+        "key_even_modulus",
+        "key_off_curve",
+        "key_small_factor",
+        "key_close_primes",
+        "key_roca",
+        "key_shared_prime",
+        "key_sparse_primes",
+        "key_backdoored",
+    }
+)
+"""Codes that refuse one key, where the registry may admit another one. All other codes refuse the service, its token or
+its voucher, or the form that all keys of this program have: `key_malformed`, `key_type_unsupported` and such."""
 _ELSEWHERE: Final = "docs/reference/errors.md has the causes of this code"
 _CLOCKS: Final = ("expired", "not_yet_valid")
 _MAX_DETAIL: Final = 200

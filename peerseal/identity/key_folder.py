@@ -40,7 +40,9 @@ _LARGEST = 1 << 20
 """Bytes of the longest file in the folder."""
 _NO_PASSPHRASE = KeyPassphrase("PEERSEAL_KEY_PASSPHRASE")
 _TIMES = ("registered_at", "signs_from", "expires_at")
-_MEMBERS = ("kid", *_TIMES)
+_MARKS = ("brought", "refused")
+"""Members that earlier releases do not write."""
+_MEMBERS = ("kid", *_TIMES, *_MARKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,9 @@ class StoredKey:
     """A key pair of this service. All times are seconds since the epoch.
 
     ``registered_at`` is None for a candidate: it may be registered already if the answer was lost. ``signs_from`` is
-    the end of its lead, ``expires_at`` the end of its life.
+    the end of its lead, ``expires_at`` the end of its life. ``brought`` marks a key that was made elsewhere: no other
+    key replaces it before it is registered. ``refused`` marks a candidate that the registry does not admit: the next
+    attempt replaces it.
     """
 
     kid: str
@@ -56,6 +60,13 @@ class StoredKey:
     registered_at: float | None = None
     signs_from: float = 0.0
     expires_at: float = 0.0
+    brought: bool = False
+    refused: bool = False
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether it is the next key to register."""
+        return self.registered_at is None and not self.refused
 
     @property
     def thumbprint(self) -> str:
@@ -245,8 +256,11 @@ class KeyFolder:
         kid = member["kid"]
         if any(type(member[name]) not in (int, float) for name in _TIMES if member[name] is not None):
             raise TypeError("a time is a number")
+        marks = {name: member.get(name, False) for name in _MARKS}
+        if any(type(mark) is not bool for mark in marks.values()):
+            raise TypeError("a mark is true or false")
         pair = self._pairs.get(kid) or self._read_pair(_file_of(kid))
-        return StoredKey(pair=pair, **{name: member[name] for name in _MEMBERS})
+        return StoredKey(kid, pair, **{name: member[name] for name in _TIMES}, **marks)
 
     def _read_pair(self, name: str) -> KeyPair:
         """The key pair in a file, whose name is its thumbprint. Raises FileNotFoundError, ConfigurationError or

@@ -9,12 +9,16 @@ through these states::
 
 Each step is saved before the next one begins, and the registry accepts a second registration of the same key. So a
 process may be killed at any point, and the next one continues.
+
+A candidate that the registry refuses for itself, such as one in a part of the key set that is full, is marked. The next
+attempt deletes it and makes another: one key an attempt. A key that was made elsewhere is never replaced so.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 
@@ -26,6 +30,7 @@ from peerseal.identity.enrolment import (
     PlatformToken,
     refusal_in,
 )
+from peerseal.identity.enrolment_errors import ANOTHER_KEY_HELPS
 from peerseal.identity.key_folder import StoredKey
 from peerseal.identity.signing_keys import SigningKeys
 from peerseal.protocol.documents.key_set import ACTIVE
@@ -143,12 +148,12 @@ class KeyRotation:
         notice_fork()
         with self._folder.locked():
             self._keys.reload()
-            held = self._keys.stored.keys
+            held = [key for key in self._keys.stored.keys if not key.refused]
             if any(key.thumbprint == pair.public.thumbprint for key in held):
                 return
             if held:
                 raise ConfigurationError(f"{self._folder.path} has the key {held[-1].kid} already: rotate or retire it")
-            self._save_candidate(pair)
+            self._save_candidate(pair, brought=True)
 
     def retire_all(self) -> tuple[str, ...]:
         """Retire all keys of the folder now, and delete them. Returns their kids. Raises FetchError if the registry
@@ -201,7 +206,8 @@ class KeyRotation:
     def _join(self) -> StoredKey:
         candidate = self._candidate()
         try:
-            statement = self._enrolment.join(candidate.pair, self._admission)
+            with self._noting_refusal(candidate):
+                statement = self._enrolment.join(candidate.pair, self._admission)
         except EnrolmentRefused as error:
             if self._admission is None and error.code == "missing_token":
                 message = f"{self._service} has no key that is registered, and no join token or platform's token"
@@ -217,36 +223,69 @@ class KeyRotation:
         current = self._signing_key()
         if current is None:  # the host slept past the end of the last key
             return self._join()
-        candidate, way = self._candidate(), f"by its predecessor {current.kid}"
-        try:
-            statement = self._enrolment.rotate(candidate.pair, current)
-        except EnrolmentRefused as error:
-            log.error("the registry does not let %s vouch for its next key: %s", current.kid, error)
-            self._compare_with_registry()  # removes a key that was revoked
-            if self._admission is None:
-                raise
-            statement, way = self._enrolment.join(candidate.pair, self._admission), _by(self._admission)
+        candidate = self._candidate()
+        with self._noting_refusal(candidate):
+            statement, way = self._rotated(candidate, current)
         published = self._save_registered(candidate, statement, signs_from=self._clock() + self._schedule.lead)
         log.info("%s was registered %s; it signs in %s s", published.kid, way, self._schedule.lead)
         return published
 
+    def _rotated(self, candidate: StoredKey, current: StoredKey) -> tuple[KeyStatement, str]:
+        """Register the candidate by its predecessor, or else by ``admission``; returns by which, as a phrase for the
+        log. The cause of a second refusal is the first one."""
+        try:
+            return self._enrolment.rotate(candidate.pair, current), f"by its predecessor {current.kid}"
+        except EnrolmentRefused as refusal:
+            log.error("the registry does not let %s vouch for its next key: %s", current.kid, refusal)
+            self._compare_with_registry()  # removes a key that was revoked
+            if self._admission is None:
+                raise
+            try:
+                return self._enrolment.join(candidate.pair, self._admission), _by(self._admission)
+            except (EnrolmentRefused, ConfigurationError) as error:
+                raise error from refusal
+
     def _candidate(self) -> StoredKey:
         """The key to register. It is saved before: if this process is killed, the next one registers it."""
         for key in self._keys.stored.keys:
-            if key.registered_at is None:
+            if key.is_candidate:
                 return key
         return self._save_candidate(KeyPair.generate(self._alg))
 
-    def _save_candidate(self, pair: KeyPair) -> StoredKey:
-        domain = self._check_domain()
-        candidate = StoredKey(make_kid(service_id(domain, self._service), pair.public.thumbprint), pair)
-        pin = self._admission.pin if isinstance(self._admission, JoinToken) else self._keys.stored.pin
-        self._keys.save(replace(self._keys.stored, domain=domain, pin=pin).having(candidate))
+    def _save_candidate(self, pair: KeyPair, *, brought: bool = False) -> StoredKey:
+        """Save the pair as the one candidate, in place of one that was refused."""
+        domain, stored = self._check_domain(), self._keys.stored
+        kid = make_kid(service_id(domain, self._service), pair.public.thumbprint)
+        candidate = StoredKey(kid, pair, brought=brought)
+        pin = self._admission.pin if isinstance(self._admission, JoinToken) else stored.pin
+        kept = tuple(key for key in stored.keys if not key.refused)
+        self._keys.save(replace(stored, domain=domain, pin=pin, keys=kept).having(candidate))
         return candidate
+
+    @contextmanager
+    def _noting_refusal(self, candidate: StoredKey) -> Iterator[None]:
+        """Mark the candidate if its registration, in the block, is refused for the key itself. A call without an answer
+        marks nothing: it may have registered the key."""
+        try:
+            yield
+        except (EnrolmentRefused, ConfigurationError) as error:
+            refusals = [one for one in (error, error.__cause__) if isinstance(one, EnrolmentRefused)]
+            if any(one.code in ANOTHER_KEY_HELPS for one in refusals):
+                self._refuse(candidate)
+            raise
+
+    def _refuse(self, candidate: StoredKey) -> None:
+        """Mark a candidate that is not admitted, so that the next attempt makes another key."""
+        held = next((key for key in self._keys.stored.keys if key.kid == candidate.kid), candidate)
+        if held.brought:
+            log.error("%s was made elsewhere, and is not replaced", held.kid)
+        elif held.registered_at is None:  # else a statement has just said that it is active
+            log.error("%s is not admitted; the next attempt makes another key", held.kid)
+            self._keys.save(self._keys.stored.having(replace(held, refused=True)))
 
     def _save_registered(self, key: StoredKey, statement: KeyStatement, *, signs_from: float) -> StoredKey:
         end = float(statement.active_until)
-        registered = replace(key, registered_at=self._clock(), signs_from=signs_from, expires_at=end)
+        registered = replace(key, registered_at=self._clock(), signs_from=signs_from, expires_at=end, refused=False)
         self._keys.save(self._keys.stored.having(registered))
         return registered
 
@@ -257,9 +296,9 @@ class KeyRotation:
         self._keys.save(self._keys.stored.without(key.kid))
 
     def _compare_with_registry(self) -> None:
-        """Ask the registry for the state of each key: delete keys that were revoked or retired, and keep a candidate
-        whose registration succeeded before its process was killed. Only a signed answer deletes a key: one that the
-        registry does not know becomes a candidate again."""
+        """Ask the registry for the state of each key: delete keys that were revoked or retired, mark such a candidate,
+        and keep a candidate whose registration succeeded before its process was killed. Only a signed answer deletes a
+        key: one that the registry does not know becomes a candidate again."""
         for key in self._keys.stored.keys:
             try:
                 self._check_domain()
@@ -271,6 +310,9 @@ class KeyRotation:
                 if key.registered_at is not None:
                     log.error("%s is unknown to the registry; it is registered again", key.kid)
                     self._keys.save(self._keys.stored.having(replace(key, registered_at=None)))
+            elif statement.state != ACTIVE and key.registered_at is None:
+                log.error("%s is %s at the registry, and no candidate", key.kid, statement.state)
+                self._refuse(key)
             elif statement.state != ACTIVE:
                 log.error("%s is %s at the registry; it is deleted here", key.kid, statement.state)
                 self._keys.save(self._keys.stored.without(key.kid))

@@ -96,6 +96,10 @@ class TrustLimits(_Limits):
     """Such fetches a second after that."""
     longest_pause: float = 60.0
     """Seconds between two renewals of a service whose document cannot be fetched, at most."""
+    unused_part: float = 6 * 3600.0
+    """Seconds after which a part of a large key set is no longer renewed if no key of it was asked for: with 10,000
+    hosts a part costs 80 MB a day. Longer than ``offline_limit``, so that an outage finds the keys of most callers. A
+    part is dropped at the first change after one to two times this long."""
     max_services: int = 10_000
     """Services remembered at most."""
     max_negative: int = 1_000

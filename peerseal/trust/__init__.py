@@ -9,7 +9,7 @@ for restarts and suspensions.
 
     TrustStore ─────┬→ each shelf: KeyShelf, PolicyShelf, DomainShelf, StatementShelf
                     └→ BackgroundThread → Renewal
-    KeyShelf ───────→ KeySetParts → DocumentReader
+    KeyShelf ───────→ PartReader → DocumentReader
     each shelf ─────┬→ DocumentReader
                     └→ Confirmation (asks the registry after a break)
     Renewal ────────┬→ ChangesFollower

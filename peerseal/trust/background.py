@@ -25,7 +25,7 @@ from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.fetch import HungUp
 from peerseal.trust.awake import AwakePeriods
 from peerseal.trust.changes import ChangesFollower, ReceivedChanges
-from peerseal.trust.shelf import Shelf, ShelfParts
+from peerseal.trust.shelf import Shelf, ShelfContext
 from peerseal.trust.shelves import SPREAD
 
 log = logging.getLogger("peerseal.trust")
@@ -150,16 +150,16 @@ class Renewal:
 
     def __init__(
         self,
-        parts: ShelfParts,
+        context: ShelfContext,
         changes: ChangesFollower,
         shelves: Sequence[Shelf[Any, Any, Any]],
         working: BackgroundWork,
     ) -> None:
-        self._reader = parts.reader
-        self._confirmation = parts.confirmation
-        self._awake = parts.awake
-        self._limits = parts.limits
-        self._clock = parts.clock
+        self._reader = context.reader
+        self._confirmation = context.confirmation
+        self._awake = context.awake
+        self._limits = context.limits
+        self._clock = context.clock
         self._changes = changes
         self._shelves = shelves
         self._working, self._retry_working, self._spread_working = working, BackgroundWork(), BackgroundWork()

@@ -5,7 +5,7 @@ database. A belief is what a checked document says about one subject, and until 
 `KnownService` is the belief about one service's keys, and how a newer document or a list of changes alters it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol, Self, cast
@@ -209,6 +209,43 @@ def _listed_in(document: KeySetDocument | KeySetPart) -> tuple[dict[str, Trusted
     revoked = frozenset(key.kid for key in document.revoked)
     keys = {key.kid: TrustedKey.of(key, document.subject) for key in document.keys if key.kid not in revoked}
     return keys, revoked
+
+
+class Refusals:
+    """Keys that were called revoked before the believed key set of their service says so. Threads may add to it while
+    others read."""
+
+    def __init__(self) -> None:
+        self._known = dict[str, dict[str, tuple[int, int]]]()  # by service id and kid: see `add`
+
+    def __contains__(self, kid: str) -> bool:
+        return kid in self._known.get(kid.rpartition("/")[0], ())
+
+    def __iter__(self) -> Iterator[str]:
+        """Each kid."""
+        for kids in tuple(self._known.values()):
+            yield from tuple(kids)
+
+    def of(self, service_id: str) -> Set[str]:
+        """The kids of the service, as of now."""
+        return frozenset(self._known.get(service_id, ()))
+
+    def add(self, kid: str, entry: int, ends_at: int) -> None:
+        """Refuse a key that was revoked up to that entry. ``ends_at`` (seconds since the epoch) is its end as far as it
+        is known, else 0."""
+        kids = self._known.setdefault(kid.rpartition("/")[0], {})
+        before = kids.get(kid, (0, 0))
+        kids[kid] = max(before[0], entry), max(before[1], ends_at)
+
+    def settle(self, service_id: str, known: "KnownService", now: float) -> None:
+        """Forget the keys that the belief itself refuses: it covers the entry, and lists the key as revoked; or it
+        names the digest of a part that does, and is not held. A registry lists a revoked key to its end: one that it
+        no longer lists is forgotten after that."""
+        kids = self._known.get(service_id, {})
+        for kid, (entry, ends_at) in tuple(kids.items()):
+            said = kid in known.revoked or known.part_lacked(kid) is not None or now >= ends_at
+            if said and known.covered >= entry and kid not in known.keys:
+                kids.pop(kid, None)
 
 
 @dataclass(frozen=True, slots=True)

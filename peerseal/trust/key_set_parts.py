@@ -5,15 +5,16 @@ believed set names, so a part needs no time of its own, and a mirror gains nothi
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, field
 
-from peerseal.errors import DocumentRefused, FetchError, TrustUnavailable
+from peerseal.errors import DocumentRefused, FetchError, PeersealError, TrustUnavailable
 from peerseal.protocol.documents.frame import DOCUMENT_LIFETIME
-from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart, PartName, part_path
-from peerseal.protocol.names import split_service_id
+from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart, PartName, part_of, part_path
+from peerseal.protocol.names import split_kid, split_service_id
 from peerseal.runtime.bounded import BoundedDict
 from peerseal.runtime.limits import TrustLimits
-from peerseal.transport.deadline import no_longer_than
+from peerseal.transport.deadline import no_longer_than, time_left
 from peerseal.trust.beliefs import KnownPart, KnownService
 from peerseal.trust.disk.document_cache import CopyFolder
 from peerseal.trust.documents import DocumentReader, Question
@@ -25,6 +26,8 @@ _LONGEST_OUTAGE = DOCUMENT_LIFETIME / 8
 _LONGEST = 30.0
 """Seconds for all parts that a renewal reads, since other services wait meanwhile. The next renewal goes on from
 there."""
+_MOST_FAILURES = 3
+"""Parts that may fail in one renewal: a registry that is down or overloaded is not asked for all of them."""
 _MOST_READ = 256
 """Parts that are remembered although no belief may have them yet: those of four services."""
 _MISSED = 1_000
@@ -40,8 +43,32 @@ class WrongPart(DocumentRefused):
         self.seq = part.seq
 
 
-class KeySetParts:
-    """Reads parts from disk, or from the registry. Safe to use from threads, and before and after a fork."""
+@dataclass(frozen=True, slots=True)
+class RenewedParts:
+    """The parts that could be had after a newer set, by number. ``failure`` is the error of one that could not: then
+    the set is not believed yet."""
+
+    held: Mapping[int, KnownPart] = field(default_factory=dict)
+    failure: PeersealError | None = None
+
+
+@dataclass(slots=True)
+class _Period:
+    """``unasked`` has those held parts of a service of which no key was asked for since ``begin``, in seconds since the
+    epoch."""
+
+    begin: float
+    unasked: set[int]
+
+
+class PartReader:
+    """Reads parts from disk, or from the registry, and decides which are renewed. Safe to use from threads, and before
+    and after a fork.
+
+    A held part is renewed while its keys are asked for. To see that, `KeyShelf` leaves parts out of its look-up table
+    at the beginning of each period, until a key of theirs is asked for: so it has no work at each question. A part that
+    was left out for a whole period is dropped at the next change.
+    """
 
     def __init__(
         self, reader: DocumentReader, copies: CopyFolder, limits: TrustLimits, clock: Callable[[], float]
@@ -52,18 +79,53 @@ class KeySetParts:
         self._clock = clock
         self._read = BoundedDict[tuple[int, str, int], KnownPart](_MOST_READ)  # by generation, service and number
         self._missed_until = BoundedDict[tuple[str, str], float](_MISSED)  # by service id and digest
+        self._periods = dict[str, _Period]()  # by service id
 
-    def renewed(self, document: KeySetDocument, known: KnownService | None) -> dict[int, KnownPart]:
-        """The parts that are to be held after that set: those that were held, and after a set without parts those of
-        its keys. A part that did not change is kept. Raises as `part` does."""
+    def renewed(self, document: KeySetDocument, known: KnownService | None) -> RenewedParts:
+        """The parts that are to be held after that set: those that were held, but for unused ones, and after a set
+        without parts those of its keys. A part that did not change is kept."""
+        service_id, now = document.subject, self._clock()
         if known is None or not document.parts:
-            return {}
-        named = {number: name for number in known.needed_parts() if (name := document.parts[number]) is not None}
+            self._periods.pop(service_id, None)
+            return RenewedParts()
+        period = self._periods.setdefault(service_id, _Period(now, set()))
+        over = now - period.begin >= self._limits.unused_part
+        needed = [number for number in known.needed_parts() if not (over and number in period.unasked)]
+        named = {number: name for number in needed if (name := document.parts[number]) is not None}
+        renewed = self._renewed(service_id, named, known.held)
+        if over and renewed.failure is None:
+            self._periods[service_id] = _Period(now, set(renewed.held))
+        return renewed
+
+    def _renewed(self, service_id: str, named: Mapping[int, PartName], before: Mapping[int, KnownPart]) -> RenewedParts:
+        """As `renewed`, those of that name. The part that failed last comes last, so that it does not keep out others.
+        Of the errors, `WrongPart` counts first: the set may be older than the part."""
+        held, failures = dict[int, KnownPart](), list[PeersealError]()
         with no_longer_than(_LONGEST):
-            return {
-                number: self._kept(known.held.get(number), name) or self.part(document.subject, number, name)
-                for number, name in named.items()
-            }
+            for number in sorted(
+                named, key=lambda number: self._missed_until.get((service_id, named[number].digest), 0)
+            ):
+                try:
+                    kept = self._kept(before.get(number), named[number])
+                    held[number] = kept or self.part(service_id, number, named[number])
+                except (FetchError, DocumentRefused, TrustUnavailable) as error:
+                    failures.append(error)
+                    if len(failures) >= _MOST_FAILURES or not time_left():
+                        break
+        wrong = (error for error in failures if isinstance(error, WrongPart))
+        return RenewedParts(held, next(wrong, next(iter(failures), None)))
+
+    def note_question(self, kid: str) -> None:
+        """Note that the key was asked for: its part is in use."""
+        service_id, thumbprint = split_kid(kid)
+        period = self._periods.get(service_id)
+        if period is not None:
+            period.unasked.discard(part_of(thumbprint))
+
+    def unasked(self, service_id: str) -> Set[int]:
+        """The held parts of which no key was asked for in this period."""
+        period = self._periods.get(service_id)
+        return period.unasked.copy() if period is not None else set()
 
     def _kept(self, before: KnownPart | None, name: PartName) -> KnownPart | None:
         """The part that was read before, where it need not be read again."""

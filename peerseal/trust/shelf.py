@@ -42,7 +42,7 @@ A = TypeVar("A")
 
 
 @dataclass(frozen=True, slots=True)
-class ShelfParts:
+class ShelfContext:
     """What all shelves of a trust store use."""
 
     reader: DocumentReader
@@ -103,15 +103,15 @@ class Shelf(ABC, Generic[D, B, A]):
     may_be_absent: ClassVar[bool] = False
     """Whether 404 says that there is no such subject; else it is a failure."""
 
-    def __init__(self, parts: ShelfParts) -> None:
+    def __init__(self, context: ShelfContext) -> None:
         self.items: dict[str, CachedSubject[B]] = {}
-        self._reader = parts.reader
-        self._copies = parts.copies
-        self._confirmation = parts.confirmation
-        self._current = parts.current
-        self._awake = parts.awake
-        self._limits = parts.limits
-        self._clock = parts.clock
+        self._reader = context.reader
+        self._copies = context.copies
+        self._confirmation = context.confirmation
+        self._current = context.current
+        self._awake = context.awake
+        self._limits = context.limits
+        self._clock = context.clock
         in_each_child(self.renew_locks)
 
     # ---- what differs between kinds

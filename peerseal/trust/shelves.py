@@ -32,11 +32,11 @@ from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.runtime.bounded import AbsentNames
 from peerseal.runtime.token_bucket import TokenBucket
 from peerseal.transport.deadline import held_if_free, held_in_time
-from peerseal.trust.beliefs import REVOKED_FOR_GOOD, Dated, KnownService, TrustedKey
+from peerseal.trust.beliefs import REVOKED_FOR_GOOD, Dated, KnownPart, KnownService, Refusals, TrustedKey
 from peerseal.trust.disk.document_cache import NoCopies
 from peerseal.trust.documents import Fetched, Question
-from peerseal.trust.key_set_parts import KeySetParts
-from peerseal.trust.shelf import CachedSubject, Shelf, ShelfParts
+from peerseal.trust.key_set_parts import PartReader
+from peerseal.trust.shelf import CachedSubject, Shelf, ShelfContext
 
 SPREAD: Final = 1.0
 """After a list of changes has named revoked keys, each client fetches their key set at a random time within these
@@ -48,7 +48,8 @@ S = TypeVar("S", bound=PolicyDocument | DomainDocument)
 
 class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
     """The key sets of the services that were asked about, and the parts of large ones that were. ``held`` maps each kid
-    to its key and the item of its owner, which says until when it is believed."""
+    to its key and the item of its owner, which says until when it is believed; it leaves out parts of which no key was
+    asked for lately. ``refused`` has the keys that were revoked, where the believed key set does not say so yet."""
 
     document = KeySetDocument
     label = "keys"
@@ -56,14 +57,13 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
     file = "keys-{}.jwt"
     may_be_absent = True
 
-    def __init__(self, parts: ShelfParts) -> None:
-        super().__init__(parts)
-        limits = parts.limits
+    def __init__(self, context: ShelfContext) -> None:
+        super().__init__(context)
+        limits = context.limits
         self.held: dict[str, tuple[TrustedKey, CachedSubject[KnownService]]] = {}
-        self._revoked = set[str]()
-        """Kids that a list of changes called revoked, before or after their key set did."""
-        self._parts = KeySetParts(parts.reader, parts.copies, limits, parts.clock)
-        self._strangers = TokenBucket(limits.stranger_fetches, limits.stranger_rate, parts.clock)
+        self.refused = Refusals()
+        self._parts = PartReader(context.reader, context.copies, limits, context.clock)
+        self._strangers = TokenBucket(limits.stranger_fetches, limits.stranger_rate, context.clock)
         self._unknown_kid_fetches = threading.Semaphore(limits.doubtful_fetches)
 
     def ask(self, kid: str) -> TrustedKey:
@@ -77,9 +77,19 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
         """See Shelf. The ``name`` is a kid."""
         found = self.held.get(name)
         if found is None:
-            return None
+            return self._in_unasked_part(name)
         key, item = found  # as `is_believed`, without a call: each request looks a key up
         return key if self._clock() < item.good_until and self._awake.is_current(item.period) else None
+
+    def _in_unasked_part(self, kid: str) -> TrustedKey | None:
+        """The key in a part that ``held`` leaves out until it is asked for, which is noted."""
+        item = self.items.get(kid.rpartition("/")[0])
+        known = item.known if item is not None and self.is_believed(item) else None
+        key = known.keys.get(kid) if known is not None and known.parts else None
+        if key is None or kid in self.refused:
+            return None
+        self._parts.note_question(kid)
+        return key
 
     def item(self, service_id: str) -> CachedSubject[KnownService]:
         """What is held about that service. Raises TrustUnavailable where there is no room for one more."""
@@ -106,7 +116,7 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
         """Refuse a key that was revoked up to that entry. Returns the item of its service, or None where the key is not
         held. A key in a part that is not held counts as held: an older part may bring it.
 
-        It takes no lock, since a fetch may hold it for long: `_update_lookup` reads ``_revoked`` last.
+        It takes no lock, since a fetch may hold it for long: `_update_lookup` reads ``refused`` last.
         """
         item = self.items.get(split_kid(kid)[0])
         known = None if item is None else item.known
@@ -116,9 +126,13 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
             return None
         if not self._is_in_ledger(item):
             return None
-        self._revoked.add(kid)
-        self.held.pop(kid, None)
+        self._refuse_known(known, kid, seq)
         return item
+
+    def _refuse_known(self, known: KnownService, kid: str, entry: int) -> None:
+        key = known.keys.get(kid)
+        self.refused.add(kid, entry, 0 if key is None else key.active_until)
+        self.held.pop(kid, None)
 
     def endings(self) -> Mapping[str, int]:
         """See LedgerCache."""
@@ -126,7 +140,7 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
         for known in filter(None, (item.known for item in self._all())):
             ends |= {kid: key.active_until for kid, key in known.keys.items()}
             ends |= dict.fromkeys(known.revoked, REVOKED_FOR_GOOD)
-        return ends | dict.fromkeys(tuple(self._revoked), REVOKED_FOR_GOOD)
+        return ends | dict.fromkeys(self.refused, REVOKED_FOR_GOOD)
 
     def renew_locks(self) -> None:
         """See Shelf."""
@@ -136,17 +150,31 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
     def _belief(self, document: KeySetDocument, known: KnownService | None, subject: str) -> KnownService:
         if known is not None:
             known.check_not_older(document)
-        held = self._parts.renewed(document, known)
-        return KnownService.of(document, held) if known is None else known.updated(document, held)
+        renewed = self._parts.renewed(document, known)
+        if known is not None:
+            self._refuse_listed(known, document, renewed.held)
+        if renewed.failure is not None:
+            raise renewed.failure
+        return KnownService.of(document, renewed.held) if known is None else known.updated(document, renewed.held)
+
+    def _refuse_listed(self, known: KnownService, document: KeySetDocument, parts: Mapping[int, KnownPart]) -> None:
+        """Refuse the keys that a newer set and its parts list as revoked, before it is believed: this only takes trust
+        away. Parts that it lacks, or a list of changes that is not to be had, may delay the belief for long."""
+        listed = {key.kid for key in document.revoked}.union(*(part.revoked for part in parts.values()))
+        for kid in listed & known.keys.keys():
+            self._refuse_known(known, kid, document.head)
 
     def _complete(self, item: CachedSubject[KnownService], known: KnownService, name: str) -> KnownService:
         lacked = known.part_lacked(name)
         return known if lacked is None else known.with_part(lacked[0], self._parts.part(item.service, *lacked))
 
     def _find(self, known: KnownService, name: str) -> TrustedKey | None:
-        if name in known.revoked or name in self._revoked:
+        if name in known.revoked or name in self.refused:
             raise RevokedKey(f"{name} was revoked")
-        return known.keys.get(name)
+        key = known.keys.get(name)
+        if key is not None:
+            self._parts.note_question(name)
+        return key
 
     def _lists(self, known: KnownService, name: str) -> bool:
         return known.lists(name)
@@ -171,8 +199,17 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
         before, after = item.known.keys if item.known else {}, known.keys if known else {}
         item.absent.discard(after)
         self.held.update({kid: (key, item) for kid, key in after.items()})
-        for kid in (before.keys() - after.keys()) | (after.keys() & self._revoked):
+        unasked = [known.held.get(number) for number in self._parts.unasked(item.service)] if known else []
+        for part in filter(None, unasked):
+            for kid in part.keys:
+                self.held.pop(kid, None)
+        for kid in (before.keys() - after.keys()) | (after.keys() & self.refused.of(item.service)):
             self.held.pop(kid, None)
+
+    def _believe(self, item: CachedSubject[KnownService], known: KnownService, period: int) -> None:
+        super()._believe(item, known, period)
+        if item.known is not None:
+            self.refused.settle(item.service, item.known, self._clock())  # after it is believed: readers take no lock
 
     def _forget_strangers(self) -> None:
         """Make room: remove names that are not registered."""
@@ -235,8 +272,8 @@ class PolicyShelf(SettingShelf[PolicyDocument, CallPolicy | None]):
     path = "/v1/services/{}/policy.jwt"
     file = "policy-{}.jwt"
 
-    def __init__(self, parts: ShelfParts, sign_reading: Callable[[str], str] | None = None) -> None:
-        super().__init__(parts)
+    def __init__(self, context: ShelfContext, sign_reading: Callable[[str], str] | None = None) -> None:
+        super().__init__(context)
         self._sign_reading = sign_reading
 
     def _value(self, document: PolicyDocument) -> CallPolicy | None:
@@ -311,13 +348,13 @@ class StatementShelf(Shelf[KeyStatement, KnownStatement, TrustedKey]):
 
     _GROUPS = 64
 
-    def __init__(self, parts: ShelfParts) -> None:
-        limits = parts.limits
+    def __init__(self, context: ShelfContext) -> None:
+        limits = context.limits
         # The budget is limit enough: what could not be fetched may be asked for again at once.
-        super().__init__(replace(parts, copies=NoCopies(), limits=replace(limits, cooldown=0.0)))
+        super().__init__(replace(context, copies=NoCopies(), limits=replace(limits, cooldown=0.0)))
         self._absent = [AbsentNames(limits.max_negative, limits.negative_ttl) for _ in range(self._GROUPS)]
         self._fetching = [threading.Lock() for _ in range(self._GROUPS)]
-        self._strangers = TokenBucket(limits.stranger_fetches, limits.stranger_rate, parts.clock)
+        self._strangers = TokenBucket(limits.stranger_fetches, limits.stranger_rate, context.clock)
 
     def ask(self, kid: str) -> TrustedKey:
         """The key, fetched where memory cannot say. Raises UnknownKey, RevokedKey or TrustUnavailable."""

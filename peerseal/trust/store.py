@@ -43,7 +43,7 @@ from peerseal.trust.current import CurrentLists
 from peerseal.trust.disk.document_cache import CopyFolder, NoCopies
 from peerseal.trust.disk.shared_changes import SharedChanges
 from peerseal.trust.documents import D, DocumentReader, Question, check_age
-from peerseal.trust.shelf import CachedSubject, ShelfParts
+from peerseal.trust.shelf import CachedSubject, ShelfContext
 from peerseal.trust.shelves import DomainShelf, KeyShelf, PolicyShelf, StatementShelf
 
 log = logging.getLogger("peerseal.trust")
@@ -93,12 +93,12 @@ class TrustStore:
         confirmation = Confirmation(self._changes, self.reader, self._awake, limits, lambda: self._renewal.followed())
         # what is believed, and the thread that renews it
         current = CurrentLists(self.reader, copies, limits, clock)
-        parts = ShelfParts(self.reader, copies, confirmation, current, self._awake, limits, clock)
-        self._key_shelf, self._policy_shelf = KeyShelf(parts), PolicyShelf(parts, sign_reading)
-        self._domain_shelf, self._statement_shelf = DomainShelf(parts), StatementShelf(parts)
+        context = ShelfContext(self.reader, copies, confirmation, current, self._awake, limits, clock)
+        self._key_shelf, self._policy_shelf = KeyShelf(context), PolicyShelf(context, sign_reading)
+        self._domain_shelf, self._statement_shelf = DomainShelf(context), StatementShelf(context)
         shelves = self._domain_shelf, self._policy_shelf, self._key_shelf, self._statement_shelf
         self.reader.replaced_ledgers.caches = *shelves, confirmation, current
-        self._renewal = Renewal(parts, self._changes, shelves, working)
+        self._renewal = Renewal(context, self._changes, shelves, working)
         self._thread = BackgroundThread(
             self._renewal.round, lambda: self.fetcher.hang_up(), self._changes.outgrown, limits, self._awake
         )

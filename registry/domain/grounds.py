@@ -28,6 +28,7 @@ from registry.domain.evidence_checks import (
     fault,
 )
 from registry.domain.keys import KeyRecord, KeyState
+from registry.domain.lifecycle import LONGEST_LIFE
 from registry.domain.rebuild import PublicState
 
 _READ_ONLY: Final = "viewer"
@@ -42,8 +43,6 @@ _SHAPES: Final = frozenset(
     )
 )
 """The members of ``by``: one ground for each entry."""
-_LONGEST_LIFE: Final = 30 * 24 * 3600
-"""Seconds for which a key is admitted, at most (REGISTRY_KEY_LIFETIME)."""
 
 
 class Grounds:
@@ -118,8 +117,9 @@ class Grounds:
         owner, thumbprint = split_kid(kid)
         if owner != service_id(self._domain(), service) or thumbprint in state.keys:
             raise BadGrounds("kid", kid, f"a key of {service} that was not admitted before")
-        if data["active_from"] != entry.time or not 0 < data["expires_at"] - entry.time <= _LONGEST_LIFE:
-            raise BadGrounds("body", dict(data), "a window that begins with the entry, of 30 days at most")
+        if data["active_from"] != entry.time or not 0 < data["expires_at"] - entry.time <= LONGEST_LIFE:
+            days = LONGEST_LIFE // (24 * 3600)
+            raise BadGrounds("body", dict(data), f"a window that begins with the entry, of {days} days at most")
         if entry.evidence is None:
             raise BadGrounds("evidence", None, "the proof of possession")
         voucher = self._voucher(entry, state) if "kid" in entry.by else None

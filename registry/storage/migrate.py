@@ -3,7 +3,7 @@
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -11,7 +11,9 @@ from typing import IO
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from psycopg.errors import DeadlockDetected, LockNotAvailable
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import OperationalError
 
 import registry
 from peerseal.runtime.files import resolved
@@ -24,8 +26,11 @@ __all__ = ["SCHEMA_REVISION", "current_revision", "migrate", "migrate_down", "ne
 
 LOCK_WAIT = 120
 """Seconds to wait for another node that migrates."""
-DDL_LOCK_TIMEOUT = 5
-"""Seconds for which a change of the schema may block other users of a table while it waits for that table."""
+DDL_LOCK_TIMEOUT = 1
+"""Seconds for which a change of the schema may block other users of a table while it waits for that table: they give up
+after two (`DatabaseTimeouts.pool`). Then it lets them pass, and tries again."""
+DDL_ATTEMPTS = 60
+"""Attempts to lock a table, a second apart."""
 DDL_STATEMENT_TIMEOUT = 300
 """Seconds that one statement of a migration may take."""
 
@@ -50,7 +55,7 @@ def migrate(engine: Engine) -> str:
         schema = _schema(connection)
         if schema.newer:
             return _known(schema)
-        command.upgrade(alembic_config(connection), SCHEMA_REVISION)
+        _when_tables_are_free(lambda: command.upgrade(alembic_config(connection), SCHEMA_REVISION))
     return SCHEMA_REVISION
 
 
@@ -70,7 +75,7 @@ def migrate_down(engine: Engine) -> str:
             return schema.revision
         if lost := _lost_by_downgrade(connection, schema.revision):
             raise SchemaRefused(f"nothing is changed: revision {RELEASED_REVISION} has no place for {', '.join(lost)}")
-        command.downgrade(alembic_config(connection), RELEASED_REVISION)
+        _when_tables_are_free(lambda: command.downgrade(alembic_config(connection), RELEASED_REVISION))
     return RELEASED_REVISION
 
 
@@ -101,6 +106,19 @@ def newest_revision() -> str:
     if revision is None:
         raise RuntimeError(f"there are no migrations in {scripts()}")
     return revision
+
+
+def _when_tables_are_free(change: Callable[[], None]) -> None:
+    """Changes the schema, also where others use a table for long: one transaction that waits for a table has all later
+    users of it wait as well."""
+    for left in reversed(range(DDL_ATTEMPTS)):
+        try:
+            change()
+            return
+        except OperationalError as error:
+            if not left or not isinstance(error.orig, _TABLE_IN_USE):
+                raise
+        time.sleep(1.0)
 
 
 def _schema(connection: Connection) -> Schema:
@@ -162,6 +180,7 @@ def _postgresql_lock(engine: Engine) -> Iterator[None]:
 _NOT_THE_OWNER = text(
     "SELECT current_user FROM pg_tables WHERE schemaname = 'public' AND NOT pg_has_role(tableowner, 'USAGE') LIMIT 1"
 )
+_TABLE_IN_USE = (LockNotAvailable, DeadlockDetected)
 _TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(:lock)")
 _HOLDING = DatabaseTimeouts(idle_in_transaction=0)
 _MIGRATING = DatabaseTimeouts(

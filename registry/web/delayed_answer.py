@@ -1,6 +1,8 @@
 """Answers that are made later, for calls that wait for a change."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from flask import current_app, request
@@ -50,20 +52,33 @@ class DelayedBody:
         self.call = call
         self.seconds = seconds
         self._answered = answered
+        self._leave: Callable[[], object] = lambda: None
         self._body: Iterable[bytes] = ()
         WAITING.inc()
 
+    def answer_in(self, context: Context, leave: Callable[[], object]) -> None:
+        """Has the answer made in that context. ``leave`` is called after it, or when the call ends without one."""
+        self._answered, self._leave = partial(context.run, self._answered), leave
+
     def __iter__(self) -> Iterator[bytes]:
         self.call.wait(self.seconds)
-        self._body = self._answered()
+        try:
+            self._body = self._answered()
+        finally:
+            self._leave_once()
         return iter(self._body)
 
     def close(self) -> None:
         """Ends the wait, if it has not ended, without an answer."""
         self.call.leave()
         WAITING.dec()
+        self._leave_once()
         if hasattr(self._body, "close"):
             self._body.close()
+
+    def _leave_once(self) -> None:
+        leave, self._leave = self._leave, lambda: None
+        leave()
 
 
 def ended_wait(environ: "WSGIEnvironment") -> WaitingCall | None:

@@ -73,7 +73,24 @@ def test_a_stranger_with_calls_that_name_invented_services_takes_bounded_memory_
     assert honest is not None
     honest.wait(20)
     assert honest.answer is not None
-    assert sum(call.answer is None for call in crowd) <= 1_000 // 100, "the others are told of any change"
+    assert sum(call.answer is None for call in crowd) <= 500 // 100, "the others are told of any change"
+
+
+def test_a_stranger_who_fills_the_index_leaves_others_undisturbed_by_changes_they_do_not_watch(
+    registry: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchers, "MOST_WATCHED", 1_000)
+    feed, head = registry.registry.changes, registry.changes(0).seq
+    crowd = [feed.wait(head, "192.0.2.1", Watched.of(f"a{one:x}" for one in range(200))) for _ in range(10)]
+    honest, witness = (
+        feed.wait(head, f"127.0.0.{n}", Watched.of([name])) for n, name in ((1, "orders"), (2, "billing"))
+    )
+    registry.joined(new_key(), "billing")
+    assert None not in crowd
+    assert honest is not None
+    assert witness is not None
+    witness.wait(20)
+    assert (witness.answer is not None, honest.answer) == (True, None)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 from flask import request_started
 from sqlalchemy import update
 
-from peerseal import TrustLimits, TrustStore
-from peerseal.errors import RevokedKey, UnknownKey
+from peerseal import Identity, RotationSchedule, TrustLimits, TrustStore
+from peerseal.errors import EnrolmentRefused, RevokedKey, UnknownKey
 from peerseal.protocol.documents.key_set import PARTS, KeySetPart, part_of
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, service_id
@@ -18,7 +18,7 @@ from registry.storage.queries import services
 from registry.storage.tables import keys
 from tests.registry.driver import DOMAIN, Clock, Driver, fail_revisions, outcome
 from tests.registry.in_process import InProcess
-from tests.support.keys import key
+from tests.support.keys import in_part, key
 
 SET = "/v1/services/billing/jwks.jwt"
 LIMITS = Limits(keys_in_set=3)
@@ -29,13 +29,6 @@ def registry(registry_database: str, tmp_path: Path, clock: Clock) -> Iterator[D
     driver = Driver(registry_database, tmp_path / "home", clock, limits=LIMITS)
     yield driver
     driver.close()
-
-
-def in_part(number: int) -> KeyPair:
-    """A new key of that part."""
-    while part_of((made := key()).public.thumbprint) != number:
-        pass
-    return made
 
 
 def joined(registry: Driver, *parts: int) -> list[KeyPair]:
@@ -220,25 +213,60 @@ def test_an_altered_row_gets_no_signature(registry: Driver) -> None:
 
 
 def test_a_thief_cannot_make_one_part_too_large(registry_database: str, tmp_path: Path, clock: Clock) -> None:
-    limits = Limits(keys_in_set=3, vouched_keys_in_part=8)
+    limits = Limits(keys_in_set=3, keys_in_part=12)
     registry = Driver(registry_database, tmp_path / "home", clock, limits=limits)
     stolen, mine = registry.joined(in_part(1), "billing"), joined(registry, 2)[0]
 
     def thieves(number: int, times: int) -> list[int]:
         return [registry.rotate(stolen, in_part(number), "billing").status_code for _ in range(times)]
 
-    assert thieves(0, 3) == [201, 201, 409], "a quarter may be active"
+    assert thieves(0, 3) == [201, 201, 409], "a quarter may be active, and three quarters of these by vouchers"
     assert thieves(3, 1) == [201], "another part has room"
-    for _ in range(3):
+    for admitted in ([201, 201], [201, 201], [201, 201], [201, 409]):
         for one in part(registry, 0).keys:
             ended = f"/v1/services/billing/keys/{one.public.thumbprint}?reason=compromised"
             assert registry.client.delete(ended, headers=registry.operator).status_code == 204
-        assert thieves(0, 2) == [201, 201]
+        assert thieves(0, 2) == admitted
     assert outcome(registry.rotate(stolen, in_part(0), "billing")) == (409, "too_many_keys")
     assert registry.operator_ends(stolen, "billing").status_code == 204
-    assert len(part(registry, 0).revoked) == 8
+    assert len(part(registry, 0).revoked) == 9
     assert registry.rotate(mine, in_part(4), "billing").status_code == 201
     registry.close()
+
+
+def test_a_host_whose_next_key_belongs_to_a_full_part_rotates_to_another_key(
+    registry_database: str, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = Limits(vouched_keys_in_part=4)  # one of them active
+    registry = Driver(registry_database, tmp_path / "home", clock, limits=limits)
+    stolen, schedule = registry.joined(in_part(1), "billing"), RotationSchedule(every=43_200.0)
+    thiefs, *made = [in_part(number) for number in (0, 3, 0, 2)]
+    monkeypatch.setattr(KeyPair, "generate", lambda _: made.pop(0))
+    host = Identity(
+        "billing",
+        registry="http://registry.test",
+        join_token=registry.join_token("billing").encode(),
+        rotation=schedule,
+        limits=TrustLimits(poll_interval=3600.0, wait=0.0),
+        alg="ES256",
+        clock=clock,
+        fetcher=InProcess(registry),
+    ).start()
+    try:
+        first = host.credentials.key_id
+        clock.forward(schedule.every)
+        assert registry.rotate(stolen, thiefs, "billing").status_code == 201
+        with pytest.raises(EnrolmentRefused) as refused:
+            host.look_after_keys()
+        assert isinstance(refused.value.__cause__, EnrolmentRefused)
+        assert refused.value.__cause__.code == "too_many_keys"
+        host.look_after_keys()
+        clock.forward(schedule.lead)
+        assert host.credentials.key_id != first
+        assert not made
+    finally:
+        host.stop()
+        registry.close()
 
 
 def test_a_trust_store_finds_refuses_and_forgets_as_with_a_small_set(registry: Driver, clock: Clock) -> None:

@@ -20,7 +20,6 @@ from sqlalchemy import delete, insert, make_url, update
 
 from peerseal.errors import PeersealError
 from peerseal.protocol import jose
-from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import TILE_WIDTH
 from peerseal.protocol.ledger.merkle import Frontier, check_consistency
@@ -34,9 +33,8 @@ from registry.storage.migrate import SCHEMA_REVISION, current_revision, migrate,
 from registry.storage.queries import ledger
 from registry.storage.queries.used_tokens import PURGE_EVERY, DatabaseReplayGuard
 from registry.storage.tables import entries, keys, metadata
-from tests.registry.driver import BY, DOMAIN, Clock, Driver, entries_of, evidence_of, tables_of
+from tests.registry.driver import BY, DOMAIN, Clock, Driver, entries_of, evidence_of, joined_at_once, tables_of
 from tests.support.keys import key
-from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -315,24 +313,6 @@ def test_one_key_registered_ten_times_at_once_is_one_key(registry: Driver) -> No
     statuses = at_once(10, lambda _: registry.join(mine, "billing", token).status_code)
     assert sorted(statuses) == [200] * 9 + [201], statuses
     assert rebuild(entries_of(registry.store)) == tables_of(registry.store)
-
-
-def joined_at_once(registry: Driver, *newcomers: tuple[KeyPair, str, JoinToken]) -> list[int]:
-    """The statuses of newcomers who wait while another writer holds the ledger's head, all but the first for the same
-    transaction."""
-
-    def join(newcomer: tuple[KeyPair, str, JoinToken]) -> int:
-        return registry.join(*newcomer).status_code
-
-    joining = registry.registry.admission.joining
-    with ThreadPoolExecutor(len(newcomers)) as pool:
-        with registry.store.write() as connection:
-            ledger.lock_frontier(connection)
-            answers = [pool.submit(join, newcomers[0])]
-            until(lambda: joining.busy and not joining.waiting)
-            answers += [pool.submit(join, newcomer) for newcomer in newcomers[1:]]
-            until(lambda: joining.waiting == len(newcomers) - 1)
-        return [answer.result() for answer in answers]
 
 
 def test_newcomers_of_several_services_in_one_transaction(registry: Driver) -> None:

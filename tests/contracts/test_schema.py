@@ -4,6 +4,8 @@ import json
 import logging
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from registry.storage.engine import WRITES, create_engine
 from registry.storage.migrate import migrate, migrate_down, scripts
 from registry.storage.schema import RELEASED_REVISION, SCHEMA_REVISION, read_schema
 from tests.registry.driver import Driver, settings_at
+from tests.support.keys import key
 from tests.support.newer_release import AFTER_NEXT, NEXT, THIS, NewerRelease
 from tests.support.postgres import Postgres
 from tests.support.released import migrated
@@ -103,6 +106,27 @@ def test_a_node_is_not_ready_before_the_migration_and_names_the_command(
     migrate(node.store.engine)
     assert readiness(node) == (200, True, True)
     assert caplog.messages[-1] == "ready again"
+    node.close()
+
+
+def test_a_change_of_the_schema_that_waits_for_a_long_reader_holds_up_no_call(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    node = Driver(postgres_url, tmp_path / "home")
+    of_reader, of_command = (create_engine(postgres_url) for _ in range(2))
+    token, statuses = node.join_token("billing", uses=1000), list[int]()
+    with of_reader.connect() as reader, ThreadPoolExecutor(1) as other:
+        reader.execute(text("SELECT count(*) FROM entries"))
+        migration = other.submit(migrate_down, of_command)
+        end = time.monotonic() + 6
+        while time.monotonic() < end:
+            statuses.append(node.join(key(), "billing", token).status_code)
+        assert not migration.done()
+        reader.rollback()
+        assert migration.result() == RELEASED_REVISION
+    assert set(statuses) == {201}
+    of_reader.dispose()
+    of_command.dispose()
     node.close()
 
 

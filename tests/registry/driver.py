@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,6 +46,7 @@ from registry.storage.tables import services as services_table
 from registry.storage.unit import Store
 from registry.web import metrics
 from tests.support.migrated import copy_schema
+from tests.support.waiting import until
 
 DOMAIN = "acme.internal"
 JSON = {"Content-Type": "application/json"}
@@ -245,3 +247,21 @@ def fail_revisions(monkeypatch: pytest.MonkeyPatch, question: str) -> None:
 def outcome(response: TestResponse) -> tuple[int, str | None]:
     """The status and the error code of an answer."""
     return response.status_code, (response.get_json(silent=True) or {}).get("code")
+
+
+def joined_at_once(registry: Driver, *newcomers: tuple[KeyPair, str, JoinToken]) -> list[int]:
+    """The statuses of newcomers who wait while another writer holds the ledger's head, all but the first for the same
+    transaction."""
+
+    def join(newcomer: tuple[KeyPair, str, JoinToken]) -> int:
+        return registry.join(*newcomer).status_code
+
+    joining = registry.registry.admission.joining
+    with ThreadPoolExecutor(len(newcomers)) as pool:
+        with registry.store.write() as connection:
+            ledger.lock_frontier(connection)
+            answers = [pool.submit(join, newcomers[0])]
+            until(lambda: joining.busy and not joining.waiting)
+            answers += [pool.submit(join, newcomer) for newcomer in newcomers[1:]]
+            until(lambda: joining.waiting == len(newcomers) - 1)
+        return [answer.result() for answer in answers]

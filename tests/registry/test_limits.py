@@ -4,11 +4,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from demo.processes import BIN, ROOT, environment
 from peerseal.errors import ConfigurationError
+from peerseal.protocol.documents.changes import MAX_WATCHED, Watched
+from peerseal.protocol.names import make_kid, service_id
 from peerseal.runtime.settings import SettingsReader
 from registry.limits import LIMIT_SETTINGS, Limits, ServerLimits, Setting, server_limits
 from registry.settings import KNOWN, Settings
@@ -114,3 +117,16 @@ def test_a_wrong_limit_of_the_server_ends_gunicorn_with_one_line(tmp_path: Path)
     ended = subprocess.run(command, env=settings, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     says = "Error: configuration: REGISTRY_KEEPALIVE='long': expected 0 to 75 seconds, or a duration such as 10m\n"
     assert (ended.returncode, ended.stderr) == (1, says)
+
+
+def test_the_longest_valid_targets_fit_into_the_shortest_request_line() -> None:
+    most, number = [setting.at_least for setting in SETTINGS if setting.name == "REGISTRY_REQUEST_LINE"], 10**15
+    kid = make_kid(service_id(".".join(["d" * 63] * 3 + ["d" * 61]), "s" * 60 + "." + "s" * 39), "A" * 43)
+    watched = Watched.of(f"{n:07}" for n in range(MAX_WATCHED // 8))
+    assert len(watched.text) == MAX_WATCHED - 1, "as many names as a question may have"
+    targets = [
+        f"/v1/changes?since={number}&wait={Limits().wait}&services={watched.text}",
+        f"/ledger/proof?kid={quote(kid, safe='')}",
+        f"/ledger/proof?from={number}&to={number}",
+    ]
+    assert [len(f"GET {target} HTTP/1.1\r\n") <= most[0] for target in targets] == [True] * 3

@@ -4,12 +4,20 @@ import time
 from pathlib import Path
 
 from peerseal.identity.key_folder import KeyFolder, StoredKey
+from peerseal.protocol.documents.key_set import part_of
 from peerseal.protocol.keys import KeyPair
 
 
 def key() -> KeyPair:
     """A new key of the usual kind."""
     return KeyPair.generate("ES256")
+
+
+def in_part(number: int) -> KeyPair:
+    """A new key of that part."""
+    while part_of((made := key()).public.thumbprint) != number:
+        pass
+    return made
 
 
 def signing_key(key_dir: Path, service: str, now: float | None = None) -> StoredKey:

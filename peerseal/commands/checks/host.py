@@ -157,9 +157,9 @@ class Host:
 
     @property
     def candidate(self) -> StoredKey | None:
-        """The key that was made on this host, and is not registered; None where its keys cannot be read."""
+        """The key of this host that is to be registered; None where its keys cannot be read."""
         held = () if self._readable is None else self._readable.keys
-        return next((key for key in held if key.registered_at is None), None)
+        return next((key for key in held if key.is_candidate), None)
 
     @property
     def no_key(self) -> tuple[str, str]:

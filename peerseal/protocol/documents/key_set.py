@@ -1,7 +1,8 @@
 """The signed set of a service's keys, a part of a large set, and a key as signed documents name it (docs/protocol.md).
 
-The set of a service with many keys lists none: it names 64 parts by their digests. The first character of a key's
-thumbprint is the number of its part. So a change of one key leaves 63 parts as they are.
+A large key set lists no keys. It names 64 parts, each by the digest of its content, and a part is a signed document
+that lists keys. The first character of a key's thumbprint decides to which part the key belongs. So a change of one key
+changes one part.
 """
 
 import hashlib

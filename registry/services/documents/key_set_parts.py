@@ -6,16 +6,16 @@ and reads what changed since: all keys of a service are read only once.
 """
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from sqlalchemy import Connection
 
 from peerseal.protocol.documents.key_set import PARTS, PartName, initial_of, part_of
 from peerseal.protocol.ledger.entries import Entry
 from peerseal.protocol.names import make_kid, split_kid, split_service_id
-from registry.domain.errors import LedgerContradicted
+from registry.domain.errors import LedgerContradicted, StorageUnavailable
 from registry.domain.keys import KeyRecord
 from registry.domain.lifecycle import is_listed
 from registry.domain.publication import part_digest
@@ -26,7 +26,18 @@ from registry.storage.queries import keys, ledger
 _SERVICES: Final = 1_000
 """Services with large sets whose parts are remembered, 10 KiB each."""
 
+_LONGEST_WAIT: Final = 20
+"""Seconds for which a thread waits until others have read all keys of their services, some five seconds each."""
+
+A = TypeVar("A")
+
 PartNames = tuple[PartName | None, ...]
+ReadNames = Callable[[Connection, str, int, int], PartNames]
+"""See `KeySetParts.names`."""
+
+
+class _AllKeysNeeded(Exception):
+    """Nothing is remembered of a service: all its keys have to be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,26 +54,50 @@ class KeySetParts:
 
     def __init__(self, retired_shown: int) -> None:
         self._retired_shown = retired_shown
-        self._reading = threading.Lock()
+        self._reading_all = threading.Lock()
         self.forget()
 
     def forget(self) -> None:
         """Drops what was read, which may belong to a history that was given up."""
         self._remembered: BoundedCache[str, _Remembered] = BoundedCache(_SERVICES)
 
+    def reading(self, make: Callable[[ReadNames], A]) -> A:
+        """What ``make`` returns, which it makes in a transaction of its own, with the function that reads names.
+
+        To read all keys of a service takes seconds. So ``make`` is then called again, and only one thread of a process
+        reads all keys at a time; the others wait without a connection to the database. Raises StorageUnavailable where
+        that takes too long."""
+        try:
+            return make(self._remembered_names)
+        except _AllKeysNeeded:
+            pass
+        if not self._reading_all.acquire(timeout=_LONGEST_WAIT):
+            raise StorageUnavailable(f"all keys of other services were read for {_LONGEST_WAIT} s")
+        try:
+            return make(self.names)
+        finally:
+            self._reading_all.release()
+
     def names(self, connection: Connection, owner: str, seq: int, first: int) -> PartNames:
         """The parts' names by number, None for a part without keys. ``owner`` is the service's id, ``seq`` the entry
         that last changed it, and ``first`` the one that admitted the first listed key. Raises LedgerContradicted."""
-        with self._reading:  # threads that need the same would each read all keys
-            known = self._known(connection, owner, seq, first)
+        kept = self._kept(owner, first) or _Remembered(first - 1, first, (None,) * PARTS)
+        known = self._known(connection, owner, seq, kept)
         return tuple(None if name is None or name.seq < first else name for name in known)
 
-    def _known(self, connection: Connection, owner: str, seq: int, first: int) -> PartNames:
-        """As `names`; those without a change since ``first`` may be there."""
+    def _remembered_names(self, connection: Connection, owner: str, seq: int, first: int) -> PartNames:
+        """As `names`. Raises _AllKeysNeeded."""
+        if self._kept(owner, first) is None:
+            raise _AllKeysNeeded
+        return self.names(connection, owner, seq, first)
+
+    def _kept(self, owner: str, first: int) -> _Remembered | None:
+        kept = self._remembered.get(split_service_id(owner)[1])
+        return None if kept is None or kept.first > first else kept
+
+    def _known(self, connection: Connection, owner: str, seq: int, kept: _Remembered) -> PartNames:
+        """The names, also of parts without a change since the first listed key."""
         service = split_service_id(owner)[1]
-        kept = self._remembered.get(service)
-        if kept is None or kept.first > first:
-            kept = _Remembered(first - 1, first, (None,) * PARTS)
         if kept.seq == seq:
             return kept.names
         # names of a later moment, which another thread has read

@@ -4,7 +4,6 @@ which are not signed. They are served from memory as long as `registry.services.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from operator import attrgetter
 from typing import Literal, NamedTuple
 
 from sqlalchemy import Connection
@@ -23,9 +22,15 @@ from registry.domain.keys import KeyRecord, KeyState
 from registry.domain.policy import readers_of
 from registry.domain.publication import AnswerFrame, ProvenKey
 from registry.services.authority.authority import Authority
-from registry.services.bounded_cache import BoundedCache
 from registry.services.documents.answer_cache import JWK_SET, JWT, PEM, AnswerCache, AsOf, PublicAnswer
-from registry.services.documents.key_set_parts import KeySetParts, PartNames, admissions, check_revoked, divided
+from registry.services.documents.key_set_parts import (
+    KeySetParts,
+    PartNames,
+    ReadNames,
+    admissions,
+    check_revoked,
+    divided,
+)
 from registry.services.documents.policies import read_policy, read_settings
 from registry.services.use_case import Node, UseCase
 from registry.storage.queries import keys, ledger, services
@@ -37,6 +42,8 @@ AnswerName = tuple[Kind, str, str]
 
 _LASTING = frozenset[Kind]({"jwks.jwt", "part", "statement", "policy.jwt", "domain.jwt"})
 """The signed kinds. The others have no end in them, so they must not outlast the end of a key."""
+_IN_TURN = frozenset[Kind]({"jwks.jwt", "part", "jwks.json"})
+"""The kinds that take long to make for a service with many keys."""
 
 
 class _Documents(UseCase):
@@ -46,7 +53,7 @@ class _Documents(UseCase):
         super().__init__(node)
         self._ledger = node.ledger
         self._answers: AnswerCache[AnswerName] = AnswerCache(
-            node.revisions, node.authority, node.limits, node.clock, lasting=_LASTING
+            node.revisions, node.authority, node.limits, node.clock, lasting=_LASTING, in_turn=_IN_TURN
         )
 
     def kept(self, name: AnswerName, at_least: int = 0) -> PublicAnswer | None:
@@ -83,18 +90,6 @@ class _Moment(NamedTuple):
     edge: Frontier
 
 
-class _SignedPart(NamedTuple):
-    """A part as it was signed; ``place`` is that of its own entry."""
-
-    place: _Moment
-    answer: PublicAnswer
-
-    @property
-    def size(self) -> int:
-        """Bytes in memory."""
-        return self.answer.size
-
-
 class Publisher(_Documents):
     """Makes and keeps the answers about one service: its signed JWK Set and the parts of a large one, the plain one,
     its key statements, and its active keys as PEM."""
@@ -102,11 +97,7 @@ class Publisher(_Documents):
     def __init__(self, node: Node) -> None:
         super().__init__(node)
         self._parts = KeySetParts(node.limits.retired_shown)
-        self._signed_parts: BoundedCache[tuple[str, int], _SignedPart] = BoundedCache(
-            node.limits.documents_cached, attrgetter("size")
-        )
         node.authority.when_changed(self._parts.forget)
-        node.authority.when_changed(self._signed_parts.clear)
 
     def signed_key_set(self, service: str, at_least: int = 0) -> PublicAnswer:
         """The signed JWK Set as of entry ``at_least`` or later.
@@ -147,10 +138,13 @@ class Publisher(_Documents):
         return _answer(authority.sign(publication.statement(frame, key)), frame, seq)
 
     def _make_signed_set(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
+        return self._parts.reading(lambda read_names: self._signed_set(name, as_of, read_names))
+
+    def _signed_set(self, name: AnswerName, as_of: AsOf, read_names: ReadNames) -> PublicAnswer:
         authority, service = self._authority.current(), name[1]
         with self._store.read() as connection:
             moment = self._moment(connection, service, as_of)
-            parts = self._parts_of(connection, authority, service, moment)
+            parts = self._parts_of(connection, authority, service, moment, read_names)
             if parts is None:
                 frame, records = self._frame_at(connection, authority, service, as_of, moment, self._listed)
                 document = publication.key_set(frame, *self._divided(connection, frame, records))
@@ -161,32 +155,33 @@ class Publisher(_Documents):
         return _answer(authority.sign(document), frame, frame.seq, true_until=true_until)
 
     def _parts_of(
-        self, connection: Connection, authority: Authority, service: str, moment: _Moment
+        self, connection: Connection, authority: Authority, service: str, moment: _Moment, read_names: ReadNames
     ) -> PartNames | None:
         """The parts of a large set; None where the set lists its keys itself."""
         shown = moment.issued_at - self._limits.retired_shown
         listed = keys.listed_range(connection, service, shown, moment.issued_at)
         if listed.number <= self._limits.keys_in_set:
             return None
-        return self._parts.names(connection, service_id(authority.domain, service), moment.seq, listed.first)
+        return read_names(connection, service_id(authority.domain, service), moment.seq, listed.first)
 
     def _make_part(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
+        return self._parts.reading(lambda read_names: self._part(name, as_of, read_names))
+
+    def _part(self, name: AnswerName, as_of: AsOf, read_names: ReadNames) -> PublicAnswer:
         """It is signed again where one of its own keys changed, and in the next signing period. The answer counts for
         the entry that last changed its service."""
         authority, service, number = self._authority.current(), name[1], int(name[2])
         with self._store.read() as connection:
             moment = self._moment(connection, service, as_of)
-            parts = self._parts_of(connection, authority, service, moment)
+            parts = self._parts_of(connection, authority, service, moment, read_names)
             part = None if parts is None else parts[number]
             if part is None:
                 raise NotFound("part_not_found")
             place = _Moment(part.seq, *self._place(connection, service, part.seq, as_of))
-            made = self._signed_parts.get((service, number))
-            if made is None or made.place != place:
-                made = _SignedPart(place, self._sign_part(connection, authority, service, number, place))
-                if as_of.lasting:
-                    self._signed_parts.put((service, number), made)
-        return replace(made.answer, seq=moment.seq, head=max(moment.seq, place.edge.size))
+            made = as_of.outdated
+            if made is None or not part.seq <= made.seq <= moment.seq or made.issued_at != place.issued_at:
+                made = self._sign_part(connection, authority, service, number, place)
+        return replace(made, seq=moment.seq, head=max(moment.seq, place.edge.size))
 
     def _sign_part(
         self, connection: Connection, authority: Authority, service: str, number: int, place: _Moment

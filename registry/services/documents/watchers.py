@@ -3,10 +3,12 @@
 There is an index of the calls by the services that they watch. For calls that come after a change, there are the
 services that the last entries changed.
 
-Both are bounded. A call for which there is no room in the index waits for any change. A call from before the remembered
-entries is answered at once, and once many services are remembered, all calls are told and a new memory begins.
+Both are bounded, the index for each address too. A call for which there is no room in the index waits for any change. A
+call from before the remembered entries is answered at once, and once many services are remembered, all calls are told
+and a new memory begins.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -15,9 +17,10 @@ from registry.storage.queries.services import ServiceRecord
 
 
 class Waiting(Protocol):
-    """A call that waits for a change after the entry ``since``. It can be hashed."""
+    """A call from ``address`` that waits for a change after the entry ``since``. It can be hashed."""
 
     since: int
+    address: str
 
 
 C = TypeVar("C", bound=Waiting)
@@ -25,6 +28,9 @@ C = TypeVar("C", bound=Waiting)
 MOST_WATCHED: Final = 100_000
 """Services in the index, counted once for each call that watches them, some 30 MB: ten for each of the 10,000 calls
 that a worker holds."""
+_SHARE: Final = 2
+"""One address or IPv6 /64 has one in so many places of the index: those of a NAT gateway through which a fleet calls.
+The others stay free for other addresses, as half of the waiting calls do (`Limits.waiting_calls_of_address`)."""
 
 
 class RecentChanges:
@@ -56,6 +62,7 @@ class Watchers(Generic[C]):
         self._services: dict[C, frozenset[str]] = {}
         self._calls: dict[str, set[C]] = {}
         self._watched = 0
+        self._of_address: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[C]:
         """All of them."""
@@ -66,19 +73,26 @@ class Watchers(Generic[C]):
         return len(self._services)
 
     def add(self, call: C, services: frozenset[str]) -> bool:
-        """Adds a call. False where there is no room for it."""
-        if self._watched + len(services) > MOST_WATCHED:
+        """Adds a call. False where there is no room for it, or for more from its address."""
+        of_address = self._of_address[call.address] + len(services)
+        if of_address > MOST_WATCHED // _SHARE or self._watched + len(services) > MOST_WATCHED:
             return False
         self._services[call] = services
         self._watched += len(services)
+        self._of_address[call.address] = of_address
         for name in services:
             self._calls.setdefault(name, set()).add(call)
         return True
 
     def discard(self, call: C) -> None:
         """Removes a call, if it is among these."""
-        services = self._services.pop(call, frozenset())
+        services = self._services.pop(call, None)
+        if services is None:
+            return
         self._watched -= len(services)
+        self._of_address[call.address] -= len(services)
+        if not self._of_address[call.address]:
+            del self._of_address[call.address]
         for name in services:
             calls = self._calls[name]
             calls.discard(call)

@@ -34,10 +34,11 @@ from registry.domain.admission import (
     check_registrable,
     check_voucher,
 )
-from registry.domain.errors import KeyTaken, NotFound, StorageUnavailable, TooManyApplicants
+from registry.domain.errors import NotFound, StorageUnavailable, TooManyApplicants
 from registry.domain.key_quality import check_quality
+from registry.domain.key_room import KeyRoom
 from registry.domain.keys import Applicant, KeyRecord, KeyState
-from registry.services.keys.rights import JoinTokens
+from registry.services.keys.rights import JoinTokens, WantedUse
 from registry.services.use_case import Json, Node, UseCase
 from registry.storage.group_commit import GroupCommit
 from registry.storage.queries import applicants, audit, keys, ledger, services
@@ -166,14 +167,15 @@ class KeyAdmission(UseCase):
         traces = [one.traceparent for one in newcomers if one.traceparent and len(newcomers) > 1]
         with self._store.write(links=traces) as connection:
             now = self._now()
-            wanted = [(one.right.token_id, one.service) for one in newcomers if isinstance(one.right, Joined)]
-            before, taken = self._tokens.spend(connection, wanted, now)
-            entitled = [one for one, good in zip(newcomers, taken, strict=True) if good]
-            admitted = iter(self._add(connection, before, entitled, now) if before is not None else ())
-            return [
-                next(admitted) if good else self._tokens.why_not(connection, *token, now)
-                for token, good in zip(wanted, taken, strict=True)
+            wanted = [
+                WantedUse(one.right.token_id, one.service, one.proof.public_key.thumbprint)
+                for one in newcomers
+                if isinstance(one.right, Joined)
             ]
+            before, refusals = self._tokens.spend(connection, wanted, now)
+            entitled = [one for one, refusal in zip(newcomers, refusals, strict=True) if refusal is None]
+            admitted = iter(self._add(connection, before, entitled, now) if before is not None else ())
+            return [next(admitted) if refusal is None else refusal for refusal in refusals]
 
     def _add(
         self, connection: Connection, before: Frontier, newcomers: "Sequence[_Newcomer]", now: int
@@ -196,30 +198,17 @@ class KeyAdmission(UseCase):
         match newcomer.right:
             case Vouched(thumbprint, _):
                 check_voucher(keys.find(connection, thumbprint), service, now)
-                self._check_vouched(connection, service, newcomer.proof.public_key.thumbprint, now)
-            case Approved(_, thumbprint):
-                self._check_cap(service, keys.joined_count(connection, service, now))
-                if not applicants.remove(connection, service, thumbprint):
-                    raise NotFound("applicant_not_found", "it was rejected or approved a moment ago")
-            case Attested():
-                self._check_cap(service, keys.joined_count(connection, service, now))
-            case FirstCome():
-                if keys.active_count(connection, service, now):
-                    raise MissingToken(f"first come first served: {service} has an active key")
+            case Approved(_, thumbprint) if not applicants.remove(connection, service, thumbprint):
+                raise NotFound("applicant_not_found", "it was rejected or approved a moment ago")
+            case FirstCome() if keys.active_count(connection, service, now):
+                raise MissingToken(f"first come first served: {service} has an active key")
+        self._check_room(connection, newcomer, now)
 
-    def _check_vouched(self, connection: Connection, service: str, thumbprint: str, now: int) -> None:
-        limits, shown_after = self._limits, now - self._limits.retired_shown
-        counts = keys.vouched_counts(connection, service, thumbprint[0], shown_after)
-        in_full = limits.vouched_keys_in_part // 4
-        if counts.all >= limits.vouched_keys:
-            raise KeyTaken("too_many_keys", f"{service} has {counts.all} keys by vouchers")
-        if counts.in_part >= limits.vouched_keys_in_part or counts.in_full >= max(in_full, 1):
-            part = f"{counts.in_part} keys by vouchers in part {part_of(thumbprint)}, {counts.in_full} of them active"
-            raise KeyTaken("too_many_keys", f"{service} has {part}: make another key")
-
-    def _check_cap(self, service: str, joined: int) -> None:
-        if joined >= self._limits.joined_keys:
-            raise KeyTaken("too_many_keys", f"{service} has {joined} active keys without a voucher")
+    def _check_room(self, connection: Connection, newcomer: "_Newcomer", now: int) -> None:
+        service, thumbprint = newcomer.service, newcomer.proof.public_key.thumbprint
+        shown_after = now - self._limits.retired_shown
+        counts = keys.counts(connection, service, [part_of(thumbprint)], shown_after, now)
+        KeyRoom(service, counts, self._limits).take(thumbprint, vouched=newcomer.voucher is not None)
 
 
 class Applicants(UseCase):

@@ -14,11 +14,10 @@ no prefixes, no patterns, case-sensitive. Several subjects may be one service, b
 import hashlib
 import ssl
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self, TypeGuard
 
 from cryptography.fernet import InvalidToken
 from sqlalchemy import Connection
@@ -31,6 +30,7 @@ from peerseal.errors import (
     PeersealError,
     TokenError,
 )
+from peerseal.protocol.documents.key_set import part_of
 from peerseal.protocol.encoding import strict_json
 from peerseal.protocol.join import JoinToken, join_mac_matches
 from peerseal.protocol.ledger.entries import JOIN_TOKEN_CREATED, JOIN_TOKEN_WITHDRAWN
@@ -42,14 +42,14 @@ from peerseal.verify.issuers import OidcIssuer, check_issuer_url
 from registry.domain.admission import TOKEN_ID, Attested, Joined, check_registrable
 from registry.domain.errors import BadRequest, JoinRefused, KeyTaken, NotFound, OidcRefused
 from registry.domain.key_quality import check_quality
+from registry.domain.key_room import KeyRoom
 from registry.services.authority.authority import AuthoritySource
 from registry.services.bounded_cache import BoundedCache
 from registry.services.setup.keyfiles import Sealer
 from registry.services.use_case import Json, Node, UseCase
-from registry.storage.batched_writes import Write
 from registry.storage.queries import audit, keys, ledger
 from registry.storage.queries.ledger import Change
-from registry.storage.queries.tokens import JOIN_TOKENS, JoinTokenRecord, spending
+from registry.storage.queries.tokens import JOIN_TOKENS, JoinTokenRecord, lock, save_uses, spending
 
 LARGEST_FILE = 1024 * 1024
 """Bytes of a file of rules or keys."""
@@ -77,6 +77,14 @@ class _Opened:
 
     service: str
     mac_key: bytes = field(repr=False)
+
+
+class WantedUse(NamedTuple):
+    """A use of a join token, for the key with that thumbprint."""
+
+    token_id: str
+    service: str
+    thumbprint: str
 
 
 class JoinTokens(UseCase):
@@ -117,33 +125,59 @@ class JoinTokens(UseCase):
             raise JoinRefused(f"join token {right.token_id} is for {opened.service}, not for {service}")
 
     def spend(
-        self, connection: Connection, wanted: Sequence[tuple[str, str]], now: int
-    ) -> tuple[Frontier | None, Sequence[bool]]:
-        """Takes one use for each of ``wanted``, pairs of a token's id and its service, where the token is valid and the
-        service has room for a key by join token. Returns for which it did, and the ledger's edge, which is locked once
-        a use is taken."""
-        times = Counter(wanted)
-        if len(times) == 1:  # the usual case, and one message to the database
-            edge = ledger.lock_by(connection, self._spending(*wanted[0], now, len(wanted), 0))
-            if edge is not None:
-                return edge, [True] * len(wanted)
-        order = sorted(range(len(wanted)), key=lambda number: wanted[number])  # one order of locks: no deadlock
-        taken, ahead = [False] * len(wanted), Counter[str]()
-        for number in order:
-            token_id, service = wanted[number]
-            one = self._spending(token_id, service, now, 1, ahead[service])
-            taken[number] = connection.execute(*one).rowcount == 1
-            ahead[service] += taken[number]
-        return ledger.lock_frontier(connection) if any(taken) else None, taken
+        self, connection: Connection, wanted: Sequence[WantedUse], now: int
+    ) -> tuple[Frontier | None, Sequence[PeersealError | None]]:
+        """Takes one use for each of ``wanted`` where the token is valid and the service has room for the key. Returns
+        for each the error where it did not, and the ledger's edge, which is locked once a use is taken."""
+        edge = self._spend_together(connection, wanted, now)
+        if edge is not None:
+            return edge, [None] * len(wanted)
+        refusals = self._spend_singly(connection, wanted, now)
+        return ledger.lock_frontier(connection) if None in refusals else None, refusals
 
-    def _spending(self, token_id: str, service: str, now: int, times: int, ahead: int) -> Write:
-        return spending(token_id, service, now, times, self._limits.joined_keys - ahead)
+    def _spend_together(self, connection: Connection, wanted: Sequence[WantedUse], now: int) -> Frontier | None:
+        """The usual case, and one message to the database: all use one token of a service that has room for any keys.
+        None in each other case, and nothing is taken."""
+        tokens, most = {(use.token_id, use.service) for use in wanted}, KeyRoom.ample(self._limits) - len(wanted)
+        if len(tokens) > 1 or most < 0:
+            return None
+        times, retired_after = len(wanted), now - self._limits.retired_shown
+        claim = spending(*tokens.pop(), times=times, most=most, now=now, retired_after=retired_after)
+        return ledger.lock_by(connection, claim)
 
-    def why_not(self, connection: Connection, token_id: str, service: str, now: int) -> PeersealError:
-        """The reason why `spend` took no use."""
-        if keys.joined_count(connection, service, now) >= self._limits.joined_keys:
-            return KeyTaken("too_many_keys", f"{service} has {self._limits.joined_keys} active keys without a voucher")
-        return JoinRefused(f"join token {token_id} is spent, expired or withdrawn")
+    def _spend_singly(
+        self, connection: Connection, wanted: Sequence[WantedUse], now: int
+    ) -> Sequence[PeersealError | None]:
+        """Looks at each use in order, while the tokens are locked. Keys that other transactions admit at the same time
+        with other rights are not counted; parts have room for those."""
+        locked, spent = lock(connection, (use.token_id for use in wanted)), dict[str, JoinTokenRecord]()
+        rooms = self._rooms(connection, [use for use in wanted if _admits(locked.get(use.token_id), use, now)], now)
+        refusals = list[PeersealError | None]()
+        for use in wanted:
+            token = spent.get(use.token_id) or locked.get(use.token_id)
+            if not _admits(token, use, now):
+                refusals.append(JoinRefused(f"join token {use.token_id} is spent, expired or withdrawn"))
+                continue
+            try:
+                rooms[use.service].take(use.thumbprint, vouched=False)
+            except KeyTaken as error:
+                refusals.append(error)
+                continue
+            spent[token.id] = replace(token, used=token.used + 1)
+            refusals.append(None)
+        save_uses(connection, spent.values())
+        return refusals
+
+    def _rooms(self, connection: Connection, uses: Iterable[WantedUse], now: int) -> Mapping[str, KeyRoom]:
+        """The room of each service."""
+        parts: dict[str, set[int]] = {}
+        for use in uses:
+            parts.setdefault(use.service, set()).add(part_of(use.thumbprint))
+        after, limits = now - self._limits.retired_shown, self._limits
+        return {
+            service: KeyRoom(service, keys.counts(connection, service, of, after, now), limits)
+            for service, of in parts.items()
+        }
 
     def _open(self, token_id: str) -> "_Opened":
         with self._store.look() as connection:
@@ -170,6 +204,10 @@ class JoinTokens(UseCase):
     def page(self, after: str, limit: int | None = None) -> Json:
         """``{"join_tokens": […], "next"}``: all tokens by id, past ones too, after the id ``after``."""
         return self._page("join_tokens", limit, lambda found, size: JOIN_TOKENS.page(found, after, size))
+
+
+def _admits(token: JoinTokenRecord | None, use: WantedUse, now: int) -> TypeGuard[JoinTokenRecord]:
+    return token is not None and token.service == use.service and token.good(now)
 
 
 def _generate(pin: str) -> JoinToken:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Exists,
+    Integer,
     Row,
-    ScalarSelect,
     and_,
     bindparam,
     case,
@@ -23,7 +24,9 @@ from sqlalchemy import (
     update,
 )
 
+from peerseal.protocol.documents.key_set import initial_of, part_of
 from peerseal.protocol.encoding import canonical_json
+from registry.domain.key_room import KeyCounts, PartCounts
 from registry.domain.keys import KeyRecord
 from registry.storage.batched_writes import Write
 from registry.storage.tables import keys
@@ -56,22 +59,20 @@ _LISTED_OF_PARTS = _LISTED.where(_INITIAL.in_(bindparam("initials", expanding=Tr
 _ADMITTED = select(keys.c.thumbprint, keys.c.admitted_seq).where(
     keys.c.service == bindparam("of"), keys.c.admitted_seq > bindparam("after")
 )
-_ACTIVE = (
+_ACTIVE = keys.c.revoked_at.is_(None) & (keys.c.active_until > bindparam("now"))
+_ACTIVE_COUNT = (
     select(func.count())
     .select_from(keys)
-    .where(keys.c.expires_at > bindparam("now"), keys.c.active_until > bindparam("now"), keys.c.revoked_at.is_(None))
+    .where(keys.c.service == bindparam("of"), keys.c.expires_at > bindparam("now"), _ACTIVE)
 )
-_ACTIVE_COUNT = _ACTIVE.where(keys.c.service == bindparam("of"))
-_JOINED_COUNT = _ACTIVE_COUNT.where(keys.c.vouched_by.is_(None))
-_IN_PART = bindparam("initial") == _INITIAL
-_VOUCHED_COUNTS = (
-    select(
-        func.count(),
-        func.coalesce(func.sum(case((_IN_PART, 1), else_=0)), 0),
-        func.coalesce(func.sum(case((_IN_PART & _IN_FULL, 1), else_=0)), 0),
-    )
-    .where(keys.c.service == bindparam("of"), keys.c.expires_at > bindparam("retired_after"))
-    .where(keys.c.vouched_by.is_not(None))
+_COUNTED = (keys.c.service == bindparam("of")) & (keys.c.expires_at > bindparam("retired_after"))
+_TOTALS = select(
+    func.coalesce(func.sum(case((_ACTIVE & keys.c.vouched_by.is_(None), 1), else_=0)), 0), func.count(keys.c.vouched_by)
+).where(_COUNTED)
+_PART_COUNTS = (
+    select(_INITIAL, func.count(), func.sum(case((_IN_FULL, 1), else_=0)))
+    .where(_COUNTED, _INITIAL.in_(bindparam("initials", expanding=True)))
+    .group_by(_INITIAL)
 )
 _END = update(keys).where(keys.c.thumbprint == bindparam("of"))
 _END = _END.values({name: bindparam(f"new_{name}") for name in ("active_until", "revoked_at", "revoked_seq")})
@@ -131,31 +132,19 @@ def active_count(connection: Connection, service: str, now: int) -> int:
     return connection.execute(_ACTIVE_COUNT, {"of": service, "now": now}).scalar_one()
 
 
-def joined_count(connection: Connection, service: str, now: int) -> int:
-    """The number of a service's active keys without a voucher."""
-    return connection.execute(_JOINED_COUNT, {"of": service, "now": now}).scalar_one()
+def counts(connection: Connection, service: str, parts: Iterable[int], retired_after: int, now: int) -> KeyCounts:
+    """The counts of a service's keys, and of those in some parts, whose natural end is after ``retired_after``."""
+    of = {"of": service, "retired_after": retired_after}
+    joined, vouched = connection.execute(_TOTALS, {**of, "now": now}).one()
+    rows = connection.execute(_PART_COUNTS, {**of, "initials": sorted(set(map(initial_of, parts)))})
+    return KeyCounts(joined, vouched, {part_of(initial): PartCounts(*numbers) for initial, *numbers in rows})
 
 
-def joined_count_of(service: ColumnElement[str]) -> ScalarSelect[int]:
-    """`joined_count` within another query; ``now`` is bound there."""
-    return _ACTIVE.where(keys.c.service == service, keys.c.vouched_by.is_(None)).scalar_subquery()
-
-
-class VouchedCounts(NamedTuple):
-    """Numbers of a service's keys with a voucher, in any state: each is listed in the signed set, or may be.
-    ``in_part`` are in the part of one key, and ``in_full`` are those of them that the part lists with the key itself,
-    and not by kid alone."""
-
-    all: int
-    in_part: int
-    in_full: int
-
-
-def vouched_counts(connection: Connection, service: str, initial: str, retired_after: int) -> VouchedCounts:
-    """The counts of the keys whose natural end is after that time. ``initial`` is the first character of the
-    thumbprints in the part."""
-    parameters = {"of": service, "initial": initial, "retired_after": retired_after}
-    return VouchedCounts(*connection.execute(_VOUCHED_COUNTS, parameters).one())
+def has_more_keys(service: ColumnElement[str]) -> Exists:
+    """Whether a service has more keys than ``most`` whose natural end is after ``retired_after``, within another query;
+    both are bound there. No more than these are looked at."""
+    found = select(keys.c.expires_at).where(keys.c.service == service, keys.c.expires_at > bindparam("retired_after"))
+    return found.limit(1).offset(bindparam("most", type_=Integer)).exists()
 
 
 def descendants(connection: Connection, thumbprint: str) -> list[KeyRecord]:

@@ -1,5 +1,6 @@
 """Join tokens and operator tokens: queries and changes. Times are seconds since the epoch."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, Generic, TypeVar
 
@@ -7,7 +8,7 @@ from sqlalchemy import BigInteger, Connection, Table, bindparam, delete, insert,
 
 from registry.domain.admission import JoinTokenUses
 from registry.storage.batched_writes import Write
-from registry.storage.queries.keys import joined_count_of
+from registry.storage.queries.keys import has_more_keys
 from registry.storage.tables import join_tokens, operator_tokens
 
 
@@ -84,19 +85,44 @@ class TokenTable(Generic[R]):
 JOIN_TOKENS: Final = TokenTable(join_tokens, JoinTokenRecord, "withdrawn")
 OPERATOR_TOKENS: Final = TokenTable(operator_tokens, OperatorTokenRecord, "revoked")
 
+_TIMES = bindparam("times", type_=BigInteger)
 _SPEND = (
     update(join_tokens)
     .where(join_tokens.c.id == bindparam("token_id"), join_tokens.c.service == bindparam("token_service"))
-    .where(join_tokens.c.used + bindparam("times", type_=BigInteger) <= join_tokens.c.uses)
+    .where(join_tokens.c.used + _TIMES <= join_tokens.c.uses)
     .where(~join_tokens.c.withdrawn, join_tokens.c.expires_at > bindparam("now"))
-    .where(joined_count_of(join_tokens.c.service) + bindparam("times", type_=BigInteger) <= bindparam("room"))
-    .values(used=join_tokens.c.used + bindparam("times", type_=BigInteger))
+    .where(~has_more_keys(join_tokens.c.service))
+    .values(used=join_tokens.c.used + _TIMES)
+)
+_LOCK = (
+    select(*(join_tokens.c[member.name] for member in fields(JoinTokenRecord)))
+    .where(join_tokens.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(join_tokens.c.id)
+    .with_for_update()
+)
+_SPENT = (
+    update(join_tokens)
+    .where(join_tokens.c.id == bindparam("token_id"))
+    .values(used=bindparam("new_used", type_=BigInteger))
 )
 
 
-def spending(token_id: str, service: str, now: int, times: int, room: int) -> Write:
+def spending(token_id: str, service: str, *, times: int, most: int, now: int, retired_after: int) -> Write:
     """Takes that many uses of a valid join token for that service, or none. It is one conditional UPDATE: concurrent
     transactions take no more than ``uses`` in all. It takes none where the token is no longer valid, or where the
-    service would have more than ``room`` active keys that no other key vouched for."""
-    names = {"token_id": token_id, "token_service": service, "now": now, "times": times, "room": room}
-    return Write(_SPEND, names)
+    service has more than ``most`` keys, of any kind, whose natural end is after ``retired_after``."""
+    names = {"token_id": token_id, "token_service": service, "times": times, "most": most}
+    return Write(_SPEND, {**names, "now": now, "retired_after": retired_after})
+
+
+def lock(connection: Connection, token_ids: Iterable[str]) -> dict[str, JoinTokenRecord]:
+    """The join tokens with these ids, locked in one order until the transaction ends."""
+    rows = connection.execute(_LOCK, {"ids": sorted(set(token_ids))})
+    return {record.id: record for record in (JoinTokenRecord(*row) for row in rows)}
+
+
+def save_uses(connection: Connection, records: Iterable[JoinTokenRecord]) -> None:
+    """Writes ``used`` of tokens that this transaction has locked."""
+    uses = [{"token_id": record.id, "new_used": record.used} for record in records]
+    if uses:
+        connection.execute(_SPENT, uses)

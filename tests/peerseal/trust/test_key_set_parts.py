@@ -1,20 +1,23 @@
 """Key sets that name parts: what a trust store fetches, keeps and refuses."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import PeersealError, RevokedKey, TrustUnavailable, UnknownKey
 from peerseal.protocol.documents.frame import DOCUMENT_LIFETIME
-from peerseal.protocol.documents.key_set import PARTS, KeySetPart, part_of
+from peerseal.protocol.documents.key_set import PARTS, KeySetPart, ListedKey, part_of
 from peerseal.protocol.encoding import b64url
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, service_id, split_kid
 from peerseal.testing import Answer, Clock, MemoryRegistry
+from peerseal.trust.shelves import KeyShelf
 from tests.support.between import Between
 
 JWK_SET = "GET /v1/services/client/jwks.jwt"
@@ -225,6 +228,151 @@ def test_a_renewal_that_fails_at_one_part_goes_on_from_there(
     assert registry.calls[f"GET {path_of(first)}"] == 1
 
 
+def test_a_registry_that_answers_for_no_part_is_asked_for_three_and_next_for_the_others(
+    registry: MemoryRegistry, trust: TrustStore, clock: Clock
+) -> None:
+    kids = {number_of(kid): kid for kid in (admitted(registry) for _ in range(30))}
+    chosen = [kids[number] for number in sorted(kids)[:5]]
+    for kid in chosen:
+        trust.key(kid)
+        registry.retire(kid)
+        registry.answers[path_of(kid)] = Answer(503, b"")
+    registry.calls.clear()
+    trust.refresh()
+    assert parts_asked(registry) == 3
+    clock.advance(QUIET.cooldown)
+    trust.refresh()
+    assert {registry.calls[f"GET {path_of(kid)}"] for kid in chosen[3:]} == {1}
+
+
+# parts that are in use
+
+USE = 1000.0
+IN_USE = replace(QUIET, unused_part=USE, offline_limit=10 * USE)
+
+
+def changed(registry: MemoryRegistry, trust: TrustStore) -> Counter[str]:
+    """What the trust store fetches after each part of ``client`` has changed: by path."""
+    for kid in {number_of(key.kid): key.kid for key in all_keys(registry)}.values():
+        admitted_next_to(registry, kid)
+    registry.calls.clear()
+    trust.refresh()
+    return registry.calls
+
+
+def all_keys(registry: MemoryRegistry) -> list[ListedKey]:
+    parts = registry.jwk_set("client").parts
+    return [key for number, name in enumerate(parts) if name for key in registry.key_set_part("client", number).keys]
+
+
+def admitted_next_to(registry: MemoryRegistry, kid: str) -> None:
+    """A new key in the same part."""
+    while part_of((public := KeyPair.generate("ES256").public).thumbprint) != number_of(kid):
+        pass
+    registry.admit("client", public, {"join_token": "t"}, "proof")
+
+
+def test_a_part_of_which_no_key_was_asked_for_in_long_is_renewed_no_longer_and_fetched_when_one_is(
+    registry: MemoryRegistry, clock: Clock, kids: tuple[str, str]
+) -> None:
+    trust = registry.trust_store(limits=IN_USE)
+    used, unused = kids
+    for kid in kids:
+        trust.key(kid)
+    for _ in range(3):  # the first period begins with the first change
+        clock.advance(USE)
+        calls = changed(registry, trust)
+        assert calls[f"GET {path_of(used)}"] == 1
+        trust.key(used)
+    assert calls[f"GET {path_of(unused)}"] == 0
+    assert trust.key(unused).kid == unused
+    assert registry.calls[f"GET {path_of(unused)}"] == 1
+    assert changed(registry, trust)[f"GET {path_of(unused)}"] == 1, "it is renewed again"
+
+
+def test_parts_whose_keys_are_asked_for_are_renewed_for_ever(
+    registry: MemoryRegistry, clock: Clock, kids: tuple[str, str]
+) -> None:
+    trust = registry.trust_store(limits=IN_USE)
+    for _ in range(6):
+        for kid in kids:
+            assert trust.key(kid).kid == kid
+        clock.advance(0.7 * USE)
+        calls = changed(registry, trust)
+        assert {calls[f"GET {path_of(kid)}"] for kid in kids} == {1}
+
+
+def test_a_part_that_was_asked_for_before_a_long_silence_of_the_registry_is_kept(
+    registry: MemoryRegistry, clock: Clock, kids: tuple[str, str]
+) -> None:
+    """Without changes nothing was measured: the part is not dropped at the first change."""
+    trust = registry.trust_store(limits=IN_USE)
+    for kid in kids:
+        trust.key(kid)
+    changed(registry, trust)
+    clock.advance(5 * USE)
+    calls = changed(registry, trust)
+    assert {calls[f"GET {path_of(kid)}"] for kid in kids} == {1}
+
+
+def test_memory_alone_answers_for_a_part_that_is_measured(
+    registry: MemoryRegistry, clock: Clock, kids: tuple[str, str]
+) -> None:
+    trust = registry.trust_store(limits=IN_USE)
+    callee = service_id(registry.domain, "callee")
+    registry.set_policy("callee", {"client": ["read"]})
+    trust.policy(callee)
+    for kid in kids:
+        trust.key(kid)
+    changed(registry, trust)
+    clock.advance(USE)
+    changed(registry, trust)
+    registry.calls.clear()
+    for kid in kids:
+        assert trust.recall(kid, callee) is not None
+        assert trust.recall(invented(registry, number_of(kid)), callee) is None
+    assert not registry.calls
+
+
+def test_a_key_that_is_revoked_while_its_part_is_measured_is_refused(
+    registry: MemoryRegistry, clock: Clock, kids: tuple[str, str]
+) -> None:
+    trust = registry.trust_store(limits=IN_USE)
+    for kid in kids:
+        trust.key(kid)
+    changed(registry, trust)
+    clock.advance(USE)
+    changed(registry, trust)
+    registry.answers[JWK_SET_PATH] = registry.call("GET", JWK_SET_PATH)
+    registry.revoke(kids[0])
+    trust.refresh()
+    with pytest.raises(RevokedKey):
+        trust.key(kids[0])
+    assert trust.key(kids[1]).kid == kids[1]
+
+
+def test_a_key_of_a_dropped_part_that_was_revoked_is_refused_also_with_the_older_part_of_a_mirror(
+    registry: MemoryRegistry, clock: Clock, kids: tuple[str, str]
+) -> None:
+    trust = registry.trust_store(limits=IN_USE)
+    for kid in kids:
+        trust.key(kid)
+    for _ in range(3):
+        clock.advance(USE)
+        calls = changed(registry, trust)
+        trust.key(kids[0])
+    assert calls[f"GET {path_of(kids[1])}"] == 0
+    registry.answers[path_of(kids[1])] = registry.call("GET", path_of(kids[1]))
+    registry.revoke(kids[1])
+    trust.refresh()
+    with pytest.raises((RevokedKey, TrustUnavailable)):
+        trust.key(kids[1])
+    registry.answers.clear()
+    clock.advance(IN_USE.cooldown)
+    with pytest.raises(RevokedKey):
+        trust.key(kids[1])
+
+
 # across the limit
 
 
@@ -279,6 +427,91 @@ def test_a_revoked_key_in_a_part_that_is_not_held_is_refused_before_any_fetch(
     with pytest.raises(RevokedKey):
         trust.key(kids[1])
     assert parts_asked(registry) == 0
+
+
+class EarlierRelease(Between):
+    """A registry whose lists of changes name no revoked keys."""
+
+    def __init__(self, registry: MemoryRegistry) -> None:
+        super().__init__(registry, lambda _: None)
+
+    def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
+        if not path.startswith("/v1/changes?"):
+            return super().call(method, path, body=body, headers=headers)
+        [since] = parse_qs(urlsplit(path).query)["since"]
+        changes = replace(self._registry.changes(int(since)), revoked=())
+        return Answer(200, self._registry.sign(changes).encode())
+
+
+@pytest.mark.parametrize("withheld", [0, 1])
+def test_a_revocation_in_a_part_that_was_fetched_is_in_force_while_another_part_cannot_be_had(
+    registry: MemoryRegistry, clock: Clock, kids: tuple[str, str], withheld: int
+) -> None:
+    trust = registry.trust_store(limits=QUIET, fetcher=EarlierRelease(registry))
+    lacked, revoked = kids[withheld], kids[1 - withheld]
+    for kid in kids:
+        trust.key(kid)
+    registry.retire(lacked)
+    registry.revoke(revoked)
+    registry.answers[path_of(lacked)] = Answer(503, b"")
+    trust.refresh()
+    with pytest.raises(RevokedKey):
+        trust.key(revoked)
+    assert trust.key(lacked).active_until > clock(), "the newer set is not believed without all of its parts"
+    registry.answers.clear()
+    clock.advance(QUIET.cooldown)
+    trust.refresh()
+    assert trust.key(lacked).active_until <= clock()
+    with pytest.raises(RevokedKey):
+        trust.key(revoked)
+
+
+def refused_by(trust: TrustStore) -> list[str]:
+    """The keys that are refused although the believed key set does not say so."""
+    [shelf] = [cache for cache in trust.reader.replaced_ledgers.caches if isinstance(cache, KeyShelf)]
+    return list(shelf.refused)
+
+
+def test_a_refusal_is_forgotten_once_the_believed_set_says_so(
+    registry: MemoryRegistry, trust: TrustStore, kids: tuple[str, str]
+) -> None:
+    for kid in kids:
+        trust.key(kid)
+    older = registry.call("GET", JWK_SET_PATH)
+    registry.answers[JWK_SET_PATH] = older
+    registry.revoke(kids[0])
+    trust.refresh()
+    assert refused_by(trust) == [kids[0]]
+    registry.answers.clear()
+    trust.refresh()
+    assert refused_by(trust) == []
+    registry.answers[JWK_SET_PATH] = older
+    for _ in range(2):
+        trust.refresh()
+        with pytest.raises(RevokedKey):
+            trust.key(kids[0])
+
+
+def test_a_refusal_of_a_key_whose_part_is_not_held_is_forgotten_and_no_older_part_brings_it_back(
+    registry: MemoryRegistry, trust: TrustStore, clock: Clock, kids: tuple[str, str]
+) -> None:
+    trust.key(kids[0])
+    older = {path: registry.call("GET", path) for path in (JWK_SET_PATH, path_of(kids[1]))}
+    registry.answers |= older
+    registry.revoke(kids[1])
+    trust.refresh()
+    assert refused_by(trust) == [kids[1]]
+    del registry.answers[JWK_SET_PATH]
+    trust.refresh()
+    assert refused_by(trust) == []
+    registry.answers |= older
+    with pytest.raises(TrustUnavailable):
+        trust.key(kids[1])
+    assert trust.reader.refused["document_rolled_back"]
+    registry.answers.clear()
+    clock.advance(QUIET.cooldown)
+    with pytest.raises(RevokedKey):
+        trust.key(kids[1])
 
 
 def test_no_part_brings_a_revoked_key_back(

@@ -14,6 +14,7 @@ from registry.storage.queries.services import ServiceRecord
 class Call:
     name: str
     since: int = 0
+    address: str = "192.0.2.1"
 
 
 def changed(**seqs: int) -> list[ServiceRecord]:
@@ -65,13 +66,23 @@ def test_a_change_concerns_those_who_watch_its_service_and_do_not_know_it() -> N
 def test_what_the_index_holds_is_bounded_and_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchers, "MOST_WATCHED", 3)
     calls: Watchers[Call] = Watchers()
-    first, second = Call("first"), Call("second")
+    first, second, third = (Call(name, address=name) for name in ("first", "second", "third"))
     for _ in range(3):
-        assert calls.add(first, frozenset({"a", "b"}))
-        assert not calls.add(second, frozenset({"c", "d"}))
-        assert calls.add(second, frozenset({"c"}))
-        calls.discard(second)
-        calls.discard(first)
-        calls.discard(first)
+        assert calls.add(first, frozenset({"a"}))
+        assert calls.add(second, frozenset({"b"}))
+        assert not calls.add(third, frozenset({"c", "d"}))
+        assert calls.add(third, frozenset({"c"}))
+        for call in (third, second, first, first):
+            calls.discard(call)
     assert len(calls) == 0
     assert calls.of(changed(a=11, b=12, c=13)) == set()
+
+
+def test_one_address_leaves_half_of_the_index_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchers, "MOST_WATCHED", 10)
+    calls: Watchers[Call] = Watchers()
+    crowd = [Call(str(number)) for number in range(4)]
+    assert [calls.add(call, frozenset({"a", "b"})) for call in crowd] == [True, True, False, False]
+    assert calls.add(Call("other", address="192.0.2.2"), frozenset("abcde"))
+    calls.discard(crowd[0])
+    assert calls.add(crowd[3], frozenset({"a", "b"}))

@@ -13,7 +13,6 @@ from werkzeug.test import TestResponse
 
 from peerseal.protocol import jose
 from peerseal.protocol.documents.frame import MAX_DOCUMENT, sign_document
-from peerseal.protocol.documents.key_set import PARTS
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair, PublicKey
@@ -26,6 +25,7 @@ from registry.limits import Limits
 from registry.services.access.operators import Role
 from registry.services.authority.authority import RENEW_BEFORE
 from registry.services.bounded_cache import BoundedCache
+from registry.web.routes.openapi import document
 from tests.registry.driver import DOMAIN, JSON, Clock, Driver, entries_of, evidence_of, fail_revisions
 from tests.support.keys import key
 
@@ -492,17 +492,16 @@ def test_two_threads_may_put_at_once() -> None:
 
 
 def test_the_largest_part_of_a_set_is_one_that_clients_read(clock: Clock) -> None:
-    """All that a thief may put into one part, and more than twice as many joined keys as chance puts there."""
+    """All keys that one part may have, and those that groups in other processes may add at the same moment."""
     modulus = b64url((1 << 8191 | secrets.randbits(8190) | 1).to_bytes(1024))
     spki = PublicKey.from_jwk({"kty": "RSA", "n": modulus, "e": "AQAB"}).spki
     domain, service = ".".join(["d" * 63] * 3 + ["d" * 61]), "s" * 60 + "." + "s" * 39
     now, limits = int(clock()), Limits()
-    active, joined = limits.vouched_keys_in_part // 4, 500
-    assert joined > 2 * limits.joined_keys / PARTS
-    names = [b64url(number.to_bytes(32)) for number in range(limits.vouched_keys_in_part + joined)]
+    active, more = limits.keys_in_part // 4, 500
+    names = [b64url(number.to_bytes(32)) for number in range(limits.keys_in_part + more)]
     by = {"kid": make_kid(f"{domain}/{service}", names[0])}
     admission, proof = Admission(10**9, now, now, by, names[0]), (bytes(32),) * 30  # of a tree of a thousand million
-    listed = [KeyRecord(name, service, spki, 10**9, by, now, now, now) for name in names[: active + joined]]
+    listed = [KeyRecord(name, service, spki, 10**9, by, now, now, now) for name in names[: active + more]]
     revoked = [KeyRecord(name, service, b"", 10**9, by, now, now, now, now, 10**9) for name in names[len(listed) :]]
     frame = AnswerFrame(domain, service, now, now, 10**9, 10**9, "c" * 1000)
     document = key_set_part(frame, 0, [ProvenKey(record, admission, proof) for record in listed], revoked)
@@ -575,6 +574,15 @@ def test_a_refusal_has_the_callers_request_id_and_logs_it(registry: Driver, capl
         refused = registry.client.get(path, headers={"X-Request-Id": "4f1c2a9be0d35e77"})
         assert refused.headers["X-Request-Id"] == refused.get_json()["request_id"] == "4f1c2a9be0d35e77"
     assert caplog.text.count("request_id=4f1c2a9be0d35e77") == 2
+
+
+def test_the_document_describes_request_ids_as_they_are(registry: Driver) -> None:
+    described = document()["components"]["schemas"]["Problem"]["properties"]["request_id"]["pattern"]
+    for given in (None, "4f1c2a9be0d35e77", "0af7651916cd43dd8448eb211c80319c", "a.b:c/d+e=f_g-h", "x" * 128):
+        headers = {} if given is None else {"X-Request-Id": given}
+        told = registry.client.get("/v1/services", headers=headers).get_json()["request_id"]
+        assert given in (None, told)
+        assert re.fullmatch(described, told)
 
 
 @pytest.mark.parametrize("given", ["a b", "x" * 129, 'a"b', ""])

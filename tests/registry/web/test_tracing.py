@@ -2,17 +2,20 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind
+from werkzeug.test import create_environ
 
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
+from registry.web.delayed_answer import DelayedBody
 from tests.registry.driver import Driver
 from tests.support.spans import GIVEN, SPAN, TRACE, Seen, id_of, parent_of, seeing
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 ADMIT = "registry.admit"
 END = "DELETE /v1/services/<service>/keys/<thumbprint:thumbprint>"
@@ -82,6 +85,39 @@ def test_an_answer_from_memory_is_a_span_without_a_database(seen: Seen, registry
     seen.forget()
     registry.got("/v1/services/billing/jwks.jwt")
     assert seen.names == ["GET /v1/services/<service>/jwks.jwt"]
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["a change", "no change"])
+def test_a_call_that_waits_is_one_span_until_its_answer(seen: Seen, registry: Driver, told: bool) -> None:
+    new, token, waiting = KeyPair.generate("ES256"), registry.join_token("billing"), registry.registry.changes.waiting
+    path = f"/v1/changes?since={registry.changes(0).seq}&wait={20 if told else 1}"
+    seen.forget()
+    with ThreadPoolExecutor(1) as pool:
+        asking = registry.app.test_client()
+        server = {"wsgi.multithread": True, "HTTP_TRACEPARENT": GIVEN}
+        call = pool.submit(asking.get, path, environ_overrides=server)
+        until(lambda: len(waiting) == 1)
+        registry.client.environ_base.pop("HTTP_TRACEPARENT")
+        if told:
+            assert registry.join(new, "billing", token).status_code == 201
+        assert call.result(PATIENCE).status_code == 200
+    (served,) = [each for each in seen.spans if each.kind is SpanKind.SERVER]
+    assert served.name == "GET /v1/changes"
+    assert (f"{served.context.trace_id:032x}", parent_of(served)) == (TRACE, SPAN)
+    assert (served.attributes or {})["http.response.status_code"] == 200
+    assert told or (served.end_time or 0) - (served.start_time or 0) >= 10**9 - 10**7, "the wait is part of it"
+
+
+def test_a_call_whose_client_leaves_is_one_span_without_a_status(seen: Seen, registry: Driver) -> None:
+    head = registry.changes(0).seq
+    seen.forget()
+    environ = create_environ(f"/v1/changes?since={head}&wait=20", multithread=True, headers={"traceparent": GIVEN})
+    body = registry.app.wsgi_app(environ, lambda *_: lambda _: None)
+    assert isinstance(body, DelayedBody)
+    assert [each.name for each in seen.spans if each.kind is SpanKind.SERVER] == []
+    body.close()
+    (served,) = [each for each in seen.spans if each.kind is SpanKind.SERVER]
+    assert "http.response.status_code" not in (served.attributes or {})
 
 
 @pytest.mark.parametrize("given", [None, "00-zz", GIVEN[:-2] + "00"])
