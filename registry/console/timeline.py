@@ -7,7 +7,7 @@ from typing import Final
 
 from registry.domain.keys import KeyRecord, KeyState
 
-LEFT: Final = 110
+LEFT: Final = 130
 """The width of the labels, left of the bars."""
 BARS: Final = 560
 RIGHT: Final = 80
@@ -15,8 +15,12 @@ RIGHT: Final = 80
 ROW: Final = 22
 TOP: Final = 24
 """The height of the dates."""
-_TICKS: Final = 5
-_DAY: Final = 86_400
+_HOUR: Final = 3600
+_DAY: Final = 24 * _HOUR
+_STEPS: Final = (60, 300, 900, _HOUR, 6 * _HOUR, *(days * _DAY for days in (1, 2, 7, 28, 91, 364, 3640)))
+"""Seconds from one date to the next."""
+_TICKS: Final = 6
+"""Dates that have room above the bars."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,7 @@ def _end(key: KeyRecord) -> int:
 
 def _ticks(scale: _Scale) -> list[tuple[int, str]]:
     length = scale.last - scale.first
-    shape = "%Y-%m-%d" if length > _TICKS * _DAY else "%m-%d %H:%M" if length > _TICKS * 60 else "%H:%M:%S"
-    times = [scale.first + length * number / _TICKS for number in range(_TICKS)]
+    step = next((step for step in _STEPS if length <= step * _TICKS), length)
+    times = range(-(-scale.first // step) * step, scale.last, step)
+    shape = "%Y-%m-%d" if step >= _DAY else "%m-%d %H:%M"
     return [(scale.x(at), format(datetime.fromtimestamp(at, UTC), shape)) for at in times]

@@ -6,7 +6,7 @@ The acts on keys and policies have pages of their own, to which operators find l
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, current_app, request
 from werkzeug.routing import BuildError
 
 from peerseal.errors import InvalidName
@@ -18,6 +18,7 @@ from registry.console.timeline import time_line
 from registry.domain.errors import BadRequest, LedgerContradicted
 from registry.domain.keys import KeyRecord, KeyState
 from registry.domain.vouching import trees, voucher_of
+from registry.services.access.operators import Role
 from registry.services.keys.service_views import ENTRIES, ROWS
 from registry.web.wire import number, parameter, registry
 
@@ -122,6 +123,7 @@ def _about(service: str) -> dict[str, Any]:
         "kid": lambda thumbprint: make_kid(service_id(domain, service), thumbprint),
         "state_of": lambda record: record.state(now).value,
         "voucher_of": voucher_of,
+        "can_end": operator().role >= Role.OPERATOR and "console.ending.show" in current_app.view_functions,
         "ending": lambda thumbprint, reason: _where_built(
             "console.ending.show", service=service, thumbprint=thumbprint, reason=reason
         ),

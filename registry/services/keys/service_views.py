@@ -96,7 +96,7 @@ class ServiceViews(UseCase):
         if not _BEGINNING.fullmatch(beginning):
             return (), False
         with self._store.read() as connection:
-            rows = services.summaries(connection, after, beginning, ROWS + 1, self._now())
+            rows = services.summaries(connection, after or beginning, ROWS + 1, self._now(), inclusive=not after)
         # the order of names is the database's, and in each order those with one beginning follow one another
         found = list(takewhile(lambda row: row.name.startswith(beginning), rows))
         return found[:ROWS], len(found) > ROWS
@@ -129,7 +129,7 @@ class ServiceViews(UseCase):
         with self._store.read() as connection:
             record = _key(connection, service, thumbprint)
             chain = keys.vouchers(connection, thumbprint, VOUCHERS)
-            near = [found for each in chain[:NEAREST] if (found := keys.find(connection, each)) is not None]
+            near = keys.some(connection, chain[:NEAREST])[::-1]  # a voucher was admitted before the key
             root = keys.find(connection, chain[-1]) if len(chain) > NEAREST else None
             vouched = keys.vouched_by(connection, thumbprint, ROWS + 1)
         between = max(len(chain) - NEAREST - 1, 0)

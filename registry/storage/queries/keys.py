@@ -176,7 +176,11 @@ def descendants(connection: Connection, thumbprint: str) -> list[KeyRecord]:
     """Every key that the key vouched for, directly or through another; oldest first."""
     tree = select(keys.c.thumbprint).where(keys.c.vouched_by == thumbprint).cte("tree", recursive=True)
     tree = tree.union(select(keys.c.thumbprint).where(keys.c.vouched_by == tree.c.thumbprint))
-    thumbprints = connection.execute(select(tree.c.thumbprint)).scalars().all()
+    return some(connection, connection.execute(select(tree.c.thumbprint)).scalars().all())
+
+
+def some(connection: Connection, thumbprints: Sequence[str]) -> list[KeyRecord]:
+    """The keys with these thumbprints, oldest first."""
     found = list[KeyRecord]()
     for first in range(0, len(thumbprints), _PAGE):  # each answer of the database has a time limit
         rows = connection.execute(_SOME, {"thumbprints": thumbprints[first : first + _PAGE]})

@@ -40,11 +40,10 @@ _SUMMARY = (
     .where(services.c.name != REGISTRY)
 )
 _SUMMARY_OF = _SUMMARY.where(services.c.name == bindparam("of"))
-_SUMMARIES = (
-    _SUMMARY.where(services.c.name > bindparam("after"), services.c.name >= bindparam("first"))
-    .order_by(services.c.name)
-    .limit(bindparam("most"))
-)
+_SUMMARIES = _SUMMARY.order_by(services.c.name).limit(bindparam("most"))
+_SUMMARIES_AFTER = _SUMMARIES.where(services.c.name > bindparam("name"))
+_SUMMARIES_FROM = _SUMMARIES.where(services.c.name >= bindparam("name"))
+"""Two statements: of two bounds in one, SQLite would begin at the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +99,12 @@ def summary(connection: Connection, name: str, now: int) -> ServiceSummary | Non
     return None if row is None else _summary(row)
 
 
-def summaries(connection: Connection, after: str, first: str, limit: int, now: int) -> list[ServiceSummary]:
-    """A page of the services by name, after the name ``after``, and from ``first`` on."""
-    parameters = {"after": after, "first": first, "most": limit, "now": now}
-    return [_summary(row) for row in connection.execute(_SUMMARIES, parameters)]
+def summaries(
+    connection: Connection, name: str, limit: int, now: int, *, inclusive: bool = False
+) -> list[ServiceSummary]:
+    """A page of the services by name: those after ``name``, and with ``inclusive`` also the one that has it."""
+    query = _SUMMARIES_FROM if inclusive else _SUMMARIES_AFTER
+    return [_summary(row) for row in connection.execute(query, {"name": name, "most": limit, "now": now})]
 
 
 def _summary(row: Row[str, int, int | None, str | None, int, int]) -> ServiceSummary:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from html import unescape
+from pathlib import Path
 
 import pytest
 from sqlalchemy import insert, update
@@ -11,11 +12,13 @@ from sqlalchemy import insert, update
 from peerseal.protocol.keys import KeyPair
 from registry.console.timeline import BARS, LEFT, time_line
 from registry.domain.keys import KeyRecord
+from registry.services.access.operators import Role
 from registry.services.keys import service_views
 from registry.services.keys.service_views import NEAREST, ROWS
 from registry.storage.queries.services import KEYS_COUNTED
 from registry.storage.tables import keys, policies, services
 from tests.registry.console.browser import Browser
+from tests.registry.console.conftest import browser_of
 from tests.registry.driver import BY, DOMAIN, Clock, Driver
 
 DAY = 86_400
@@ -91,6 +94,8 @@ def test_the_number_of_active_keys_is_bounded(registry: Driver, viewer: Browser)
     invented(registry, "fleet", KEYS_COUNTED + 1, vouched=False)
     viewer.open("/console/services")
     assert f"fleet {KEYS_COUNTED} or more" in viewer.text()
+    [fleet], _ = registry.registry.service_views.services()
+    assert (fleet.active_keys, fleet.complete) == (KEYS_COUNTED, False)
 
 
 # ---- the search
@@ -394,6 +399,25 @@ def test_stored_xss_scopes_and_grounds_are_text(registry: Driver, viewer: Browse
     assert hostile in viewer.text()
 
 
+def test_postgresql_gives_the_same_pages(
+    postgres_url: str, tmp_path: Path, clock: Clock, ready: Sequence[KeyPair]
+) -> None:
+    registry = Driver(postgres_url, tmp_path / "home", clock, console=True)
+    registry.joined(ready[0], "shop")
+    registry.rotate(ready[0], ready[1], "shop")
+    registry.joined(ready[2], "shop-eu")
+    set_policy(registry, "shop", {"shop-eu": ["cart"]})
+    browser = browser_of(registry, Role.VIEWER)
+    browser.open("/console/services", q="sho")
+    assert re.search(r"shop 2 \d+ policy set \S+ \S+Z shop-eu 1 \d+ key admitted", browser.text())
+    browser.open("/console/services", q=ready[0].public.thumbprint)
+    assert "shop-eu cart" in browser.text()
+    assert path_of("shop", ready[1]) in browser.page
+    browser.open(path_of("shop", ready[1]))
+    assert path_of("shop", ready[0]) in browser.page.partition('id="vouchers"')[2]
+    registry.close()
+
+
 # ---- the time line
 
 
@@ -411,6 +435,18 @@ def test_bars_lie_where_their_times_are() -> None:
     assert [bar.state.value for bar in line.bars] == ["active", "retired", "revoked"]
     assert line.bars[2].revoked == LEFT + BARS // 4
     assert line.now == LEFT + BARS * 6 // 10
+
+
+@pytest.mark.parametrize(
+    ("length", "dates"),
+    [
+        (300, ["01-01 00:00", "01-01 00:01", "01-01 00:02", "01-01 00:03", "01-01 00:04"]),
+        (5 * DAY, ["1970-01-01", "1970-01-02", "1970-01-03", "1970-01-04", "1970-01-05"]),
+        (30 * DAY, ["1970-01-01", "1970-01-08", "1970-01-15", "1970-01-22", "1970-01-29"]),
+    ],
+)
+def test_dates_are_whole_ones(length: int, dates: list[str]) -> None:
+    assert [text for _, text in time_line([record(1, 0, length)], 0).ticks] == dates
 
 
 @pytest.mark.parametrize("revoked", [None, -5, 0, 10**12])
