@@ -19,7 +19,7 @@ _HOUR: Final = 3600
 _DAY: Final = 24 * _HOUR
 _STEPS: Final = (60, 300, 900, _HOUR, 6 * _HOUR, *(days * _DAY for days in (1, 2, 7, 28, 91, 364, 3640)))
 """Seconds from one date to the next."""
-_TICKS: Final = 6
+_TICKS: Final = 7
 """Dates that have room above the bars."""
 
 

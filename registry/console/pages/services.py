@@ -73,6 +73,7 @@ def show(service: str) -> Response:
         policy=_policy(service),
         entries_shown=ENTRIES,
         edit=_where_built("console.policy.show", service=service),
+        activity=_where_built("console.activity.show", service=service),
         graph=_where_built("console.graph.show", of=service),
         terminal=(
             f"peerseal-registry keys {service}",
