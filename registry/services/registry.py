@@ -20,6 +20,7 @@ from registry.services.housekeeping import Housekeeping
 from registry.services.keys.admit import Applicants, KeyAdmission
 from registry.services.keys.records import Audit, KeyEnding, Records
 from registry.services.keys.rights import JoinTokens, Platforms, read_rules
+from registry.services.keys.service_views import ServiceViews
 from registry.services.readiness import Readiness, basic_checks
 from registry.services.recovery.histories import HistoryDeclarations
 from registry.services.setup.keyfiles import read_sealer
@@ -66,6 +67,7 @@ class Registry:
         self.platforms = Platforms(read_rules(self.settings.oidc_file), node.authority, clock=node.clock)
         self.ending = KeyEnding(node)
         self.records = Records(node)
+        self.service_views = ServiceViews(node)
         self.audit = Audit(node)
         self.operators = Operators(node)
         self.console_sessions = ConsoleSessions(node, self.operators)

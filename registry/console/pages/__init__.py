@@ -1,8 +1,11 @@
 """The pages, each with its acts."""
 
-from registry.console.pages import overview, sign_in
+from registry.console.pages import overview, services, sign_in
 from registry.console.rendering import Place
 
-PAGES = (sign_in.blueprint, overview.blueprint)
-PLACES = (Place("console.overview.show", "Overview"),)
+PAGES = (sign_in.blueprint, overview.blueprint, services.blueprint)
+PLACES = (
+    Place("console.overview.show", "Overview"),
+    Place("console.services.listed", "Services"),
+)
 """The navigation, in its order."""

@@ -19,6 +19,7 @@ from sqlalchemy import (
     case,
     func,
     insert,
+    literal,
     or_,
     select,
     update,
@@ -77,6 +78,13 @@ _PART_COUNTS = (
 _END = update(keys).where(keys.c.thumbprint == bindparam("of"))
 _END = _END.values({name: bindparam(f"new_{name}") for name in ("active_until", "revoked_at", "revoked_seq")})
 _SOME = select(*_RECORD).where(keys.c.thumbprint.in_(bindparam("thumbprints", expanding=True)))
+_NEWEST = (
+    select(*_RECORD)
+    .where(keys.c.service == bindparam("of"), keys.c.admitted_seq < bindparam("before"))
+    .order_by(keys.c.admitted_seq.desc())
+    .limit(bindparam("most"))
+)
+_VOUCHED_BY = select(*_RECORD).where(keys.c.vouched_by == bindparam("of")).limit(bindparam("most"))
 _PAGE = 1000
 _ADD = insert(keys).values({column: bindparam(f"key_{column.name}") for column in keys.c})
 
@@ -127,6 +135,12 @@ def page(connection: Connection, service: str, after: int, limit: int) -> list[K
     return [_record(row) for row in connection.execute(found, {"of": service})]
 
 
+def newest(connection: Connection, service: str, before: int, limit: int) -> list[KeyRecord]:
+    """The keys of a service, past ones too, that entries before ``before`` admitted, the newest first."""
+    found = connection.execute(_NEWEST, {"of": service, "before": before, "most": limit})
+    return [_record(row) for row in found]
+
+
 def active_count(connection: Connection, service: str, now: int) -> int:
     """The number of a service's active keys."""
     return connection.execute(_ACTIVE_COUNT, {"of": service, "now": now}).scalar_one()
@@ -151,12 +165,32 @@ def descendants(connection: Connection, thumbprint: str) -> list[KeyRecord]:
     """Every key that the key vouched for, directly or through another; oldest first."""
     tree = select(keys.c.thumbprint).where(keys.c.vouched_by == thumbprint).cte("tree", recursive=True)
     tree = tree.union(select(keys.c.thumbprint).where(keys.c.vouched_by == tree.c.thumbprint))
-    thumbprints = connection.execute(select(tree.c.thumbprint)).scalars().all()
+    return some(connection, connection.execute(select(tree.c.thumbprint)).scalars().all())
+
+
+def some(connection: Connection, thumbprints: Sequence[str]) -> list[KeyRecord]:
+    """The keys with these thumbprints, oldest first."""
     found = list[KeyRecord]()
     for first in range(0, len(thumbprints), _PAGE):  # each answer of the database has a time limit
         rows = connection.execute(_SOME, {"thumbprints": thumbprints[first : first + _PAGE]})
         found += [_record(row) for row in rows]
     return sorted(found, key=attrgetter("admitted_seq"))
+
+
+def vouched_by(connection: Connection, thumbprint: str, limit: int) -> list[KeyRecord]:
+    """Some of the keys that the key vouched for directly, oldest first. All of them, if they are no more than that."""
+    rows = connection.execute(_VOUCHED_BY, {"of": thumbprint, "most": limit})
+    return sorted(map(_record, rows), key=attrgetter("admitted_seq"))
+
+
+def vouchers(connection: Connection, thumbprint: str, limit: int) -> Sequence[str]:
+    """The thumbprints of the key's voucher, of the voucher of that one, and so on, of so many at most."""
+    chain = select(keys.c.vouched_by, literal(1).label("step")).where(keys.c.thumbprint == thumbprint)
+    up = chain.cte("chain", recursive=True)
+    further = select(keys.c.vouched_by, up.c.step + 1).where(keys.c.thumbprint == up.c.vouched_by, up.c.step < limit)
+    up = up.union_all(further)
+    found = select(up.c.vouched_by).where(up.c.vouched_by.is_not(None)).order_by(up.c.step)
+    return [voucher for voucher in connection.execute(found).scalars() if voucher is not None]
 
 
 def addition(record: KeyRecord, vouched_by: str | None) -> Write:

@@ -15,7 +15,7 @@ from peerseal.protocol.ledger.merkle import HASH_SIZE, Frontier, leaf_hash
 from registry.domain.errors import LedgerContradicted
 from registry.storage.batched_writes import Write, write_batch
 from registry.storage.engine import POSTGRESQL
-from registry.storage.tables import ENDINGS, HISTORIES, audit, entries, ledger_head, tiles
+from registry.storage.tables import ENDINGS, HISTORIES, SETTINGS, audit, entries, keys, ledger_head, tiles
 
 _HEAD = select(ledger_head.c.size)
 _FRONTIER = select(ledger_head.c.size, ledger_head.c.frontier)
@@ -57,6 +57,16 @@ _SOME = select(entries.c.body).where(entries.c.seq.in_(bindparam("seqs", expandi
 _REVOCATIONS = select(entries.c.seq, entries.c.kid, entries.c.time).where(
     entries.c.seq.in_(bindparam("seqs", expanding=True)), entries.c.type == "key_revoked"
 )
+_NEWEST_ABOUT = [
+    query.limit(bindparam("most"))
+    for query in (
+        select(keys.c.admitted_seq).where(keys.c.service == bindparam("of")).order_by(keys.c.admitted_seq.desc()),
+        *(
+            select(entries.c.seq).where(entries.c.service == bindparam("of"), kind).order_by(entries.c.seq.desc())
+            for kind in (ENDINGS, SETTINGS)
+        ),
+    )
+]
 _HISTORIES = select(entries.c.body).where(HISTORIES).order_by(entries.c.seq)
 
 GUARD = "ledger_guard"
@@ -261,6 +271,14 @@ def read_some(connection: Connection, seqs: Sequence[int]) -> list[Entry]:
         bodies = connection.execute(_SOME, {"seqs": ordered[first : first + _PAGE]}).scalars()
         found += [Entry.decode(body) for body in bodies]
     return found
+
+
+def newest_about(connection: Connection, service: str, limit: int) -> list[Entry]:
+    """The newest entries that admitted or ended keys of the service, or set its policy, the newest first. Entries about
+    its join tokens are not among them: no index leads to those. Raises MalformedToken for altered bytes."""
+    parameters = {"of": service, "most": limit}
+    seqs = {seq for query in _NEWEST_ABOUT for seq in connection.execute(query, parameters).scalars()}
+    return read_some(connection, sorted(seqs, reverse=True)[:limit])[::-1]
 
 
 def endings(connection: Connection, kids: Sequence[str]) -> list[Entry]:

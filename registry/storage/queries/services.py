@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, Row, bindparam, func, select
 
 from peerseal.protocol.names import REGISTRY
 from registry.storage.batched_writes import Write
-from registry.storage.tables import services
+from registry.storage.tables import entries, keys, services
 from registry.storage.upsert import inserts
 
 _SEQ = select(services.c.seq).where(services.c.name == bindparam("of"))
@@ -16,6 +16,48 @@ _CHANGED = {
     )
     for dialect, insert in inserts(services).items()
 }
+
+KEYS_COUNTED = 500
+"""Keys of one service that a summary reads, at most."""
+_UNENDED = (
+    select(keys.c.active_until, keys.c.revoked_at)
+    .where(keys.c.service == services.c.name, keys.c.expires_at > bindparam("now"))
+    .limit(KEYS_COUNTED)
+    .correlate(services)
+    .subquery()
+)
+_IS_ACTIVE = _UNENDED.c.revoked_at.is_(None) & (_UNENDED.c.active_until > bindparam("now"))
+_SUMMARY = (
+    select(
+        services.c.name,
+        services.c.seq,
+        entries.c.time,
+        entries.c.type,
+        select(func.count()).where(_IS_ACTIVE).scalar_subquery().correlate(services),
+        select(func.count()).select_from(_UNENDED).scalar_subquery().correlate(services),
+    )
+    .select_from(services.outerjoin(entries, entries.c.seq == services.c.seq))
+    .where(services.c.name != REGISTRY)
+)
+_SUMMARY_OF = _SUMMARY.where(services.c.name == bindparam("of"))
+_SUMMARIES = _SUMMARY.order_by(services.c.name).limit(bindparam("most"))
+_SUMMARIES_AFTER = _SUMMARIES.where(services.c.name > bindparam("name"))
+_SUMMARIES_FROM = _SUMMARIES.where(services.c.name >= bindparam("name"))
+"""Two statements: of two bounds in one, SQLite would begin at the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSummary:
+    """A service with the entry that last changed it, the time (seconds since the epoch) and type of that entry, None
+    where it is missing, and the number of active keys. ``complete`` is False where there may be more of them, because
+    only KEYS_COUNTED were read."""
+
+    name: str
+    seq: int
+    changed_at: int | None
+    change: str | None
+    active_keys: int
+    complete: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +91,25 @@ def page(connection: Connection, name: str, limit: int) -> list[ServiceRecord]:
         .order_by(services.c.name)
     )
     return [ServiceRecord(name, seq) for name, seq in connection.execute(found.limit(limit))]
+
+
+def summary(connection: Connection, name: str, now: int) -> ServiceSummary | None:
+    """One service; None where it never had a key or a policy, and for the row that stands for the registry itself."""
+    row = connection.execute(_SUMMARY_OF, {"of": name, "now": now}).one_or_none()
+    return None if row is None else _summary(row)
+
+
+def summaries(
+    connection: Connection, name: str, limit: int, now: int, *, inclusive: bool = False
+) -> list[ServiceSummary]:
+    """A page of the services by name: those after ``name``, and with ``inclusive`` also the one that has it."""
+    query = _SUMMARIES_FROM if inclusive else _SUMMARIES_AFTER
+    return [_summary(row) for row in connection.execute(query, {"name": name, "most": limit, "now": now})]
+
+
+def _summary(row: Row[str, int, int | None, str | None, int, int]) -> ServiceSummary:
+    name, seq, at, change, active, counted = row
+    return ServiceSummary(name, seq, at, change, active, counted < KEYS_COUNTED)
 
 
 def changed_since(connection: Connection, seq: int, limit: int) -> list[ServiceRecord]:
