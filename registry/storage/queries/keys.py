@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    CTE,
     ColumnElement,
     Connection,
     Row,
@@ -160,14 +161,27 @@ def vouched_counts(connection: Connection, service: str, initial: str, retired_a
 
 def descendants(connection: Connection, thumbprint: str) -> list[KeyRecord]:
     """Every key that the key vouched for, directly or through another; oldest first."""
-    tree = select(keys.c.thumbprint).where(keys.c.vouched_by == thumbprint).cte("tree", recursive=True)
-    tree = tree.union(select(keys.c.thumbprint).where(keys.c.vouched_by == tree.c.thumbprint))
+    tree = _tree(thumbprint)
     thumbprints = connection.execute(select(tree.c.thumbprint)).scalars().all()
     found = list[KeyRecord]()
     for first in range(0, len(thumbprints), _PAGE):  # each answer of the database has a time limit
         rows = connection.execute(_SOME, {"thumbprints": thumbprints[first : first + _PAGE]})
         found += [_record(row) for row in rows]
     return sorted(found, key=attrgetter("admitted_seq"))
+
+
+def falling(connection: Connection, thumbprint: str, limit: int) -> tuple[int, list[KeyRecord]]:
+    """The descendants that are not revoked: how many they are, and the oldest ``limit`` of them."""
+    standing = keys.c.thumbprint.in_(select(_tree(thumbprint).c.thumbprint)) & keys.c.revoked_at.is_(None)
+    number = connection.execute(select(func.count()).select_from(keys).where(standing)).scalar_one()
+    first = select(*_RECORD).where(standing).order_by(keys.c.admitted_seq).limit(limit)
+    return number, [_record(row) for row in connection.execute(first)]
+
+
+def _tree(thumbprint: str) -> CTE:
+    """The thumbprints of all descendants of a key."""
+    tree = select(keys.c.thumbprint).where(keys.c.vouched_by == thumbprint).cte("tree", recursive=True)
+    return tree.union(select(keys.c.thumbprint).where(keys.c.vouched_by == tree.c.thumbprint))
 
 
 def addition(record: KeyRecord, vouched_by: str | None) -> Write:
