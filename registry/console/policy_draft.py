@@ -13,7 +13,7 @@ from peerseal.protocol.encoding import canonical_json, natural, strict_json_obje
 from peerseal.protocol.policies import CallPolicy
 from registry.domain.errors import BadRequest
 from registry.domain.policy import policy_from
-from registry.services.documents.policies import Setting, setting_members
+from registry.services.documents.policies import setting_members
 
 ROWS, JSON = "rows", "json"
 """The two ways to type a policy."""
@@ -104,17 +104,3 @@ def _difference(before: list[str], after: list[str]) -> Iterator[Line]:
             yield Line(line[0], line[1:])
         elif number:
             yield Line("…", "")
-
-
-@dataclass(frozen=True, slots=True)
-class Review:
-    """A policy that was typed, next to the one in force. ``conflict``: the operator saw an earlier one."""
-
-    current: Setting[CallPolicy | None]
-    typed: CallPolicy | None
-    conflict: bool
-
-    @property
-    def lines(self) -> list[Line]:
-        """The difference between the two."""
-        return difference(self.current.value, self.typed)

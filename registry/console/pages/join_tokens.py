@@ -35,13 +35,15 @@ def create() -> Response:
 
     A form counts once. A reload of the answer would otherwise make another token."""
     by = act()
-    if not _first_time(field("form")):
+    form = field("form")
+    if form in _sent():
         flash("This form was sent before: its token was shown once. Make another one if it is lost.", "notice")
         return redirect(link("console.join_tokens.show"))
     try:
         made = registry().join_tokens.create(field("service"), number_field("ttl"), number_field("uses"), by)
     except (InvalidName, BadRequest) as error:
         return _page(str(error), error.status)
+    session[_SENT] = [*_sent(), form][-_SENT_KEPT:]
     return page(
         "join_token_made.html",
         token=made.token,
@@ -88,11 +90,10 @@ def _page(refused: str | None = None, status: int = 200) -> Response:
     )
 
 
-def _first_time(form: str) -> bool:
-    """Whether this form was not sent before. The browser's cookie, which is signed, knows the last ones."""
+def _sent() -> list[str]:
+    """The last forms that made a token. The browser's cookie, which is signed, knows them."""
     sent: list[str] = session.get(_SENT, [])
-    session[_SENT] = [*sent, form][-_SENT_KEPT:]
-    return form not in sent
+    return sent
 
 
 def _state(row: Mapping[str, Any], now: float) -> str:

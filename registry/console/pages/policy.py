@@ -8,7 +8,7 @@ from flask import Blueprint, Response, flash, request
 from peerseal.errors import InvalidName, MalformedToken
 from peerseal.protocol.names import check_scope, qualify, service_id
 from peerseal.protocol.policies import CallPolicy
-from registry.console.policy_draft import JSON, Draft, Review, plain_of, text_of
+from registry.console.policy_draft import JSON, Draft, difference, plain_of, text_of
 from registry.console.rendering import link, page, redirect
 from registry.console.request import act, operator
 from registry.domain.admission import check_registrable
@@ -64,7 +64,7 @@ def review(service: str) -> Response:
         typed = draft.policy(_domain())
     except BadRequest as error:
         return _editor(service, stored, draft, refused=error)
-    return _review(service, Review(stored, typed, stored.seq != draft.seen))
+    return _review(service, stored, typed, conflict=stored.seq != draft.seen)
 
 
 @blueprint.post(_PATH)
@@ -77,7 +77,7 @@ def save(service: str) -> Response:
     except BadRequest as error:
         return _editor(service, _stored(service), draft, refused=error)
     if done is None:
-        return _review(service, Review(_stored(service), typed, conflict=True), PreconditionFailed.status)
+        return _review(service, _stored(service), typed, conflict=True, status=PreconditionFailed.status)
     flash(f"The policy of {service} is {f'that of entry {done.seq}' if done.seq else 'removed'}.", "done")
     return redirect(link("console.policy.show", service=service))
 
@@ -143,13 +143,17 @@ def _editor(
     )
 
 
-def _review(service: str, found: Review, status: int = 200) -> Response:
+def _review(service: str, stored: Stored, typed: CallPolicy | None, *, conflict: bool, status: int = 200) -> Response:
+    """What saving would change. ``conflict``: the operator saw an earlier policy than the one in force."""
     return page(
         "policy_review.html",
         status,
         service=service,
-        review=found,
-        policy=plain_of(found.typed),
-        texts=(text_of(found.current.value), text_of(found.typed)),
-        terminal=(f"peerseal-registry policy set {service} --if-match {found.current.seq} --file policy.json",),
+        stored=stored,
+        typed=typed,
+        conflict=conflict,
+        lines=difference(stored.value, typed),
+        policy=plain_of(typed),
+        texts=(text_of(stored.value), text_of(typed)),
+        terminal=(f"peerseal-registry policy set {service} --if-match {stored.seq} --file policy.json",),
     )
