@@ -94,7 +94,12 @@ def plain_of(policy: CallPolicy | None) -> str:
 
 def difference(before: CallPolicy | None, after: CallPolicy | None) -> list[Line]:
     """What has to be changed in one policy to get the other; empty where they are equal."""
-    return list(_difference(text_of(before).splitlines(), text_of(after).splitlines()))
+    return list(_difference(_lines(before), _lines(after)))
+
+
+def _lines(policy: CallPolicy | None) -> list[str]:
+    """Without the commas at their ends: a new last scope would change the line before it."""
+    return [line.removesuffix(",") for line in text_of(policy).splitlines()]
 
 
 def _difference(before: list[str], after: list[str]) -> Iterator[Line]:

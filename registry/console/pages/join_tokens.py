@@ -40,7 +40,8 @@ def create() -> Response:
         flash("This form was sent before: its token was shown once. Make another one if it is lost.", "notice")
         return redirect(link("console.join_tokens.show"))
     try:
-        made = registry().join_tokens.create(field("service"), number_field("ttl"), number_field("uses"), by)
+        service, ttl, uses = field("service"), number_field("ttl"), number_field("uses")
+        made = registry().join_tokens.create(service, ttl, uses, by)
     except (InvalidName, BadRequest) as error:
         return _page(str(error), error.status)
     session[_SENT] = [*_sent(), form][-_SENT_KEPT:]
@@ -49,7 +50,7 @@ def create() -> Response:
         token=made.token,
         made=public_members(made.record),
         line=_line(made),
-        terminal=(f"peerseal-registry join-token create {made.record.service}", "peerseal join"),
+        terminal=(f"peerseal-registry join-token create {service} --ttl {ttl}s --uses {uses}", "peerseal join"),
     )
 
 

@@ -2,6 +2,7 @@
 changed meanwhile."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from flask import Blueprint, Response, flash, request
 
@@ -16,7 +17,7 @@ from registry.domain.errors import BadRequest, PreconditionFailed
 from registry.domain.policy import Explanation, explain
 from registry.services.access.operators import Role
 from registry.services.documents.policies import Setting, setting_members
-from registry.web.wire import parameter, registry
+from registry.web.wire import parameter, private_json, registry
 
 blueprint = Blueprint("policy", __name__)
 
@@ -37,8 +38,8 @@ def answer(service: str) -> Response:
     """Whether the policy in force lets ``?caller=`` use ``?scope=``."""
     operator()
     stored = _stored(service)
-    asked = _Asked(parameter("caller") or "", parameter("scope") or "")
-    return _editor(service, stored, Draft.of(stored.value, stored.seq), asked=asked.of(service, stored))
+    asked = _ask(service, stored, parameter("caller") or "", parameter("scope") or "")
+    return _editor(service, stored, Draft.of(stored.value, stored.seq), asked=asked)
 
 
 @blueprint.post(f"{_PATH}/edit")
@@ -50,9 +51,21 @@ def edit(service: str) -> Response:
         typed = draft.policy(_domain())
     except BadRequest as error:
         return _editor(service, stored, draft, refused=error)
-    asked = _Asked(request.form.get("asked_caller", ""), request.form.get("asked_scope", ""), typed=True)
-    found = asked.of(service, Setting(draft.seen, typed)) if "explain" in request.form else asked
-    return _editor(service, stored, Draft.of(typed, draft.seen, draft.how), asked=found)
+    asked = _ask_typed(service, draft, typed) if "explain" in request.form else None
+    return _editor(service, stored, Draft.of(typed, draft.seen, draft.how), asked=asked)
+
+
+@blueprint.post(f"{_PATH}/try")
+def answer_live(service: str) -> Response:
+    """``{"allowed", "said"}``: the answer of `edit` to a question, for the page's script."""
+    operator(Role.OPERATOR)
+    draft = Draft.read(request.form)
+    try:
+        typed = draft.policy(_domain())
+    except BadRequest as error:
+        return private_json({"allowed": False, "said": f"The policy as typed is not valid: {error}"})
+    asked = _ask_typed(check_registrable(service), draft, typed)
+    return private_json({"allowed": asked.allowed, "said": asked.said})
 
 
 @blueprint.post(f"{_PATH}/review")
@@ -91,24 +104,41 @@ def _saved(service: str, typed: CallPolicy | None, seen: int, by: Mapping[str, s
         return stored if stored.value == typed else None  # the same form, sent twice
 
 
+@dataclass(frozen=True, slots=True)
 class _Asked:
-    """The question whether a caller may use a scope, and its answer."""
+    """A question, whether the policy that is ``typed`` or the one in force, and what the answer says, if any."""
 
-    def __init__(self, caller: str, scope: str, *, typed: bool = False) -> None:
-        self.caller, self.scope, self.typed = caller.strip(), scope.strip(), typed
-        self.answer: Explanation | None = None
-        self.refused = ""
+    caller: str = ""
+    scope: str = ""
+    typed: bool = False
+    allowed: bool = False
+    said: str = ""
 
-    def of(self, service: str, setting: Stored) -> "_Asked":
-        """With the answer by a policy, or with what is wrong with the question."""
-        domain = _domain()
-        try:
-            caller, scope = qualify(self.caller, domain), check_scope(self.scope)
-        except (InvalidName, MalformedToken) as error:
-            self.refused = str(error)
-        else:
-            self.answer = explain(setting.value, setting.seq, caller, service_id(domain, service), scope)
-        return self
+
+def _ask(service: str, setting: Stored, caller: str, scope: str, *, typed: bool = False) -> _Asked:
+    """Whether the caller may use the scope by that policy, or what is wrong with the question."""
+    asked, domain = _Asked(caller.strip(), scope.strip(), typed), _domain()
+    try:
+        names = qualify(asked.caller, domain), service_id(domain, service), check_scope(asked.scope)
+    except (InvalidName, MalformedToken) as error:
+        return replace(asked, said=f"Not a question: {error}.")
+    why = explain(setting.value, setting.seq, *names)
+    reason = _typed_reason(setting.value, why) if typed else why.reason
+    return replace(asked, allowed=why.allowed, said=f"{'Yes' if why.allowed else 'No'}: {reason}.")
+
+
+def _typed_reason(policy: CallPolicy | None, why: Explanation) -> str:
+    """Without the number of an entry: what is typed has none yet."""
+    if policy is None:
+        return "there is no policy, so what the code of the service allows decides"
+    if why.rule is None:
+        return "no rule, as typed, names this caller"
+    return f"the rule for {why.rule}, as typed, {'has' if why.allowed else 'does not have'} this scope"
+
+
+def _ask_typed(service: str, draft: Draft, policy: CallPolicy | None) -> _Asked:
+    caller, scope = (request.form.get(name, "") for name in ("asked_caller", "asked_scope"))
+    return _ask(service, Setting(draft.seen, policy), caller, scope, typed=True)
 
 
 def _domain() -> str:
@@ -131,7 +161,7 @@ def _editor(
         stored_draft=Draft.of(stored.value, stored.seq),
         draft=draft,
         json=draft.how == JSON,
-        asked=asked or _Asked("", ""),
+        asked=asked or _Asked(),
         refused=refused,
         known=registry().records.has_keys(service),
         removal=plain_of(None),

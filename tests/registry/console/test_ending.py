@@ -36,7 +36,7 @@ def test_the_keys_that_fall_are_listed_first_with_their_exact_number(registry: D
     operator.open(path_of(first))
     assert "2 more keys fall with it" in operator.text()
     for key in (second, third):
-        assert f"billing/{key.public.thumbprint}</code></th>" in operator.page
+        assert f"<code>{key.public.thumbprint}</code></th>" in operator.page
     assert stranger.public.thumbprint not in operator.page
     operator.open(path_of(third))
     assert "No other key" in operator.text()

@@ -245,9 +245,9 @@ def test_explain_answers_by_what_is_typed_before_it_is_saved(registry: Driver, o
     put(registry, {"shop": ["read"]})
     operator.open(PAGE)
     for caller, scope, said in (
-        ("audit", "write", "Yes: as typed, the rule for acme.internal/audit allows it"),
-        ("audit", "read", "No: as typed, the rule for acme.internal/audit does not have this scope"),
-        ("shop", "read", "No: as typed, no rule names this caller"),
+        ("audit", "write", "Yes: the rule for acme.internal/audit, as typed, has this scope"),
+        ("audit", "read", "No: the rule for acme.internal/audit, as typed, does not have this scope"),
+        ("shop", "read", "No: no rule, as typed, names this caller"),
         ("sh op", "read", "not a service name"),
     ):
         asked = {"explain": "1", "asked_caller": caller, "asked_scope": scope}
@@ -255,6 +255,23 @@ def test_explain_answers_by_what_is_typed_before_it_is_saved(registry: Driver, o
         assert said in operator.text()
         assert ("acme.internal/audit", "write") in typed_rows(operator)
     assert stored(registry)[1] == {"allow": {"acme.internal/shop": ["read"]}, "restricted": False}
+
+
+def test_the_pages_script_gets_the_same_answer_as_json(registry: Driver, operator: Browser) -> None:
+    operator.open(PAGE)
+    form = operator.page
+    for given, caller, answer in (
+        (("audit", "write"), "audit", (True, "Yes: the rule for acme.internal/audit, as typed, has this scope.")),
+        (("*", "read"), "audit", (False, "No: the rule for *, as typed, does not have this scope.")),
+        (("audit", "write write"), "audit", (False, "The policy as typed is not valid: malformed_body: scopes are")),
+        (("audit", "write"), SCRIPT, (False, "Not a question: not a service id")),
+    ):
+        operator.page = form
+        found = rows(operator, f"{PAGE}/try", given, asked_caller=caller, asked_scope="write")
+        assert (found.content_type, found.headers["Cache-Control"]) == ("application/json", "no-store")
+        assert found.get_json()["allowed"] is answer[0]
+        assert found.get_json()["said"].startswith(answer[1])
+    assert stored(registry) == (0, None)
 
 
 def test_a_service_without_keys_is_marked(viewer: Browser) -> None:
@@ -276,7 +293,7 @@ def test_a_viewer_reads_and_changes_nothing(registry: Driver, viewer: Browser) -
     assert "Review" not in viewer.text()
     assert "<textarea" not in viewer.page
     form = {"how": "json", "seen": str(before[0]), "policy": '{"allow": null}'}
-    for path in (PAGE, f"{PAGE}/review", f"{PAGE}/edit"):
+    for path in (PAGE, f"{PAGE}/review", f"{PAGE}/edit", f"{PAGE}/try"):
         viewer.open(PAGE)
         assert viewer.send(path, **form).status_code == 403
     assert stored(registry) == before
@@ -295,7 +312,7 @@ def test_a_difference_leaves_out_what_is_far_from_a_change() -> None:
     after = {**before, "acme.internal/service-02": frozenset(), "acme.internal/service-17": frozenset(("write",))}
     lines = difference(CallPolicy(before), CallPolicy(after))
     assert [line.mark for line in lines].count("…") == 1
-    assert [line.text.strip() for line in lines if line.mark == "+"] == ['"acme.internal/service-02": [],', '"write"']
+    assert [line.text.strip() for line in lines if line.mark == "+"] == ['"acme.internal/service-02": []', '"write"']
     assert not any("service-10" in line.text for line in lines)
     assert difference(CallPolicy(before), CallPolicy(dict(before))) == []
     assert difference(None, None) == []
