@@ -1,10 +1,12 @@
 """The end of a key in the console: what falls with it, the typed name, and who may."""
 
+from pathlib import Path
+
 import pytest
 
 from peerseal.protocol.keys import KeyPair
 from tests.registry.console.browser import Browser
-from tests.registry.driver import Driver, entries_of
+from tests.registry.driver import Clock, Driver, entries_of
 
 
 def new_key() -> KeyPair:
@@ -50,6 +52,20 @@ def test_a_long_list_is_bounded_and_its_number_exact(registry: Driver, operator:
     assert "51 more keys fall with it" in operator.text()
     assert "The oldest 50 of 51" in operator.text()
     assert operator.page.count('<th scope="row">') == 50
+
+
+def test_the_number_and_the_oldest_keys_are_exact_on_each_database(
+    registry_database: str, tmp_path: Path, clock: Clock
+) -> None:
+    driver = Driver(registry_database, tmp_path / "node", clock)
+    first, *others = family(driver, 4)
+    thumbprints = [key.public.thumbprint for key in others]
+    found = driver.registry.records.falling("billing", first.public.thumbprint, 3)
+    assert (found.number, [key["kid"].rpartition("/")[2] for key in found.first]) == (4, thumbprints[:3])
+    assert driver.operator_ends(others[2], "billing").status_code == 204
+    found = driver.registry.records.falling("billing", first.public.thumbprint, 3)
+    assert (found.number, [key["kid"].rpartition("/")[2] for key in found.first]) == (2, thumbprints[:2])
+    driver.close()
 
 
 def test_a_compromised_key_falls_with_its_descendants(registry: Driver, operator: Browser) -> None:
