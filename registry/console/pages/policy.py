@@ -128,7 +128,7 @@ def _ask(service: str, setting: Stored, caller: str, scope: str, *, typed: bool 
 
 
 def _typed_reason(policy: CallPolicy | None, why: Explanation) -> str:
-    """Without the number of an entry: what is typed has none yet."""
+    """Without the number of an entry: a policy that is not saved has none."""
     if policy is None:
         return "there is no policy, so what the code of the service allows decides"
     if why.rule is None:
