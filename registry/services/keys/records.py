@@ -3,7 +3,7 @@ used, and revoked when someone else may have it. `Audit` reads the operators' au
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from typing import NamedTuple
@@ -25,6 +25,13 @@ from registry.storage.queries import applicants, audit, keys, ledger, services
 from registry.storage.queries.ledger import Change, append
 
 log = logging.getLogger(__name__)
+
+
+class Falling(NamedTuple):
+    """The keys that fall with another key: how many they are, and the oldest of them, as `Records.key` has them."""
+
+    number: int
+    first: Sequence[Json]
 
 
 class Records(UseCase):
@@ -56,6 +63,23 @@ class Records(UseCase):
             return [(key.admitted_seq, record_json(domain, key, now)) for key in page]
 
         return {"service": service, **self._page("keys", limit, read)}
+
+    def falling(self, service: str, thumbprint: str, limit: int) -> Falling:
+        """The keys that fall with a key of the service if it is revoked, without the key itself. Raises NotFound or
+        InvalidName."""
+        check_service(service)
+        domain, now = self._authority.current().domain, self._clock()
+        with self._store.read() as connection:
+            record = keys.find(connection, thumbprint)
+            if record is None or record.service != service:
+                raise NotFound("key_not_found")
+            number, first = keys.falling(connection, thumbprint, limit)
+        return Falling(number, [record_json(domain, key, now) for key in first])
+
+    def having_keys(self, names: Collection[str]) -> frozenset[str]:
+        """Those of the services for which a key was ever registered. ``names`` are those on one page."""
+        with self._store.read() as connection:
+            return frozenset(name for name in names if keys.page(connection, name, 0, 1))
 
     def has_keys(self, service: str) -> bool:
         """Whether any key of the service was ever registered. Raises InvalidName."""
@@ -160,12 +184,21 @@ class KeyEnding(UseCase):
             log.info("key ended kid=%s reason=%s by=%s", kid, reason.value, dict(by), extra=named)
         return ended
 
-    def _reject(self, connection: Connection, service: str, owner: str, thumbprint: str, grounds: _Grounds) -> None:
+    def reject(self, service: str, thumbprint: str, by: Mapping[str, str], why: str) -> None:
+        """Rejects a pending key in an operator's name. The log says why. Raises NotFound or InvalidName."""
+        owner = service_id(self._authority.current().domain, service)
+        with self._store.write(service) as connection:
+            self._reject(connection, service, owner, thumbprint, _Grounds(by, None, self._now()), why)
+
+    def _reject(
+        self, connection: Connection, service: str, owner: str, thumbprint: str, grounds: _Grounds, why: str = ""
+    ) -> None:
         if not grounds.of_operator or not applicants.remove(connection, service, thumbprint):
             raise NotFound("key_not_found")
         kid = make_kid(owner, thumbprint)
         audit.record(connection, grounds.now, grounds.by, audit.APPLICANT_REJECTED, kid)
-        log.info("applicant rejected kid=%s by=%s", kid, dict(grounds.by))
+        named = fields(kid=kid, why=why)
+        log.info("applicant rejected kid=%s by=%s why=%r", kid, dict(grounds.by), why, extra=named)
 
     def _retire(self, connection: Connection, owner: str, key: KeyRecord, grounds: _Grounds) -> list[KeyRecord]:
         retired = lifecycle.retired(key, grounds.now)

@@ -193,6 +193,18 @@ def vouchers(connection: Connection, thumbprint: str, limit: int) -> Sequence[st
     return [voucher for voucher in connection.execute(found).scalars() if voucher is not None]
 
 
+def falling(connection: Connection, thumbprint: str, limit: int) -> tuple[int, list[KeyRecord]]:
+    """The descendants that are not revoked: how many they are, and the oldest ``limit`` of them. No row is read twice:
+    a key may have 80,000 descendants."""
+    known = (keys.c.thumbprint, keys.c.admitted_seq, keys.c.revoked_at)
+    tree = select(*known).where(keys.c.vouched_by == thumbprint).cte("tree", recursive=True)
+    tree = tree.union(select(*known).where(keys.c.vouched_by == tree.c.thumbprint))
+    standing = select(tree.c.thumbprint, func.count().over()).where(tree.c.revoked_at.is_(None))
+    oldest = connection.execute(standing.order_by(tree.c.admitted_seq).limit(limit)).all()
+    rows = connection.execute(_SOME, {"thumbprints": [row[0] for row in oldest]})
+    return (oldest[0][1] if oldest else 0), sorted(map(_record, rows), key=attrgetter("admitted_seq"))
+
+
 def addition(record: KeyRecord, vouched_by: str | None) -> Write:
     """The write of a new key, for a batch with its entry. It raises sqlalchemy.exc.IntegrityError if the key was
     registered a moment before."""
