@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
-from flask import Blueprint, Flask, Response, render_template, request, url_for
+from flask import Blueprint, Flask, Response, current_app, render_template, request, url_for
 from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 
 from peerseal.errors import PeersealError
+from peerseal.protocol.encoding import canonical_json
 from registry.console.request import signed_in
 from registry.services.access.operators import Role
 from registry.web.problems import log_refusal
@@ -55,6 +56,16 @@ def page(template: str, status: int = 200, **values: Any) -> Response:
 def link(endpoint: str, **values: Any) -> str:
     """The path of a page as the browser sees it: with the prefix that a proxy in front strips."""
     return registry().settings.external_prefix + url_for(endpoint, **values)
+
+
+def link_if_there(endpoint: str, **values: Any) -> str | None:
+    """As `link`; None where this registry has no such page."""
+    return link(endpoint, **values) if endpoint in current_app.view_functions else None
+
+
+def json_answer(value: Any) -> Response:
+    """An answer for a script of a page."""
+    return Response(canonical_json(value), headers=HEADERS, content_type="application/json")
 
 
 def redirect(path: str) -> Response:
@@ -130,8 +141,9 @@ def set_up(app: Flask, console: Blueprint, places: tuple[Place, ...]) -> None:
         role = session.operator.role if session else None
         return {
             "link": link,
+            "link_if_there": link_if_there,
             "session": session,
-            "domain": registry().authority.current().domain if session else None,
+            "domain": registry().authority.in_force().domain if session else None,  # on a forked ledger, too
             "places": [place for place in places if role is not None and place.needs <= role],
             "here": request.endpoint,
             "may": lambda needs: role is not None and Role.of(needs) <= role,

@@ -67,8 +67,9 @@ def end() -> None:
 
 
 def note_wanted() -> None:
-    """Notes the page that was asked for, to show it after the sign-in."""
-    session[_WANTED] = request.full_path.rstrip("?")
+    """Notes the page that was asked for, to show it after the sign-in. What a script asked for is no page."""
+    if request.headers.get("Sec-Fetch-Mode", "navigate") == "navigate":
+        session[_WANTED] = request.full_path.rstrip("?")
 
 
 def take_wanted() -> str | None:

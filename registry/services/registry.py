@@ -17,6 +17,9 @@ from registry.services.documents.ledger import LedgerView
 from registry.services.documents.policies import Policies
 from registry.services.documents.publish import Publisher, SettingDocuments
 from registry.services.housekeeping import Housekeeping
+from registry.services.insight.activity import Activity
+from registry.services.insight.overview import Overview
+from registry.services.insight.trust_graph import TrustGraphs
 from registry.services.keys.admit import Applicants, KeyAdmission
 from registry.services.keys.records import Audit, KeyEnding, Records
 from registry.services.keys.rights import JoinTokens, Platforms, read_rules
@@ -78,6 +81,9 @@ class Registry:
         self.documents = SettingDocuments(node)
         self.changes = ChangesFeed(node)
         self.current = CurrentLists(node)
+        self.overview = Overview(node)
+        self.activity = Activity(node)
+        self.trust_graphs = TrustGraphs(node)
 
     def cached_bytes(self) -> dict[str, int]:
         """Bytes that the caches of this process hold, by what they keep."""

@@ -247,3 +247,14 @@ def count_refusal(code: str) -> None:
     """Counts a refusal."""
     with errors.contained():
         REFUSALS.labels(code).inc()
+
+
+def refusals_by_code() -> dict[str, int]:
+    """The refusals of all workers of this server since it started, by the code of the answer."""
+    return {
+        sample.labels["code"]: int(sample.value)
+        for metric in WORKERS.collect()
+        if metric.name == "registry_refusals"
+        for sample in metric.samples
+        if sample.name.endswith("_total")
+    }

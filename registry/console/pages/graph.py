@@ -1,0 +1,125 @@
+"""The trust graph: who may call whom by the policies, and what the theft of a service's key reaches."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+from flask import Blueprint, Response
+
+from peerseal.protocol.policies import ANYONE
+from registry.console.rendering import json_answer, link, page
+from registry.console.request import operator
+from registry.domain.errors import BadRequest
+from registry.domain.trust_graph import Call, Reached, TrustGraph
+from registry.web.wire import parameter, registry
+
+blueprint = Blueprint("graph", __name__)
+
+LISTED: Final = 200
+"""Rows of each list of the page."""
+DRAWN: Final = 20_000
+"""Calls of one drawing: a browser draws as many in about a second."""
+_LONGEST: Final = 100
+
+
+class Listed(NamedTuple):
+    """The first rows of a list, and the number of all."""
+
+    rows: list[Any]
+    number: int
+
+
+@blueprint.get("/graph")
+def show() -> Response:
+    """The calls of all services, some at a time; with ``?of=`` those of one service, and what it reaches."""
+    operator()
+    graph, seq = registry().trust_graphs.current()
+    of = _service("of")
+    values = _of_one(graph, of) if of else _of_all(graph, _service("after"))
+    return page(
+        "graph.html",
+        graph=graph,
+        seq=seq,
+        of=of,
+        anyone=ANYONE,
+        listed=LISTED,
+        drawing=link("console.graph.drawing", **({"of": of} if of else {})),
+        terminal=(f"peerseal-registry policy get {of if _is_plain(of) else 'SERVICE'}",),
+        **values,
+    )
+
+
+@blueprint.get("/graph.json")
+def drawing() -> Response:
+    """``{"nodes": [name], "calls": [[caller, callee, scopes]], "scopes": [[scope]], "left_out"}`` for the script that
+    draws: numbers are places in the lists. With ``?of=`` the callers of one service, and all that it reaches."""
+    operator()
+    graph, _ = registry().trust_graphs.current()
+    of = _service("of")
+    calls = _calls_around(graph, of) if of else graph.calls()
+    members = drawn(islice(calls, DRAWN))
+    return json_answer({**members, "left_out": sum(1 for _ in calls)})
+
+
+def drawn(calls: Iterable[Call]) -> dict[str, Any]:
+    """The calls in numbers."""
+    nodes, scopes = dict[str, int](), dict[tuple[str, ...], int]()
+    edges = [
+        [
+            nodes.setdefault(call.caller, len(nodes)),
+            nodes.setdefault(call.callee, len(nodes)),
+            scopes.setdefault(call.scopes, len(scopes)),
+        ]
+        for call in calls
+    ]
+    return {"nodes": list(nodes), "calls": edges, "scopes": [list(each) for each in scopes]}
+
+
+def _calls_around(graph: TrustGraph, of: str) -> Iterator[Call]:
+    yield from graph.calls_of(of)
+    for caller in sorted({of, ANYONE, *(reached.service for reached in graph.reached_from(of))}):
+        callees = graph.callees.get(caller, {})
+        yield from (Call(caller, callee, callees[callee]) for callee in sorted(callees) if callee != of)
+
+
+def _of_all(graph: TrustGraph, after: str) -> dict[str, Any]:
+    """A page of the calls: whole callees, as many as have some `LISTED` calls together."""
+    rows, last = list[Call](), None
+    for callee in sorted(name for name in graph.policies if name > after):
+        if len(rows) >= LISTED:
+            return {"calls": rows, "after": after, "next": last}
+        rows += islice(graph.calls_of(callee), LISTED)
+        last = callee
+    return {"calls": rows, "after": after, "next": None}
+
+
+def _of_one(graph: TrustGraph, of: str) -> dict[str, Any]:
+    settings = registry().policies.domain().value
+    own = f"{registry().authority.in_force().domain}/{of}"
+    return {
+        "known": graph.knows(of),
+        "has_policy": of in graph.policies,
+        "callers": _first(graph.calls_of(of)),
+        "callees": _first(graph.calls_by(of)),
+        "reached": _first(graph.reached_from(of)),
+        "mints": own in settings.minters,
+        "exchanges": own in settings.exchange,
+    }
+
+
+def _first(rows: Iterable[Call] | Iterable[Reached]) -> Listed:
+    found = list(rows)
+    return Listed(found[:LISTED], len(found))
+
+
+def _service(name: str) -> str:
+    """A query parameter; blank where it is missing. Raises BadRequest."""
+    text = (parameter(name) or "").strip()
+    if len(text) > _LONGEST:
+        raise BadRequest("invalid_parameter", f"{name} has more than {_LONGEST} characters")
+    return text
+
+
+def _is_plain(service: str) -> bool:
+    """Whether a name can stand in a command line as it is."""
+    return service.isascii() and service.replace("-", "").replace(".", "").isalnum()

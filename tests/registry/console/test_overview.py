@@ -1,0 +1,124 @@
+"""The overview: what it counts, and what it says when something is wrong."""
+
+import pytest
+
+from registry.console.pages.overview import BAR, CODES_SHOWN, bars
+from registry.services.access.operators import Role
+from registry.services.authority.authority import RENEW_BEFORE
+from registry.services.insight.overview import KEYS_COUNTED_FOR, Overview
+from registry.services.use_case import Node
+from registry.storage.queries.counts import DAY
+from registry.storage.revisions import revisions
+from tests.contracts.backups import Backup
+from tests.registry.console.browser import Browser
+from tests.registry.console.conftest import browser_of
+from tests.registry.driver import Clock, Driver
+from tests.support.keys import key
+from tests.support.waiting import until
+
+
+def counting(registry: Driver, most: int) -> Overview:
+    """An overview of that registry that counts up to so many rows while a request waits."""
+    of = registry.registry
+    node = Node(of.store, revisions(of.store.engine), of.authority, of.ledger, of.settings.limits, registry.clock)
+    return Overview(node, most)
+
+
+def test_an_empty_registry_says_what_to_do(viewer: Browser) -> None:
+    assert viewer.open("/console/").status_code == 200
+    assert "No service has registered a key. A join token admits the first key" in viewer.text()
+    assert "No key waits for an operator." in viewer.text()
+
+
+def test_services_and_keys_are_counted_and_ended_keys_are_not(registry: Driver, viewer: Browser, clock: Clock) -> None:
+    first = registry.joined(key(), "billing")
+    for service in ("billing", "shop"):
+        registry.joined(key(), service)
+    registry.operator_ends(first, "billing")
+    viewer.open("/console/")
+    assert "Services 2 " in viewer.text()
+    assert "Active keys 2 end within a day 0 end within a week 2" in viewer.text()
+    clock.forward(registry.settings.limits.key_lifetime - DAY)
+    assert registry.registry.overview.numbers().keys.counts == (2, 2, 2)  # type: ignore[union-attr]
+    clock.forward(DAY)
+    assert registry.registry.overview.numbers().keys.counts == (0, 0, 0)  # type: ignore[union-attr]
+
+
+def test_many_keys_are_counted_apart_and_the_count_says_when_it_was_made(registry: Driver, clock: Clock) -> None:
+    for service in ("a", "b", "c"):
+        registry.joined(key(), service)
+    overview = counting(registry, most=2)
+    assert overview.numbers().services == 3
+    until(lambda: overview.numbers().keys is not None, what="the count")
+    counted = overview.numbers().keys
+    assert counted is not None
+    assert (counted.counts.active, counted.at) == (3, int(clock()))
+    registry.joined(key(), "d")
+    assert overview.numbers().keys == counted
+    clock.forward(KEYS_COUNTED_FOR)
+    until(lambda: overview.numbers().keys != counted, what="the next count")
+    assert overview.numbers().keys.counts.active == 4  # type: ignore[union-attr]
+
+
+def test_a_count_beyond_the_bound_is_shown_as_more(
+    registry: Driver, viewer: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for service in ("a", "b", "c"):
+        registry.joined(key(), service)
+    monkeypatch.setattr(registry.registry, "overview", counting(registry, most=2))
+    monkeypatch.setattr("registry.console.pages.overview.COUNTED", 2)
+    viewer.open("/console/")
+    assert "Services 2+ " in viewer.text()
+
+
+def test_the_head_of_the_ledger_is_shown(registry: Driver, viewer: Browser) -> None:
+    registry.joined(key(), "billing")
+    numbers = registry.registry.overview.numbers()
+    viewer.open("/console/")
+    assert f"Ledger {numbers.size} entries" in viewer.text()
+    assert numbers.root is not None
+    assert numbers.root.hex()[:16] in viewer.page
+
+
+def test_refusals_are_counted_by_code_with_a_bar_each(registry: Driver, viewer: Browser) -> None:
+    registry.client.get("/v1/services", headers={"Authorization": "Bearer pso1.x"})
+    viewer.open("/console/")
+    assert '<th scope="row"><code>operator_refused</code></th>' in viewer.page
+    assert "<rect" in viewer.page
+
+
+def test_bars_are_bounded_in_number_and_length() -> None:
+    found = bars({f"code_{number:02}": number for number in range(100)})
+    assert [bar.code for bar in found[:2]] == ["code_99", "code_98"]
+    assert len(found) == CODES_SHOWN + 1
+    assert (found[-1].code, found[-1].number) == ("other codes", sum(range(100 - CODES_SHOWN)))
+    assert all(0 < bar.length <= BAR for bar in found)
+    assert bars({}) == bars({"none": 0}) == []
+
+
+def test_a_document_near_its_end_is_announced_with_the_remedy(registry: Driver, viewer: Browser, clock: Clock) -> None:
+    viewer.open("/console/")
+    assert "ends soon" not in viewer.text()
+    clock.now = float(registry.registry.authority.in_force().keys.expires_at - RENEW_BEFORE + 1)
+    later = browser_of(registry, Role.VIEWER)
+    later.open("/console/")
+    assert "ends soon" in later.text()
+    assert "Run peerseal-registry init where the root key is" in later.text()
+
+
+def test_a_fork_is_announced_on_the_page(registry: Driver, viewer: Browser) -> None:
+    registry.joined(key(), "billing")
+    registry.client.get("/v1/services/billing/jwks.jwt")
+    viewer.open("/console/")
+    backup = Backup(registry.store)
+    registry.joined(key(), "late")
+    registry.got("/ledger/checkpoint")
+    backup.come_back(registry.store)
+    assert viewer.open("/console/").status_code == 200
+    assert "The ledger forked." in viewer.text()
+    assert "reads only" in viewer.text()
+    assert "root not known" in viewer.text()
+
+
+def test_a_stranger_sees_nothing(stranger: Browser) -> None:
+    assert stranger.open("/console/").request.path == "/console/sign-in"
