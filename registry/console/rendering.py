@@ -143,7 +143,7 @@ def set_up(app: Flask, console: Blueprint, places: tuple[Place, ...]) -> None:
             "link": link,
             "link_if_there": link_if_there,
             "session": session,
-            "domain": registry().authority.in_force().domain if session else None,  # on a forked ledger, too
+            "domain": registry().authority.in_force().domain if session else None,
             "places": [place for place in places if role is not None and place.needs <= role],
             "here": request.endpoint,
             "may": lambda needs: role is not None and Role.of(needs) <= role,

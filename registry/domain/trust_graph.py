@@ -1,11 +1,16 @@
 """Who may call whom, by the policies of all services: a graph from callers to callees."""
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import islice
+from typing import Final, NamedTuple
 
 from peerseal.protocol.policies import ANYONE
+
+REACHED: Final = 5_000
+"""Services of one answer about what a service reaches."""
 
 Scopes = tuple[str, ...]
 Callers = Mapping[str, Scopes]
@@ -39,17 +44,19 @@ class TrustGraph:
     unreadable: frozenset[str] = frozenset()
     complete: bool = True
     callees: Mapping[str, Mapping[str, Scopes]] = field(init=False, repr=False)
+    ordered: tuple[str, ...] = field(init=False, repr=False)
     size: int = field(init=False)
     services: int = field(init=False)
 
     def __post_init__(self) -> None:
-        """Derives ``callees``, by caller; ``size``, the number of calls; and ``services``, the number of services that
-        a policy is of, or names."""
+        """Derives ``callees``, by caller; ``ordered``, the services with a policy; ``size``, the number of calls; and
+        ``services``, the number of services that a policy is of, or names."""
         found: dict[str, dict[str, Scopes]] = {}
         for callee, callers in self.policies.items():
             for caller, scopes in callers.items():
                 found.setdefault(caller, {})[callee] = scopes
         object.__setattr__(self, "callees", found)
+        object.__setattr__(self, "ordered", tuple(sorted(self.policies)))
         object.__setattr__(self, "size", sum(map(len, self.policies.values())))
         object.__setattr__(self, "services", len(self.policies.keys() | found.keys() - {ANYONE}))
 
@@ -57,9 +64,13 @@ class TrustGraph:
         """Whether a policy is of the service, or names it."""
         return service in self.policies or service in self.callees
 
+    def after(self, service: str) -> Iterator[str]:
+        """The services with a policy after that name, in order."""
+        return islice(self.ordered, bisect_right(self.ordered, service), None)
+
     def calls(self) -> Iterator[Call]:
         """All calls, by callee and caller."""
-        for callee in sorted(self.policies):
+        for callee in self.ordered:
             yield from self.calls_of(callee)
 
     def calls_of(self, callee: str) -> Iterator[Call]:
@@ -73,27 +84,54 @@ class TrustGraph:
         for callee in sorted({*named, *anyone} - {caller}):
             yield Call(caller, callee, named[callee]) if callee in named else Call(ANYONE, callee, anyone[callee])
 
-    def reached_from(self, start: str) -> list[Reached]:
-        """All services that ``start`` reaches, directly or through others, the nearest first, each by one of its
-        shortest paths."""
-        before: dict[str, tuple[str, bool]] = {}
-        distances, waiting = {start: 0}, deque((start,))
-        anyone_used = False
-        while waiting:
+    def reached_from(self, start: str, most: int = REACHED) -> "Reach":
+        """The services that ``start`` reaches, directly or through others; ``most`` of them, the nearest ones."""
+        before: dict[str, Step] = {}
+        distances, waiting, anyone = {start: 0}, deque((start,)), self.callees.get(ANYONE, {})
+        while waiting and len(distances) <= most + 1:
             caller = waiting.popleft()
             named = self.callees.get(caller, {})
-            anyone = {} if anyone_used else self.callees.get(ANYONE, {})
-            anyone_used = True
-            for callee in sorted({*named, *anyone} - distances.keys()):
-                before[callee] = caller, callee not in named
+            for callee in sorted(name for name in {*named, *anyone} if name not in distances):
+                before[callee] = Step(caller, by_anyone=callee not in named)
                 distances[callee] = distances[caller] + 1
                 waiting.append(callee)
-        return [Reached(name, distance, _path(before, name)) for name, distance in distances.items() if name != start]
+            anyone = {}  # they are reached now
+        more = len(distances) > most + 1  # the start is one of them
+        for name in list(distances)[most + 1 :]:
+            del distances[name]
+        return Reach(start, distances, before, more=more)
 
 
-def _path(before: Mapping[str, tuple[str, bool]], service: str) -> tuple[str, ...]:
-    found = [service]
-    while service in before:
-        service, by_anyone = before[service]
-        found += [ANYONE, service] if by_anyone else [service]
-    return tuple(reversed(found))
+class Step(NamedTuple):
+    """The caller before a service on a path, and whether it calls as anyone does."""
+
+    caller: str
+    by_anyone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What ``start`` reaches: the distance of each service, the nearest first. ``more`` says that there may be others,
+    further away."""
+
+    start: str
+    distances: Mapping[str, int]
+    before: Mapping[str, Step] = field(repr=False)
+    more: bool
+
+    def __len__(self) -> int:
+        """The number of services, without the start."""
+        return len(self.distances) - 1
+
+    def nearest(self, number: int) -> list[Reached]:
+        """The nearest of them, each with one of its shortest paths."""
+        names = islice(self.distances.items(), 1, number + 1)
+        return [Reached(name, distance, self._path(name)) for name, distance in names]
+
+    def _path(self, service: str) -> tuple[str, ...]:
+        found = [service]
+        while service in self.before:
+            step = self.before[service]
+            service = step.caller
+            found += [ANYONE, service] if step.by_anyone else [service]
+        return tuple(reversed(found))

@@ -50,7 +50,7 @@ def show() -> Response:
         older=link("console.activity.show", before=str(found.end), **_members(only)) if found.more else None,
         live=None if before else link("console.activity.newer", **_members(only)),
         head=found.head,
-        terminal=("peerseal-registry audit", "peerseal monitor"),
+        terminal=("peerseal-registry audit",),
     )
 
 

@@ -10,7 +10,7 @@ from peerseal.protocol.policies import ANYONE
 from registry.console.rendering import json_answer, link, page
 from registry.console.request import operator
 from registry.domain.errors import BadRequest
-from registry.domain.trust_graph import Call, Reached, TrustGraph
+from registry.domain.trust_graph import Call, TrustGraph
 from registry.web.wire import parameter, registry
 
 blueprint = Blueprint("graph", __name__)
@@ -25,7 +25,7 @@ _LONGEST: Final = 100
 class Listed(NamedTuple):
     """The first rows of a list, and the number of all."""
 
-    rows: list[Any]
+    rows: list[Call]
     number: int
 
 
@@ -51,14 +51,13 @@ def show() -> Response:
 
 @blueprint.get("/graph.json")
 def drawing() -> Response:
-    """``{"nodes": [name], "calls": [[caller, callee, scopes]], "scopes": [[scope]], "left_out"}`` for the script that
-    draws: numbers are places in the lists. With ``?of=`` the callers of one service, and all that it reaches."""
+    """``{"nodes": [name], "calls": [[caller, callee, scopes]], "scopes": [[scope]], "more"}`` for the script that
+    draws: numbers are places in the lists. With ``?of=`` the callers of one service, and what it reaches."""
     operator()
     graph, _ = registry().trust_graphs.current()
     of = _service("of")
     calls = _calls_around(graph, of) if of else graph.calls()
-    members = drawn(islice(calls, DRAWN))
-    return json_answer({**members, "left_out": sum(1 for _ in calls)})
+    return json_answer({**drawn(islice(calls, DRAWN)), "more": next(calls, None) is not None})
 
 
 def drawn(calls: Iterable[Call]) -> dict[str, Any]:
@@ -77,7 +76,7 @@ def drawn(calls: Iterable[Call]) -> dict[str, Any]:
 
 def _calls_around(graph: TrustGraph, of: str) -> Iterator[Call]:
     yield from graph.calls_of(of)
-    for caller in sorted({of, ANYONE, *(reached.service for reached in graph.reached_from(of))}):
+    for caller in (ANYONE, *graph.reached_from(of).distances):
         callees = graph.callees.get(caller, {})
         yield from (Call(caller, callee, callees[callee]) for callee in sorted(callees) if callee != of)
 
@@ -85,7 +84,7 @@ def _calls_around(graph: TrustGraph, of: str) -> Iterator[Call]:
 def _of_all(graph: TrustGraph, after: str) -> dict[str, Any]:
     """A page of the calls: whole callees, as many as have some `LISTED` calls together."""
     rows, last = list[Call](), None
-    for callee in sorted(name for name in graph.policies if name > after):
+    for callee in graph.after(after):
         if len(rows) >= LISTED:
             return {"calls": rows, "after": after, "next": last}
         rows += islice(graph.calls_of(callee), LISTED)
@@ -96,18 +95,20 @@ def _of_all(graph: TrustGraph, after: str) -> dict[str, Any]:
 def _of_one(graph: TrustGraph, of: str) -> dict[str, Any]:
     settings = registry().policies.domain().value
     own = f"{registry().authority.in_force().domain}/{of}"
+    reach = graph.reached_from(of)
     return {
         "known": graph.knows(of),
         "has_policy": of in graph.policies,
         "callers": _first(graph.calls_of(of)),
         "callees": _first(graph.calls_by(of)),
-        "reached": _first(graph.reached_from(of)),
+        "reach": reach,
+        "reached": reach.nearest(LISTED),
         "mints": own in settings.minters,
         "exchanges": own in settings.exchange,
     }
 
 
-def _first(rows: Iterable[Call] | Iterable[Reached]) -> Listed:
+def _first(rows: Iterable[Call]) -> Listed:
     found = list(rows)
     return Listed(found[:LISTED], len(found))
 

@@ -50,6 +50,7 @@ function draw(graph, said) {
     const node = event.target.closest(".node");
     if (node && !view.moved()) choose(Number(node.dataset.node));
   });
+  if (section.dataset.of) choose(graph.nodes.indexOf(section.dataset.of));
   for (const button of section.querySelectorAll("button[data-act]")) {
     button.addEventListener("click", () => (button.dataset.act === "clear" ? choose(-1) : view[button.dataset.act]()));
   }
@@ -57,8 +58,8 @@ function draw(graph, said) {
 
 function leftOut(graph) {
   const told = document.getElementById("left-out");
-  told.hidden = !graph.left_out;
-  told.textContent = `${graph.left_out} calls are not drawn: show one service to see all of its calls.`;
+  told.hidden = !graph.more;
+  told.textContent = `Only the first ${graph.calls.length} calls are drawn: show one service to see its own.`;
 }
 
 function curves(calls, { x, y }) {

@@ -110,7 +110,7 @@ def test_the_list_is_paged_by_callee(registry: Driver, viewer: Browser, monkeypa
     assert "web shop" in viewer.text()
     assert "shop billing" not in viewer.text()
     viewer.open("/console/graph", of="shop")
-    assert "The first 2 of 3." in viewer.text()
+    assert "3 services, the nearest first; the first 2 are listed." in viewer.text()
 
 
 def test_a_change_of_a_policy_shows_at_once_and_a_restricted_one_is_marked(registry: Driver, viewer: Browser) -> None:
@@ -196,7 +196,7 @@ def test_the_drawing_has_all_calls_or_those_around_one_service_and_is_bounded(
     assert {(caller, callee) for caller, callee, _ in calls_of(drawing(viewer, of="billing"))} == around
     monkeypatch.setattr(graph_page, "DRAWN", 3)
     found = drawing(viewer)
-    assert (len(found["calls"]), found["left_out"]) == (3, 2)
+    assert (len(found["calls"]), found["more"]) == (3, True)
 
 
 # ---- the graph itself
@@ -204,7 +204,7 @@ def test_the_drawing_has_all_calls_or_those_around_one_service_and_is_bounded(
 
 def test_reach_follows_named_callers_and_anyone_by_shortest_paths() -> None:
     graph = TrustGraph({"b": {"a": ()}, "c": {"b": (), "a": ()}, "d": {"c": ()}, "open": {"*": ()}, "e": {"open": ()}})
-    found = {reached.service: (reached.distance, reached.path) for reached in graph.reached_from("a")}
+    found = {reached.service: (reached.distance, reached.path) for reached in graph.reached_from("a").nearest(9)}
     assert found == {
         "b": (1, ("a", "b")),
         "c": (1, ("a", "c")),
@@ -216,8 +216,19 @@ def test_reach_follows_named_callers_and_anyone_by_shortest_paths() -> None:
 
 def test_reach_ends_in_cycles_and_never_names_its_start() -> None:
     graph = TrustGraph({"a": {"b": (), "*": ()}, "b": {"a": ()}})
-    assert [reached.service for reached in graph.reached_from("a")] == ["b"]
-    assert graph.reached_from("nothing")[0].path == ("nothing", "*", "a")
+    assert list(graph.reached_from("a").distances) == ["a", "b"]
+    assert graph.reached_from("nothing").nearest(1)[0].path == ("nothing", "*", "a")
+
+
+def test_reach_is_bounded_and_says_so() -> None:
+    graph = TrustGraph({f"{number + 1}": {f"{number}": ()} for number in range(1000)})
+    reach = graph.reached_from("0", most=10)
+    assert (len(reach), reach.more) == (10, True)
+    assert reach.nearest(3)[-1].path == ("0", "1", "2", "3")
+    wide = TrustGraph({f"{number}": {"*": ()} for number in range(100)}).reached_from("x", most=10)
+    assert (len(wide), wide.more) == (10, True)
+    exact = TrustGraph({"b": {"a": ()}}).reached_from("a", most=1)
+    assert (len(exact), exact.more) == (1, False)
 
 
 def test_a_rule_that_names_the_caller_counts_before_that_of_anyone() -> None:
@@ -292,5 +303,5 @@ def test_the_script_reaches_what_the_server_reaches(registry: Driver, viewer: Br
     console.log(JSON.stringify(Object.fromEntries(found)));
     """
     graph = registry.registry.trust_graphs.current().graph
-    expected = {name: {each.service for each in graph.reached_from(name)} for name in drawn["nodes"] if name != "*"}
+    expected = {name: set(graph.reached_from(name).distances) - {name} for name in drawn["nodes"] if name != "*"}
     assert {name: set(reached) for name, reached in node(script).items()} == expected
