@@ -14,6 +14,7 @@ from registry.services.authority.ledger_watch import LedgerWatch
 from registry.services.documents.changes import ChangesFeed
 from registry.services.documents.current import CurrentLists
 from registry.services.documents.ledger import LedgerView
+from registry.services.documents.ledger_pages import LedgerPages
 from registry.services.documents.policies import Policies
 from registry.services.documents.publish import Publisher, SettingDocuments
 from registry.services.housekeeping import Housekeeping
@@ -84,6 +85,7 @@ class Registry:
         self.overview = Overview(node)
         self.activity = Activity(node)
         self.trust_graphs = TrustGraphs(node)
+        self.ledger_pages = LedgerPages(node)
 
     def cached_bytes(self) -> dict[str, int]:
         """Bytes that the caches of this process hold, by what they keep."""

@@ -6,9 +6,11 @@ from registry.console.pages import (
     ending,
     graph,
     join_tokens,
+    ledger,
     overview,
     policy,
     services,
+    settings,
     sign_in,
 )
 from registry.console.rendering import Place
@@ -23,6 +25,8 @@ PAGES = (
     policy.blueprint,
     graph.blueprint,
     activity.blueprint,
+    ledger.blueprint,
+    settings.blueprint,
 )
 PLACES = (
     Place("console.overview.show", "Overview"),
@@ -31,5 +35,7 @@ PLACES = (
     Place("console.join_tokens.show", "Join tokens"),
     Place("console.graph.show", "Trust graph"),
     Place("console.activity.show", "Activity"),
+    Place("console.ledger.show", "Ledger"),
+    Place("console.settings.show", "Settings"),
 )
 """The navigation, in its order."""

@@ -138,6 +138,14 @@ class Operators(UseCase):
             change = Change(OPERATOR_REVOKED, by=by, data={"id": token_id})
             audit.append_act(connection, self._now(), change, token_id)
 
+    def find(self, token_id: str) -> OperatorTokenRecord:
+        """The record of a token. Raises NotFound."""
+        with self._store.look() as connection:
+            record = OPERATOR_TOKENS.find(connection, token_id)
+        if record is None:
+            raise NotFound("operator_token_not_found")
+        return record
+
     def page(self, after: str = "", limit: int | None = None) -> Json:
         """``{"operator_tokens": […], "next"}``: all tokens by id, past ones too, after the id ``after``."""
         return self._page("operator_tokens", limit, lambda found, size: OPERATOR_TOKENS.page(found, after, size))

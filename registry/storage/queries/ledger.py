@@ -46,6 +46,12 @@ _BODIES = (
     .where(entries.c.seq > bindparam("after"), entries.c.seq <= bindparam("to"))
     .order_by(entries.c.seq)
 )
+_NEWEST_FIRST = (
+    select(entries.c.seq, entries.c.body)
+    .where(entries.c.seq > bindparam("after"), entries.c.seq <= bindparam("to"))
+    .order_by(entries.c.seq.desc())
+)
+_STORED = select(entries.c.body, entries.c.leaf, entries.c.evidence).where(entries.c.seq == bindparam("of"))
 _ENDED = (
     select(entries.c.body).where(entries.c.kid.in_(bindparam("kids", expanding=True)), ENDINGS).order_by(entries.c.seq)
 )
@@ -262,6 +268,25 @@ def read_entries(connection: Connection, after: int = 0, limit: int = 1000) -> I
 def read_bodies(connection: Connection, after: int, to: int) -> Sequence[bytes]:
     """The bytes of the entries after ``after`` up to ``to``."""
     return connection.execute(_BODIES, {"after": after, "to": to}).scalars().all()
+
+
+def read_numbered(connection: Connection, after: int, to: int) -> Sequence[tuple[int, bytes]]:
+    """Number and bytes of the entries after ``after`` up to ``to``, the newest first."""
+    return [(row[0], row[1]) for row in connection.execute(_NEWEST_FIRST, {"after": after, "to": to})]
+
+
+class Stored(NamedTuple):
+    """What the row of an entry says: its bytes, its leaf hash and its evidence."""
+
+    body: bytes
+    leaf: bytes
+    evidence: bytes | None
+
+
+def stored(connection: Connection, seq: int) -> Stored | None:
+    """The row of an entry."""
+    row = connection.execute(_STORED, {"of": seq}).one_or_none()
+    return None if row is None else Stored(row[0], row[1], row[2])
 
 
 def read_some(connection: Connection, seqs: Sequence[int]) -> list[Entry]:
