@@ -237,7 +237,7 @@ def test_a_thief_cannot_make_one_part_too_large(registry_database: str, tmp_path
 def test_a_host_whose_next_key_belongs_to_a_full_part_rotates_to_another_key(
     registry_database: str, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits = Limits(vouched_keys_in_part=4)  # one of them active
+    limits = Limits(keys_in_part=8)  # one of them active and with a voucher
     registry = Driver(registry_database, tmp_path / "home", clock, limits=limits)
     stolen, schedule = registry.joined(in_part(1), "billing"), RotationSchedule(every=43_200.0)
     thiefs, *made = [in_part(number) for number in (0, 3, 0, 2)]
