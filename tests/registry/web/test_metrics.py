@@ -28,6 +28,7 @@ ENDPOINTS = {
     "described": "docs openapi",
     "documents": "changes current key_set_part key_statement plain_key_set recent_changes signed_key_set",
     "exchange": "token",
+    "front": "front",
     "health": "healthz readyz",
     "histories": "history",
     "keys": "end listed read register",
