@@ -38,7 +38,7 @@ def test_applicants_and_tokens_go_after_their_end_and_entries_stay(registry: Dri
     mine = registry.joined(key(), "billing")
     registry.rotate(mine, key(), "billing")
     registry.registry.operators.create(Role.VIEWER, 600)
-    nothing = {"applicants": 0, "join_tokens": 0, "operator_tokens": 0, "used_tokens": 0}
+    nothing = {"applicants": 0, "console_sessions": 0, "join_tokens": 0, "operator_tokens": 0, "used_tokens": 0}
     assert tidy() == nothing
     entries, audited = entries_of(registry.store), sizes(registry.store)["audit"]
     clock.forward(500)

@@ -302,8 +302,11 @@ def test_a_key_that_waits_for_an_operator_is_told(
     examined: Examined, registry: MemoryRegistry, variables: dict[str, str]
 ) -> None:
     registry.answers["/v1/services/billing/keys"] = Answer(202, b"{}", {})
+    identity = Identity(
+        "billing", registry="http://registry.test", key_dir=variables["PEERSEAL_KEY_DIR"], alg="ES256", fetcher=registry
+    )
     with pytest.raises(EnrolmentPending) as pending:
-        registry.identity("billing", key_dir=variables["PEERSEAL_KEY_DIR"], join_token=None)
+        identity.start(timeout=0.0)
     kid = str(pending.value).partition(" ")[0]
     found = examined({"PEERSEAL_JOIN_TOKEN": None})
     waits = found["key"][1]
