@@ -7,8 +7,17 @@ from werkzeug.exceptions import HTTPException
 
 from peerseal.errors import PeersealError
 from registry.console.pages import PAGES, PLACES
-from registry.console.rendering import error_page, link, redirect, set_up
-from registry.console.request import COOKIE, CSRF, ConsoleCookie, check_form, note_wanted, operator, signed_in
+from registry.console.rendering import error_page, link, page, redirect, set_up
+from registry.console.request import (
+    COOKIE,
+    CSRF,
+    ConsoleCookie,
+    arrives_without_cookie,
+    check_form,
+    note_wanted,
+    operator,
+    signed_in,
+)
 from registry.services.setup.keyfiles import read_sealer
 from registry.settings import Settings
 from registry.web.wire import WRITING
@@ -41,11 +50,18 @@ def _console(app: Flask) -> Blueprint:
     console.before_request(_admit)
     console.register_error_handler(PeersealError, error_page)
     console.register_error_handler(HTTPException, error_page)
+    console.register_error_handler(Exception, error_page)
     for each in PAGES:
         console.register_blueprint(each)
-    console.add_url_rule("/<path:_>", view_func=_nothing)
+    console.add_url_rule("", view_func=_front)
+    console.add_url_rule("/<path:_>", view_func=_nothing, methods=["GET", "POST"])
     set_up(app, console, PLACES)
     return console
+
+
+def _front() -> Response:
+    """The address without its last slash. Flask would lead to the Host that the caller names, without the prefix."""
+    return redirect(link("console.overview.show"))
 
 
 def _nothing(_: str) -> Response:
@@ -55,6 +71,8 @@ def _nothing(_: str) -> Response:
 
 def _admit() -> Response | None:
     """Sends strangers to the sign-in, and checks each form before anything reads it."""
+    if arrives_without_cookie() and request.endpoint != "console.static":
+        return page("arrival.html")
     if request.method in WRITING:
         check_form()
     if request.endpoint in _OPEN or signed_in() is not None:

@@ -1,5 +1,6 @@
 """Pages from templates: what all of them need, and how times, names and thumbprints look."""
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from peerseal.errors import PeersealError
 from peerseal.protocol.encoding import canonical_json
 from registry.console.request import signed_in
 from registry.services.access.operators import Role
-from registry.web.problems import log_refusal
+from registry.web.problems import code_of, log_failure, log_refusal
 from registry.web.wire import registry
 
 POLICY = "; ".join(
@@ -75,15 +76,24 @@ def redirect(path: str) -> Response:
 
 def time_text(seconds: float | None) -> str:
     """A time as ``2026-11-30 08:15:00Z``; a dash for none."""
-    return "–" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}Z"
+    at = _moment(seconds)
+    return "–" if at is None else f"{at:%Y-%m-%d %H:%M:%S}Z"
 
 
 def time_element(seconds: float | None) -> str:
     """A time that a script shows in the reader's zone."""
-    if seconds is None:
+    at = _moment(seconds)
+    if at is None:
         return "–"
-    at = datetime.fromtimestamp(seconds, UTC)
     return Markup('<time datetime="{}">{}</time>').format(f"{at:%Y-%m-%dT%H:%M:%SZ}", time_text(seconds))
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    """The moment; None for none, and for one that an altered row has and no calendar."""
+    try:
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def duration_text(seconds: float) -> str:
@@ -113,10 +123,12 @@ def error_page(error: Exception) -> Response:
     if isinstance(error, PeersealError):
         status, code, detail = error.status, error.code, str(error)
     elif isinstance(error, HTTPException):
-        status, code, detail = error.code or 500, (error.name or "").lower().replace(" ", "_"), error.description or ""
+        status, detail = error.code or 500, error.description or ""
+        code = code_of(status)
     else:
-        raise error
-    request_id = log_refusal(status, code, detail, "")
+        status, code, detail = 500, "internal_error", "the registry's log has the cause"
+    expected = isinstance(error, PeersealError | HTTPException)
+    request_id = log_refusal(status, code, detail, "") if expected else log_failure(error)
     title = HTTPStatus(status).phrase
     answer = page("error.html", status, title=title, code=code, detail=detail, request_id=request_id)
     for name, value in error.get_headers() if isinstance(error, HTTPException) else ():
@@ -141,6 +153,7 @@ def set_up(app: Flask, console: Blueprint, places: tuple[Place, ...]) -> None:
         role = session.operator.role if session else None
         return {
             "link": link,
+            "new_form": lambda: secrets.token_urlsafe(12),
             "link_if_there": link_if_there,
             "session": session,
             "domain": registry().authority.in_force().domain if session else None,

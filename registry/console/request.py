@@ -1,5 +1,6 @@
 """Who asks: the operator who is signed in, by a cookie; and whether a form is one of ours."""
 
+import logging
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -9,10 +10,12 @@ from flask_wtf import CSRFProtect  # type: ignore[import-untyped]
 
 from peerseal.errors import MissingToken
 from peerseal.protocol.hosts import is_loopback_host
-from registry.domain.errors import BadRequest, RoleRefused
+from registry.domain.errors import BadRequest, RoleRefused, StorageUnavailable
 from registry.services.access.console_sessions import NewSession, Session
 from registry.services.access.operators import Operator, Role
 from registry.web.wire import registry
+
+log = logging.getLogger(__name__)
 
 COOKIE = "peerseal-console"
 CSRF = CSRFProtect()
@@ -23,16 +26,26 @@ class ConsoleCookie(SecureCookieSessionInterface):
     """The cookie of a browser: no script reads it, no other site sends it, and off loopback it needs https."""
 
     def get_cookie_secure(self, app: Flask) -> bool:
-        """See SessionInterface."""
-        return not is_loopback_host(urlsplit(f"//{request.host}").hostname)
+        """See SessionInterface. A proxy may ask with the address of this host: what it adds tells that it is there."""
+        forwarded = any(name == "Forwarded" or name.startswith("X-Forwarded-") for name, _ in request.headers)
+        return forwarded or not is_loopback_host(urlsplit(f"//{request.host}").hostname)
 
 
 def signed_in() -> Session | None:
     """The session of this request; None for a stranger."""
     if "console_session" not in g:
-        g.console_session = registry().console_sessions.find(session.get(_SECRET, ""))
+        g.console_session = None  # also where the database does not say: the page of that error asks again
+        if secret := session.get(_SECRET):
+            g.console_session = registry().console_sessions.find(secret)
     found: Session | None = g.console_session
     return found
+
+
+def arrives_without_cookie() -> bool:
+    """Whether a link of another site led here. The browser then keeps our cookie back, and would take a new one in its
+    place: the page has to be asked for once more, from a page of ours (RFC 6265bis section 5.2)."""
+    foreign = request.headers.get("Sec-Fetch-Site") == "cross-site" and request.method == "GET"
+    return foreign and COOKIE not in request.cookies
 
 
 def operator(needs: Role = Role.VIEWER) -> Operator:
@@ -52,24 +65,28 @@ def act(needs: Role = Role.OPERATOR) -> Mapping[str, str]:
 
 def begin(new: NewSession) -> None:
     """Signs the browser in. Nothing of the session before stays, so that no other can know the new one."""
-    session.clear()
+    end()
     session[_SECRET] = new.secret
     g.console_session = new
 
 
 def end() -> None:
-    """Signs the browser out."""
+    """Signs the browser out. While the database takes no writes the session itself stays until its end, and the browser
+    forgets it all the same."""
     secret = session.get(_SECRET)
-    if secret:
-        registry().console_sessions.end(secret)
     session.clear()
     g.console_session = None
+    if secret:
+        try:
+            registry().console_sessions.end(secret)
+        except StorageUnavailable as error:
+            log.warning("a session of the console cannot be ended now: %s", error)
 
 
 def note_wanted() -> None:
     """Notes the page that was asked for, to show it after the sign-in. What a script asked for is no page."""
     if request.headers.get("Sec-Fetch-Mode", "navigate") == "navigate":
-        session[_WANTED] = request.full_path.rstrip("?")
+        session[_WANTED] = registry().settings.external_prefix + request.full_path.rstrip("?")
 
 
 def take_wanted() -> str | None:
@@ -84,6 +101,15 @@ def check_form() -> None:
     if site != "same-origin":
         raise BadRequest("cross_site", f"a form of another site ({site:.20}): use the console's own page")
     CSRF.protect()
+
+
+def is_new_form() -> bool:
+    """Whether the form that was sent is sent for the first time: a second click, or a reload of the answer, makes
+    nothing twice. The form has a name of its own, in the field ``form``. Raises BadRequest for one without, and
+    TrustUnavailable where the database takes no writes."""
+    if not (name := field("form")):
+        raise BadRequest("invalid_parameter", "the form has no name of its own: send it from the console's own page")
+    return registry().console_sessions.claim_form(name)
 
 
 def field(name: str, longest: int = 200) -> str:

@@ -74,7 +74,7 @@ class Registry:
         self.service_views = ServiceViews(node)
         self.audit = Audit(node)
         self.operators = Operators(node)
-        self.console_sessions = ConsoleSessions(node, self.operators)
+        self.console_sessions = ConsoleSessions(node, self.operators, guard)
         self.policies = Policies(node)
         self.exchange = TokenExchange(node, keys, self.policies, clients)
         self.access_tokens = AccessTokens(node, clients)

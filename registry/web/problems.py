@@ -52,7 +52,7 @@ def _refused(error: PeersealError) -> Response:
 
 def _http_error(error: HTTPException) -> Response:
     status = error.code or 500
-    code = _HTTP_CODES.get(status, "bad_request" if status < 500 else "internal_error")
+    code = code_of(status)
     request_id = log_refusal(status, code, error.name, _bearer())
     response = _response(problem(status, code, request_id=request_id), request_id)
     for name, value in error.get_headers():
@@ -61,12 +61,23 @@ def _http_error(error: HTTPException) -> Response:
     return response
 
 
+def code_of(status: int) -> str:
+    """The code of an error of HTTP itself."""
+    return _HTTP_CODES.get(status, "bad_request" if status < 500 else "internal_error")
+
+
 def _unexpected(error: Exception) -> Response:
+    request_id = log_failure(error)
+    return _response(problem(500, "internal_error", request_id=request_id), request_id)
+
+
+def log_failure(error: Exception) -> str:
+    """Counts and logs an error of our own, and returns the request's id."""
     count_refusal("internal_error")
     request_id = _request_id()
     named = fields(code="internal_error", method=request.method, endpoint=request.endpoint, request_id=request_id)
     log.error("failed method=%s request_id=%s", request.method, request_id, exc_info=error, extra=named)
-    return _response(problem(500, "internal_error", request_id=request_id), request_id)
+    return request_id
 
 
 def _response(found: Problem, request_id: str) -> Response:

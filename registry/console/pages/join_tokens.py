@@ -1,15 +1,14 @@
 """Join tokens: listed without their secrets, made and shown once, and withdrawn."""
 
-import secrets
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Blueprint, Response, flash, request, session
+from flask import Blueprint, Response, flash, request
 
 from peerseal.errors import InvalidName
 from registry.console.rendering import link, page, redirect
-from registry.console.request import act, field, number_field, operator
+from registry.console.request import act, field, is_new_form, number_field, operator
 from registry.domain.errors import BadRequest, NotFound
 from registry.services.keys.rights import NewJoinToken
 from registry.storage.queries.tokens import public_members
@@ -19,7 +18,6 @@ blueprint = Blueprint("join_tokens", __name__)
 
 _PAGE = 50
 _LIFETIMES = (("10 minutes", 600), ("1 hour", 3_600), ("1 day", 86_400), ("7 days", 604_800))
-_SENT, _SENT_KEPT = "forms_sent", 8
 
 
 @blueprint.get("/join-tokens")
@@ -31,12 +29,9 @@ def show() -> Response:
 
 @blueprint.post("/join-tokens")
 def create() -> Response:
-    """Makes a token. Only this answer contains it: it is not redirected, so the token is in no address and no cookie.
-
-    A form counts once. A reload of the answer would otherwise make another token."""
+    """Makes a token. Only this answer contains it: it is not redirected, so the token is in no address or cookie."""
     by = act()
-    form = field("form")
-    if form in _sent():
+    if not is_new_form():
         flash("This form was sent before: its token was shown once. Make another one if it is lost.", "notice")
         return redirect(link("console.join_tokens.show"))
     try:
@@ -44,7 +39,6 @@ def create() -> Response:
         made = registry().join_tokens.create(service, ttl, uses, by)
     except (InvalidName, BadRequest) as error:
         return _page(str(error), error.status)
-    session[_SENT] = [*_sent(), form][-_SENT_KEPT:]
     return page(
         "join_token_made.html",
         token=made.token,
@@ -80,7 +74,6 @@ def _page(refused: str | None = None, status: int = 200) -> Response:
         next=found["next"],
         refused=refused,
         typed=request.form,
-        form=secrets.token_urlsafe(12),
         lifetimes=lifetimes or [(f"{limits.join_ttl} seconds", limits.join_ttl)],
         most_uses=limits.join_uses,
         terminal=(
@@ -89,12 +82,6 @@ def _page(refused: str | None = None, status: int = 200) -> Response:
             "peerseal-registry join-token revoke ID",
         ),
     )
-
-
-def _sent() -> list[str]:
-    """The last forms that made a token. The browser's cookie, which is signed, knows them."""
-    sent: list[str] = session.get(_SENT, [])
-    return sent
 
 
 def _state(row: Mapping[str, Any], now: float) -> str:

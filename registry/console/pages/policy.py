@@ -142,7 +142,7 @@ def _ask_typed(service: str, draft: Draft, policy: CallPolicy | None) -> _Asked:
 
 
 def _domain() -> str:
-    return registry().authority.current().domain
+    return registry().authority.in_force().domain
 
 
 def _stored(service: str) -> Stored:

@@ -117,7 +117,7 @@ def key(service: str, thumbprint: str) -> Response:
 
 def _about(service: str) -> dict[str, Any]:
     """What all pages about a service need."""
-    domain, now = registry().authority.current().domain, registry().clock()
+    domain, now = registry().authority.in_force().domain, registry().clock()
     return {
         "service": service,
         "domain_name": domain,
@@ -145,7 +145,7 @@ def _policy(service: str) -> dict[str, Any]:
         return {"trouble": str(error)}
     if found.value is None:
         return {"seq": 0, "callers": None}
-    domain, allow = registry().authority.current().domain, found.value.allow
+    domain, allow = registry().authority.in_force().domain, found.value.allow
     callers = [_caller(name, allow, domain) for name in sorted(allow)[:CALLERS]]
     return {
         "seq": found.seq,

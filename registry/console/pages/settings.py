@@ -3,14 +3,14 @@
 import json
 from typing import NamedTuple
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, flash
 
 from peerseal.errors import MalformedToken
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.ledger.checkpoint import ledger_jwk, signed_note_key
 from registry.console.rendering import link, page, redirect
-from registry.console.request import act, field, number_field, operator
+from registry.console.request import act, field, is_new_form, number_field, operator
 from registry.domain.errors import BadRequest, PreconditionFailed
 from registry.domain.policy import explain_domain
 from registry.services.access.operators import Role
@@ -120,6 +120,9 @@ def operators() -> Response:
 def create() -> Response:
     """Makes an operator token. Only this answer contains it."""
     maker = operator(Role.ADMIN)
+    if not is_new_form():
+        flash("This form was sent before: its token was shown once. Make another one if it is lost.", "notice")
+        return redirect(link("console.settings.operators"))
     ttl = number_field("days") * _DAY
     record, token = registry().operators.create(_role(field("role")), ttl, maker.by, maker.role)
     return _operators_page(201, made=record, token=token)

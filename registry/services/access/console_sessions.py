@@ -8,6 +8,7 @@ import hashlib
 import secrets
 from dataclasses import dataclass, field
 
+from peerseal.verify.replay.guards import ReplayGuard
 from registry.services.access.operators import Operator, Operators, Role
 from registry.services.use_case import Node, UseCase
 from registry.storage.queries import audit, console_sessions
@@ -15,6 +16,8 @@ from registry.storage.queries.console_sessions import SessionRecord
 from registry.storage.queries.tokens import OPERATOR_TOKENS
 
 _LONGEST_SECRET = 100
+SESSIONS = 20
+"""Sessions of one operator. One more ends the oldest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +38,10 @@ class NewSession(Session):
 class ConsoleSessions(UseCase):
     """Begins, finds and ends sessions."""
 
-    def __init__(self, node: Node, operators: Operators) -> None:
+    def __init__(self, node: Node, operators: Operators, guard: ReplayGuard) -> None:
         super().__init__(node)
         self._operators = operators
+        self._guard = guard
 
     def begin(self, unverified_token: str) -> NewSession:
         """A session of the operator with that token. Raises OperatorRefused."""
@@ -48,6 +52,7 @@ class ConsoleSessions(UseCase):
             ends = now + self._limits.console_session
             record = SessionRecord(_hash(secret), operator.id, now, min(ends, token.expires_at) if token else now)
             console_sessions.add(connection, record)
+            console_sessions.end_oldest(connection, operator.id, SESSIONS)
             audit.record(connection, now, operator.by, audit.SIGNED_IN, operator.id)
         return NewSession(operator, record.expires_at, secret)
 
@@ -69,6 +74,11 @@ class ConsoleSessions(UseCase):
         """Ends a session."""
         with self._store.write() as connection:
             console_sessions.end(connection, _hash(secret))
+
+    def claim_form(self, name: str) -> bool:
+        """Whether no form with that name was sent before, to any node, while a session of then may last. Raises
+        TrustUnavailable where the database takes no writes."""
+        return self._guard.claim("console", name, self._clock() + self._limits.console_session)
 
     def end_all(self, operator: Operator) -> int:
         """Ends all sessions of an operator, in each browser. Returns their number."""

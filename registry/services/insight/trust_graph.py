@@ -18,6 +18,8 @@ from registry.storage.queries import ledger, policies, services
 CALLS_KEPT: Final = 200_000
 """Calls of one graph, which bounds the memory of each process whose console is used."""
 _SLICE: Final = 1_000
+_UNREADABLE: Final = (MalformedToken, InvalidName, ValueError, RecursionError)
+"""Errors of a policy that an altered row has."""
 
 
 class GraphAt(NamedTuple):
@@ -45,7 +47,10 @@ class TrustGraphs(UseCase):
             if known is None or seq < known.seq:
                 known = GraphAt(self._changed(TrustGraph(), _all(connection)), seq)
             elif seq > known.seq:
-                known = GraphAt(self._changed(known.graph, _since(connection, known.seq)), seq)
+                changed = self._changed(known.graph, _since(connection, known.seq))
+                if changed is not known.graph and not changed.complete:  # there may be room again
+                    changed = self._changed(TrustGraph(), _all(connection))
+                known = GraphAt(changed, seq)
             self._known = known
             return known
 
@@ -53,7 +58,8 @@ class TrustGraphs(UseCase):
         self._known = None  # another history may be in force
 
     def _changed(self, graph: TrustGraph, changes: Iterator[tuple[str, str | None]]) -> TrustGraph:
-        """The graph with the policies of these services replaced, or removed."""
+        """The graph with the policies of these services replaced, or removed. Most changes of services are those of
+        keys, and leave it as it is."""
         draft = _Draft(graph, self._most)
         for service, body in changes:
             draft.put(service, body)
@@ -90,6 +96,8 @@ class _Draft:
         """Replaces the policy of a service by the one in ``body``; None removes it."""
         if body is None and service not in self._policies and service not in self._unreadable:
             return
+        if body is not None and self._has(service, body):
+            return
         self.changed = True
         self._room += len(self._policies.pop(service, {}))
         self._restricted.discard(service)
@@ -97,11 +105,23 @@ class _Draft:
         if body is not None:
             self._add(intern(service), body)
 
+    def _has(self, service: str, body: str) -> bool:
+        """Whether the graph has this policy already."""
+        try:
+            callers, restricted = self._read(body)
+        except _UNREADABLE:
+            return False
+        return self._policies.get(service) == callers and (service in self._restricted) is restricted
+
+    def _read(self, body: str) -> tuple[dict[str, Scopes], bool]:
+        """Callers with their scopes, and whether the policy is restricted. Raises the errors of `_UNREADABLE`."""
+        policy = CallPolicy.from_json(json.loads(body))
+        return {self._name(who): self._scopes(scopes) for who, scopes in policy.allow.items()}, policy.restricted
+
     def _add(self, service: str, body: str) -> None:
         try:
-            policy = CallPolicy.from_json(json.loads(body))
-            callers = {self._name(who): self._scopes(scopes) for who, scopes in policy.allow.items()}
-        except (MalformedToken, InvalidName, ValueError, RecursionError):
+            callers, restricted = self._read(body)
+        except _UNREADABLE:
             self._unreadable.add(service)
             return
         if len(callers) > self._room:
@@ -109,7 +129,7 @@ class _Draft:
             return
         self._room -= len(callers)
         self._policies[service] = callers
-        if policy.restricted:
+        if restricted:
             self._restricted.add(service)
 
     @staticmethod

@@ -76,7 +76,7 @@ class ServiceViews(UseCase):
 
     def find(self, text: str) -> Found | None:
         """The service or the key that has exactly this name, id, thumbprint or kid."""
-        domain = self._authority.current().domain
+        domain = self._authority.in_force().domain
         with self._store.look() as connection:
             try:
                 key = keys.find(connection, check_thumbprint(text.rpartition("/")[2]))
@@ -138,7 +138,7 @@ class ServiceViews(UseCase):
 
     def _name(self, text: str) -> str:
         """A service's name, or its beginning, from a name or an id."""
-        return text.lower().removeprefix(f"{self._authority.current().domain}/")
+        return text.lower().removeprefix(f"{self._authority.in_force().domain}/")
 
 
 def _key(connection: Connection, service: str, thumbprint: str) -> KeyRecord:

@@ -34,6 +34,15 @@ def end(connection: Connection, session_id: bytes) -> None:
     connection.execute(delete(console_sessions).where(console_sessions.c.id == session_id))
 
 
+def end_oldest(connection: Connection, operator: str, kept: int) -> None:
+    """Removes all sessions of an operator but the newest ones."""
+    of_operator = select(console_sessions.c.id).where(console_sessions.c.operator == operator)
+    newest_first = of_operator.order_by(console_sessions.c.created_at.desc(), console_sessions.c.id)
+    past = connection.execute(newest_first.offset(kept)).scalars().all()
+    if past:
+        connection.execute(delete(console_sessions).where(console_sessions.c.id.in_(past)))
+
+
 def end_all(connection: Connection, operator: str) -> int:
     """Removes all sessions of an operator, and returns their number."""
     return connection.execute(delete(console_sessions).where(console_sessions.c.operator == operator)).rowcount

@@ -9,7 +9,7 @@ from werkzeug.test import TestResponse
 
 from tests.registry.driver import Driver
 
-_TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')
+_HIDDEN = re.compile(r'name="(csrf_token|form)" value="([^"]+)"')
 
 
 class Browser:
@@ -24,9 +24,9 @@ class Browser:
         return self._shown(self.client.get(path, query_string=query or None, follow_redirects=True))
 
     def send(self, path: str, **fields: str) -> TestResponse:
-        """Sends a form of the page that is shown, with the hidden token in it, and follows the redirect after it."""
-        found = _TOKEN.search(self.page)
-        data = {"csrf_token": unescape(found[1]) if found else "", **fields}
+        """Sends a form of the page that is shown, with the hidden fields in it, and follows the redirect after it."""
+        hidden = {name: unescape(value) for name, value in _HIDDEN.findall(self.page)}
+        data = {"csrf_token": "", **hidden, **fields}
         return self._shown(self.client.post(path, data=data, follow_redirects=True))
 
     def sign_in(self, token: str) -> TestResponse:

@@ -215,3 +215,14 @@ def test_many_operator_tokens_come_in_pages(registry: Driver, admin: Browser) ->
     second = set(re.findall(r'row"><code>([0-9a-f]{16})</code>', admin.page))
     assert made <= first | second
     assert len(first) == 50
+
+
+def test_a_form_that_is_sent_twice_makes_one_operator_token(registry: Driver, admin: Browser) -> None:
+    admin.open(OPERATORS)
+    form = admin.page
+    assert admin.send(OPERATORS, role="viewer", days="1").status_code == 201
+    admin.page = form
+    assert "was sent before" in admin.send(OPERATORS, role="viewer", days="1").text
+    assert admin.send(OPERATORS, role="viewer", days="1", form="").status_code == 400
+    roles = [row["role"] for row in registry.registry.operators.page()["operator_tokens"]]
+    assert roles.count("viewer") == 1

@@ -4,6 +4,9 @@ import logging
 
 import pytest
 
+from registry.console.rendering import time_element, time_text
+from registry.domain.errors import StorageUnavailable
+from registry.services.access.console_sessions import SESSIONS, ConsoleSessions
 from registry.services.access.operators import Role
 from tests.registry.console.browser import Browser
 from tests.registry.console.conftest import browser_of, token_of
@@ -189,3 +192,117 @@ def test_cookies_are_strict_and_off_loopback_need_https(registry: Driver, host: 
     flags = {part.strip() for part in answer.headers["Set-Cookie"].split(";")[1:]}
     assert {"HttpOnly", "SameSite=Strict", "Path=/console"} <= flags
     assert ("Secure" in flags) is secure
+
+
+def test_a_link_of_another_site_takes_no_session_away(registry: Driver, viewer: Browser) -> None:
+    """The browser keeps the strict cookie back, and would take a new one in its place."""
+    without = registry.app.test_client()
+    for path in ("/console/activity?type=x", "/console/sign-in", "/console"):
+        answer = without.get(path, headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"})
+        assert (answer.status_code, answer.headers.get("Set-Cookie")) == (200, None)
+        assert '<meta http-equiv="refresh" content="0">' in answer.text
+    assert viewer.open("/console/activity").request.path == "/console/activity"
+
+
+def test_the_address_without_its_last_slash_leads_to_no_other_host(registry: Driver, viewer: Browser) -> None:
+    answer = viewer.client.get("/console", base_url="http://evil.example")
+    assert answer.headers["Location"] in ("/console/", "/console/sign-in")
+    assert viewer.open("/console").request.path == "/console/"
+
+
+def test_with_a_prefix_each_way_stays_in_it(registry: Driver) -> None:
+    node = registry.node(console=True, external_prefix="/pk")
+    client = node.app.test_client()
+    answer = client.get("/console/activity?type=x")
+    assert answer.headers["Location"] == "/pk/console/sign-in"
+    assert "Path=/pk/console" in answer.headers["Set-Cookie"]
+    for path in ("/console/activity?type=x", "/console/sign-in"):  # the cookie is for the path that the proxy strips
+        shown = client.get(path)
+        value = shown.headers["Set-Cookie"].partition(";")[0].partition("=")[2]
+        client.set_cookie("peerseal-console", value, path="/console")
+    token = shown.text.partition('name="csrf_token" value="')[2].partition('"')[0]
+    signed_in = client.post("/console/sign-in", data={"csrf_token": token, "token": token_of(node, Role.VIEWER)})
+    assert signed_in.headers["Location"] == "/pk/console/activity?type=x"
+    node.close()
+
+
+def test_a_proxy_that_asks_with_an_address_of_this_host_gets_secure_cookies(registry: Driver) -> None:
+    answer = registry.app.test_client().get("/console/sign-in", headers={"X-Forwarded-For": "192.0.2.1"})
+    assert "Secure" in {part.strip() for part in answer.headers["Set-Cookie"].split(";")}
+
+
+def test_a_second_sign_in_in_a_browser_ends_the_first(registry: Driver, viewer: Browser) -> None:
+    before = cookie(viewer)
+    viewer.client.delete_cookie("peerseal-console", path="/console")
+    other = Browser(registry)
+    other.client.set_cookie("peerseal-console", before or "", path="/console")
+    other.open("/console/")
+    other.send("/console/sign-in", token=token_of(registry, Role.VIEWER))
+    viewer.client.set_cookie("peerseal-console", before or "", path="/console")
+    assert viewer.open("/console/").request.path == "/console/sign-in"
+
+
+def test_an_operator_has_only_so_many_sessions_and_an_address_only_so_many_sign_ins(registry: Driver) -> None:
+    token, browsers = token_of(registry, Role.VIEWER), [Browser(registry) for _ in range(SESSIONS + 1)]
+    for browser in browsers:
+        browser.sign_in(token)
+    reached = [browser.open("/console/").request.path == "/console/" for browser in browsers]
+    assert reached.count(False) == 1
+    node = registry.node(console=True, limits=registry.settings.limits.__class__(refusals_per_minute=3))
+    assert [Browser(node).sign_in(token).status_code for _ in range(5)] == [200] * 3 + [429] * 2
+    node.close()
+
+
+# ---- the database
+
+
+def test_while_the_database_is_down_each_answer_is_a_page(
+    registry: Driver, viewer: Browser, stranger: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(*_: object) -> None:
+        raise StorageUnavailable("the database is down")
+
+    monkeypatch.setattr(ConsoleSessions, "find", down)
+    for path in ("/console/", "/console/services", "/console/nothing", "/console/sign-in"):
+        answer = viewer.open(path)
+        assert (answer.status_code, answer.mimetype) == (503, "text/html")
+        assert "storage_unavailable" in answer.text
+        assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self'")
+    assert stranger.open("/console/sign-in").status_code == 200
+
+
+def test_who_signs_out_while_nothing_can_be_written_is_out_in_this_browser(
+    viewer: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object) -> None:
+        raise StorageUnavailable("the server is read-only")
+
+    viewer.open("/console/")
+    monkeypatch.setattr(ConsoleSessions, "end", read_only)
+    assert viewer.send("/console/sign-out").request.path == "/console/sign-in"
+    assert viewer.open("/console/").request.path == "/console/sign-in"
+
+
+def test_an_error_of_our_own_is_a_page_and_a_line_of_the_log(
+    registry: Driver, viewer: Browser, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("secret-in-a-message")
+
+    monkeypatch.setattr(registry.registry.overview, "numbers", broken)
+    answer = viewer.open("/console/")
+    assert (answer.status_code, answer.mimetype) == (500, "text/html")
+    assert "internal_error" in answer.text
+    assert "secret-in-a-message" not in answer.text
+    assert "secret-in-a-message" in caplog.text
+
+
+@pytest.mark.parametrize("seconds", [10**18, -(10**18), 253_402_300_800])
+def test_a_time_that_no_calendar_has_is_shown_as_none(seconds: int) -> None:
+    assert time_text(seconds) == time_element(seconds) == "–"
+
+
+def test_codes_are_those_of_the_http_interface(registry: Driver, viewer: Browser) -> None:
+    viewer.open("/console/")
+    too_large = viewer.send("/console/sign-out", filler="x" * registry.settings.limits.body * 2)
+    assert (too_large.status_code, "body_too_large" in too_large.text) == (413, True)
