@@ -84,7 +84,7 @@ class Fleet:
     refresh: float = 300.0
     wait: float = 15.0
     hosts_of_a_mirror: int = 10_000
-    statements_for: int = 14
+    statements_for: int = 30
 
     @property
     def services(self) -> int:

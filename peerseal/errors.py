@@ -251,8 +251,11 @@ _OF_ANOTHER_REGISTRY = ("document_wrong_root", "document_wrong_issuer", "documen
 class FetchError(PeersealError, code="fetch_failed"):
     """The registry did not answer: no connection, no answer in time, too large, or not the expected answer.
 
-    ``http_status`` is the status of the answer, None without an answer.
+    ``http_status`` is the status of the answer, None without an answer. ``by_mirror`` says that a 404 came from mirrors
+    alone, which may leave documents out.
     """
+
+    by_mirror = False
 
     def __init__(self, detail: str, http_status: int | None = None) -> None:
         super().__init__(detail)

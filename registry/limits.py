@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Final, NamedTuple, Self
 
 from peerseal.errors import ConfigurationError
+from peerseal.protocol.documents.key_set import LONGEST_LIFE
 from peerseal.protocol.tokens.event import EVENT_LIFETIME, EVENT_LIFETIME_CAP
 from peerseal.runtime.settings import SettingsReader
-from registry.domain.lifecycle import LONGEST_LIFE
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB

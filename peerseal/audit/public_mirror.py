@@ -288,9 +288,8 @@ class PublicMirror:
 
     def _kids(self, service_id: str) -> Sequence[str]:
         """The keys of a service whose statements are kept. Statements about earlier ones are removed."""
-        if not self._statements_for:
-            return ()
-        admitted, first = self._admitted[service_id], self._clock() - self._statements_for
+        admitted, kept_for = self._admitted[service_id], self._statements_for
+        first = self._clock() - kept_for if kept_for else math.inf
         for kid in [kid for kid, at in admitted.items() if at < first]:
             self._files.remove(_statement_path(kid))
             self._kept.pop(_statement_path(kid), None)

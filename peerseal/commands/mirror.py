@@ -18,6 +18,7 @@ from peerseal.audit.waiting_peers import WAITING, WaitingPeers
 from peerseal.commands.arguments import Subcommands, add_command, seconds
 from peerseal.commands.registry_options import add_registry_options, registry_of, until_interrupted
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, PeersealError
+from peerseal.protocol.documents.key_set import LONGEST_LIFE
 from peerseal.runtime.descriptors import connections_allowed
 from peerseal.runtime.files import is_of_disk
 from peerseal.runtime.settings import whole_number
@@ -73,10 +74,10 @@ def add_mirror(commands: Subcommands) -> None:
     )
     statements.add_argument(
         "--statements-for",
-        type=seconds,
+        type=_past_lives,
         default=math.inf,
         metavar="TIME",
-        help="leave out those of keys that were admitted earlier than, such as, 30d ago",
+        help="leave out those of keys that were admitted earlier than, such as, 60d ago; 30d at least",
     )
     parser.add_argument("--metrics", type=Path, metavar="FILE", help="write metrics in Prometheus' text format")
     parser.add_argument(
@@ -90,6 +91,14 @@ def add_mirror(commands: Subcommands) -> None:
         help=f"peers that wait for changes at once, at most; others poll [{WAITING}]",
     )
     add_registry_options(parser)
+
+
+def _past_lives(text: str) -> float:
+    """An argument that is a time no shorter than a key's life. Raises argparse.ArgumentTypeError."""
+    value = seconds(text)
+    if value < LONGEST_LIFE:
+        raise argparse.ArgumentTypeError(f"{text!r:.60}: expected 30d or more: a key may live so long")
+    return value
 
 
 def _count(text: str) -> int:

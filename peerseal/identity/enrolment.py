@@ -106,7 +106,7 @@ class Enrolment:
         try:
             statement = self._trust.document(KeyStatement, f"{self._path}/{key.thumbprint}.jwt", owner)
         except FetchError as error:
-            if error.http_status == 404:
+            if error.http_status == 404 and not error.by_mirror:
                 return None
             raise
         return _about(key.kid, statement)

@@ -149,8 +149,10 @@ class KeyRotation:
         with self._folder.locked():
             self._keys.reload()
             held = [key for key in self._keys.stored.keys if not key.refused]
-            if any(key.thumbprint == pair.public.thumbprint for key in held):
-                return
+            for key in held:
+                if key.thumbprint == pair.public.thumbprint:
+                    self._keys.save(self._keys.stored.having(replace(key, brought=True)))
+                    return
             if held:
                 raise ConfigurationError(f"{self._folder.path} has the key {held[-1].kid} already: rotate or retire it")
             self._save_candidate(pair, brought=True)
@@ -265,12 +267,14 @@ class KeyRotation:
     @contextmanager
     def _noting_refusal(self, candidate: StoredKey) -> Iterator[None]:
         """Mark the candidate if its registration, in the block, is refused for the key itself. A call without an answer
-        marks nothing: it may have registered the key."""
+        marks nothing: it may have registered the key. A key that was admitted once is not marked: only a signed
+        statement ends it."""
         try:
             yield
         except (EnrolmentRefused, ConfigurationError) as error:
             refusals = [one for one in (error, error.__cause__) if isinstance(one, EnrolmentRefused)]
-            if any(one.code in ANOTHER_KEY_HELPS for one in refusals):
+            admitted_once = candidate.expires_at > self._clock()  # both answers that say otherwise are unsigned
+            if any(one.code in ANOTHER_KEY_HELPS for one in refusals) and not admitted_once:
                 self._refuse(candidate)
             raise
 

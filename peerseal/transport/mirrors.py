@@ -86,12 +86,13 @@ class Failures:
     def __init__(self) -> None:
         self._worst: FetchError | DocumentRefused | None = None
         self._importance = 0
-        self._primary_refused = False
+        self._primary_refused = self._primary_lacks = False
 
     def add(self, error: FetchError | DocumentRefused, *, of_primary: bool) -> None:
         """Note the failure of one mirror, or the refusal of its answer."""
         importance = _importance(error, of_primary)
         self._primary_refused |= of_primary and isinstance(error, DocumentRefused)
+        self._primary_lacks |= of_primary and getattr(error, "http_status", None) == 404
         if importance >= self._importance:
             self._worst, self._importance = error, importance
 
@@ -99,6 +100,8 @@ class Failures:
         """Passes where there was no failure."""
         if isinstance(self._worst, DocumentRefused):
             self._worst.by_mirror = not self._primary_refused
+        elif self._worst is not None:
+            self._worst.by_mirror = self._worst.http_status == 404 and not self._primary_lacks
         if self._worst is not None:
             raise self._worst
 

@@ -231,19 +231,19 @@ class Refusals:
         return frozenset(self._known.get(service_id, ()))
 
     def add(self, kid: str, entry: int, ends_at: int) -> None:
-        """Refuse a key that was revoked up to that entry. ``ends_at`` (seconds since the epoch) is its end as far as it
-        is known, else 0."""
+        """Refuse a key that was revoked up to that entry. ``ends_at`` (seconds since the epoch) is its end, or a later
+        time where that is not known."""
         kids = self._known.setdefault(kid.rpartition("/")[0], {})
         before = kids.get(kid, (0, 0))
         kids[kid] = max(before[0], entry), max(before[1], ends_at)
 
     def settle(self, service_id: str, known: "KnownService", now: float) -> None:
-        """Forget the keys that the belief itself refuses: it covers the entry, and lists the key as revoked; or it
-        names the digest of a part that does, and is not held. A registry lists a revoked key to its end: one that it
-        no longer lists is forgotten after that."""
+        """Forget the keys that the belief itself refuses: it covers the entry, and lists the key as revoked. A registry
+        lists a revoked key to its end: one that it no longer lists, or in a part that is not held, is forgotten after
+        that."""
         kids = self._known.get(service_id, {})
         for kid, (entry, ends_at) in tuple(kids.items()):
-            said = kid in known.revoked or known.part_lacked(kid) is not None or now >= ends_at
+            said = kid in known.revoked or now >= ends_at
             if said and known.covered >= entry and kid not in known.keys:
                 kids.pop(kid, None)
 

@@ -102,6 +102,8 @@ class Shelf(ABC, Generic[D, B, A]):
     """The name of its copy on disk; ``{}`` stands for the service's short name. Empty for a kind without copies."""
     may_be_absent: ClassVar[bool] = False
     """Whether 404 says that there is no such subject; else it is a failure."""
+    mirrors_have_all: ClassVar[bool] = True
+    """Whether the 404 of a mirror says so, too: a mirror may leave statements out."""
 
     def __init__(self, context: ShelfContext) -> None:
         self.items: dict[str, CachedSubject[B]] = {}
@@ -487,7 +489,8 @@ class Shelf(ABC, Generic[D, B, A]):
         try:
             fetched = self._fetch(item, self._question(item, period))
         except FetchError as error:
-            if error.http_status != 404 or not self.may_be_absent or self._is_in_ledger(item):
+            absent = error.http_status == 404 and self.may_be_absent and not self._is_in_ledger(item)
+            if not absent or (error.by_mirror and not self.mirrors_have_all):
                 raise
             self._forget(item)
             return

@@ -24,7 +24,7 @@ from typing import Final, Generic, TypeVar
 from peerseal.errors import DocumentRefused, FetchError, RevokedKey, TrustUnavailable
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.domain import DomainDocument
-from peerseal.protocol.documents.key_set import REVOKED, KeySetDocument
+from peerseal.protocol.documents.key_set import LONGEST_LIFE, REVOKED, KeySetDocument
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.names import split_kid, split_service_id
@@ -83,6 +83,8 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
 
     def _in_unasked_part(self, kid: str) -> TrustedKey | None:
         """The key in a part that ``held`` leaves out until it is asked for, which is noted."""
+        if kid in self.refused:  # before the belief is read: one that settles a refusal is set first
+            return None
         item = self.items.get(kid.rpartition("/")[0])
         known = item.known if item is not None and self.is_believed(item) else None
         key = known.keys.get(kid) if known is not None and known.parts else None
@@ -131,7 +133,8 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
 
     def _refuse_known(self, known: KnownService, kid: str, entry: int) -> None:
         key = known.keys.get(kid)
-        self.refused.add(kid, entry, 0 if key is None else key.active_until)
+        end = self._clock() + LONGEST_LIFE if key is None else key.active_until
+        self.refused.add(kid, entry, math.ceil(end))
         self.held.pop(kid, None)
 
     def endings(self) -> Mapping[str, int]:
@@ -198,12 +201,11 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
         """Add new keys before old ones are removed, so that a reader without a lock always finds a valid key."""
         before, after = item.known.keys if item.known else {}, known.keys if known else {}
         item.absent.discard(after)
-        self.held.update({kid: (key, item) for kid, key in after.items()})
         unasked = [known.held.get(number) for number in self._parts.unasked(item.service)] if known else []
-        for part in filter(None, unasked):
-            for kid in part.keys:
-                self.held.pop(kid, None)
-        for kid in (before.keys() - after.keys()) | (after.keys() & self.refused.of(item.service)):
+        left_out = frozenset(self.refused.of(item.service)).union(*(part.keys for part in unasked if part is not None))
+        shown = {kid: (key, item) for kid, key in after.items() if kid not in left_out}
+        self.held.update(shown)
+        for kid in (before.keys() - shown.keys()) | (after.keys() & self.refused.of(item.service)):
             self.held.pop(kid, None)
 
     def _believe(self, item: CachedSubject[KnownService], known: KnownService, period: int) -> None:
@@ -345,6 +347,7 @@ class StatementShelf(Shelf[KeyStatement, KnownStatement, TrustedKey]):
     label = "statement"
     path = "/v1/services/{}/keys/{}.jwt"
     may_be_absent = True
+    mirrors_have_all = False
 
     _GROUPS = 64
 

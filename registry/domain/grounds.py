@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Final
 
 from peerseal.protocol.documents.history_statement import read_history
+from peerseal.protocol.documents.key_set import LONGEST_LIFE
 from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
 from peerseal.protocol.ledger import entries
 from peerseal.protocol.ledger.entries import Entry, evidence_digest
@@ -28,7 +29,6 @@ from registry.domain.evidence_checks import (
     fault,
 )
 from registry.domain.keys import KeyRecord, KeyState
-from registry.domain.lifecycle import LONGEST_LIFE
 from registry.domain.rebuild import PublicState
 
 _READ_ONLY: Final = "viewer"

@@ -11,14 +11,10 @@ The use cases store the results of these functions, and `registry.domain.rebuild
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
 
 from peerseal.errors import CallerNotAllowed
 from peerseal.protocol.keys import PublicKey
 from registry.domain.keys import KeyRecord, KeyState
-
-LONGEST_LIFE: Final = 30 * 24 * 3600
-"""Seconds for which a key is admitted, at most. A ledger with a longer window is refused."""
 
 
 def admitted(public: PublicKey, service: str, by: Mapping[str, str], *, seq: int, start: int, end: int) -> KeyRecord:

@@ -3,6 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -32,8 +33,10 @@ class GroupCommit(Generic[W, R]):
     MOST = 32
     """Requests in one group."""
 
-    def __init__(self, do_all: Callable[[Sequence[W]], Sequence[R | Exception]]) -> None:
+    def __init__(self, do_all: Callable[[Sequence[W]], Sequence[R | Exception]], longest_wait: float = -1) -> None:
+        """``longest_wait`` is for how long (seconds) a request waits for those before; -1: without an end."""
         self._do_all = do_all
+        self._longest_wait = longest_wait
         self._waiting: deque[_Waiting[W, R]] = deque()
         self._turn = threading.Lock()
 
@@ -48,12 +51,18 @@ class GroupCommit(Generic[W, R]):
         return self._turn.locked()
 
     def do(self, work: W) -> R:
-        """The result of one request. Raises its error."""
+        """The result of one request. Raises its error, or StorageUnavailable where it waited for too long."""
         mine = _Waiting[W, R](work)
         self._waiting.append(mine)
-        with self._turn:  # the thread before usually has done it meanwhile
-            while mine.outcome is None:
+        if not self._turn.acquire(timeout=self._longest_wait):
+            with suppress(ValueError):  # the thread before has begun with it
+                self._waiting.remove(mine)
+            raise StorageUnavailable(f"requests before it took more than {self._longest_wait:g} s")
+        try:
+            while mine.outcome is None:  # the thread before usually has done it meanwhile
                 self._do_some()
+        finally:
+            self._turn.release()
         if isinstance(mine.outcome, Exception):
             raise mine.outcome
         return mine.outcome

@@ -1,6 +1,7 @@
 """Brings the schema up to date. Any number of nodes may do so at the same time."""
 
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -22,9 +23,11 @@ from registry.storage.engine import POSTGRESQL, TIMEOUTS, WRITES, DatabaseTimeou
 from registry.storage.schema import RELEASED_REVISION, SCHEMA_REVISION, Schema, current_revision, read_schema
 from registry.storage.unit import storage_errors
 
+log = logging.getLogger(__name__)
+
 __all__ = ["SCHEMA_REVISION", "current_revision", "migrate", "migrate_down", "newest_revision"]
 
-LOCK_WAIT = 120
+LOCK_WAIT = 180
 """Seconds to wait for another node that migrates."""
 DDL_LOCK_TIMEOUT = 1
 """Seconds for which a change of the schema may block other users of a table while it waits for that table: they give up
@@ -116,8 +119,12 @@ def _when_tables_are_free(change: Callable[[], None]) -> None:
             change()
             return
         except OperationalError as error:
-            if not left or not isinstance(error.orig, _TABLE_IN_USE):
+            if not isinstance(error.orig, _TABLE_IN_USE):
                 raise
+            if not left:
+                raise StorageUnavailable(f"{_BUSY} for a minute: end it, and migrate again") from error
+            if left == DDL_ATTEMPTS - 1:
+                log.warning("%s: the change of the schema waits for its end", _BUSY)
         time.sleep(1.0)
 
 
@@ -180,6 +187,7 @@ def _postgresql_lock(engine: Engine) -> Iterator[None]:
 _NOT_THE_OWNER = text(
     "SELECT current_user FROM pg_tables WHERE schemaname = 'public' AND NOT pg_has_role(tableowner, 'USAGE') LIMIT 1"
 )
+_BUSY = "a transaction has been using a table (pg_stat_activity names it)"
 _TABLE_IN_USE = (LockNotAvailable, DeadlockDetected)
 _TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(:lock)")
 _HOLDING = DatabaseTimeouts(idle_in_transaction=0)

@@ -114,6 +114,8 @@ def test_a_mirror_keeps_the_statements_of_keys_admitted_in_the_time_that_it_is_t
 
 
 def test_a_mirror_without_statements_has_none(registry: Driver, billing: KeyPair, folder: Path) -> None:
+    mirror_of(registry, folder).update()
+    assert list(folder.rglob("keys/*.jwt"))
     PublicMirror(folder, InProcess(registry), registry.pin, statements_for=0.0, clock=registry.clock).update()
     assert not list(folder.rglob("keys/*.jwt"))
 

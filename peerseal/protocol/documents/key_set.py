@@ -29,6 +29,8 @@ _INITIALS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234567
 """The alphabet of base64url (RFC 4648 section 5): the value of a thumbprint's first character is its part's number."""
 PARTS: Final = len(_INITIALS)
 """The parts of a large key set."""
+LONGEST_LIFE: Final = 30 * 24 * 3600
+"""Seconds for which a registry admits a key, at most."""
 _DIGEST: Final = 43
 """Characters of a digest."""
 

@@ -39,6 +39,10 @@ _READER = 256
 _SERVICES: Final = 1_000
 """Services whose answers are made in turn. Of a service that was dropped two threads may make the same one."""
 
+LONGEST_WAIT: Final = 3
+"""Seconds for which a thread waits for others, which make what it needs or read all keys of large services. A caller
+gives up after five, and asks again."""
+
 
 @dataclass(frozen=True, slots=True)
 class PublicAnswer:
@@ -193,7 +197,7 @@ class AnswerCache(Generic[A]):
         if kept is not None:
             return kept
         service = wanted.name[1]
-        turn = self._turns.get(service) or self._turns.put(service, GroupCommit(self._made_each))
+        turn = self._turns.get(service) or self._turns.put(service, GroupCommit(self._made_each, LONGEST_WAIT))
         return turn.do(wanted)
 
     def _made_each(self, several: Sequence[_Wanted[A]]) -> Sequence[PublicAnswer]:

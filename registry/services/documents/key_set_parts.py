@@ -21,13 +21,11 @@ from registry.domain.lifecycle import is_listed
 from registry.domain.publication import part_digest
 from registry.domain.rebuild import keys_of
 from registry.services.bounded_cache import BoundedCache
+from registry.services.documents.answer_cache import LONGEST_WAIT
 from registry.storage.queries import keys, ledger
 
 _SERVICES: Final = 1_000
 """Services with large sets whose parts are remembered, 10 KiB each."""
-
-_LONGEST_WAIT: Final = 20
-"""Seconds for which a thread waits until others have read all keys of their services, some five seconds each."""
 
 A = TypeVar("A")
 
@@ -71,8 +69,8 @@ class KeySetParts:
             return make(self._remembered_names)
         except _AllKeysNeeded:
             pass
-        if not self._reading_all.acquire(timeout=_LONGEST_WAIT):
-            raise StorageUnavailable(f"all keys of other services were read for {_LONGEST_WAIT} s")
+        if not self._reading_all.acquire(timeout=LONGEST_WAIT):
+            raise StorageUnavailable(f"all keys of other services were read for {LONGEST_WAIT} s")
         try:
             return make(self.names)
         finally:

@@ -75,6 +75,20 @@ class Refusing(Between):
         return (vouched and self.answer) or super().call(method, path, body=body, headers=headers)
 
 
+def test_unsigned_answers_replace_no_key_that_was_admitted_once(
+    registry: MemoryRegistry, client: Identity, folder: KeyFolder
+) -> None:
+    """Someone on the way says that there is no statement, and refuses the registration."""
+    kid = client.credentials.key_id
+    registry.answers[f"{KEYS}/{kid.rpartition('/')[2]}.jwt"] = Answer(404, canonical_json({"code": "key_not_found"}))
+    registry.answers[KEYS] = refusal("too_many_keys")
+    for _ in range(4):
+        refused(client.look_after_keys)
+    registry.answers.clear()
+    client.look_after_keys()
+    assert kid in {key.kid for key in folder.load().keys if key.registered_at is not None}
+
+
 # next keys
 
 
@@ -294,3 +308,20 @@ def test_a_folder_of_an_earlier_release_is_read(registry: MemoryRegistry, tmp_pa
     file.write_text(json.dumps(text))
     [key] = KeyFolder(folder.path).load().keys
     assert (key.brought, key.refused) == (False, False)
+
+
+def test_a_brought_key_that_an_earlier_release_saved_is_not_replaced_either(
+    registry: MemoryRegistry, tmp_path: Path, folder: KeyFolder
+) -> None:
+    pair = KeyPair.generate("ES256")
+    identity = brought(registry, tmp_path, pair)
+    file = next(tmp_path.rglob("keys.json"))
+    written = json.loads(file.read_text())
+    for key in written["keys"]:
+        del key["brought"], key["refused"]
+    file.write_text(json.dumps(written))
+    registry.answers[KEYS] = refusal("too_many_keys")
+    identity = brought(registry, tmp_path, pair)
+    for _ in range(2):
+        refused(identity.start)
+    assert [key.thumbprint for key in folder.load().keys] == [pair.public.thumbprint]

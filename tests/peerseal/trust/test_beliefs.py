@@ -31,8 +31,8 @@ def refusals() -> Refusals:
     [
         (believed(revoked=True), 0, False),
         (believed(revoked=True, covered=ENTRY - 1), 0, True),
-        (believed(parts=True), 0, False),
-        (believed(parts=True, covered=ENTRY - 1), 0, True),
+        (believed(parts=True), END - 1, True),
+        (believed(parts=True), END, False),
         (believed(), END - 1, True),
         (believed(), END, False),
         (believed(covered=ENTRY - 1), END, True),
@@ -42,8 +42,8 @@ def refusals() -> Refusals:
     ids=[
         "the belief lists it as revoked",
         "an older belief says nothing of that entry",
-        "the part that lists it is not held",
-        "an older set names an older part",
+        "the part that lists it is not held, before its end",
+        "the part that lists it is not held, after its end",
         "not listed before its end",
         "not listed after its end",
         "an older belief, after its end",

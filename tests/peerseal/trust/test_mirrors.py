@@ -287,6 +287,16 @@ class TestNotThere:
         with pytest.raises(UnknownKey):
             two.trust.key(f"test.internal/nobody/{'A' * 43}")
 
+    def test_a_mirror_that_leaves_statements_out_does_not_say_that_there_is_none(self, two: Two) -> None:
+        assert two.trust.domain
+        two.lies(path_of(two.kid), b"", 502)
+        two.registry.answers[path_of(two.kid)] = Answer(404, b"")
+        with pytest.raises(TrustUnavailable):
+            two.trust.recorded_key(two.kid)
+        two.lies(path_of(two.kid), b"", 404)
+        with pytest.raises(UnknownKey):
+            two.trust.recorded_key(two.kid)
+
     def test_it_cannot_be_told_where_one_of_them_lies(self, two: Two) -> None:
         two.lies("/v1/services/nobody/jwks.jwt", b"a.b.c")
         with pytest.raises(TrustUnavailable):

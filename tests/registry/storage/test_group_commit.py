@@ -100,3 +100,24 @@ def test_an_exit_in_the_middle_leaves_no_request_waiting() -> None:
             leaving.result(10)
     with pytest.raises(SystemExit):  # the turn was given back
         doubling.group_commit.do(2)
+
+
+def test_a_request_that_waits_for_too_long_is_refused_and_not_executed() -> None:
+    busy, go_on, done = threading.Event(), threading.Event(), list[int]()
+
+    def execute(numbers: Sequence[int]) -> Sequence[int]:
+        busy.set()
+        assert go_on.wait(10)
+        done.extend(numbers)
+        return numbers
+
+    group_commit = GroupCommit[int, int](execute, 0.01)
+    with ThreadPoolExecutor(1) as pool:
+        under_way = pool.submit(group_commit.do, 1)
+        assert busy.wait(10)
+        with pytest.raises(StorageUnavailable):
+            group_commit.do(2)
+        go_on.set()
+        assert under_way.result() == 1
+    assert group_commit.do(3) == 3
+    assert done == [1, 3]
