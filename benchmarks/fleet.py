@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -76,7 +76,9 @@ class UnitCosts:
 class Fleet:
     """How often a fleet asks. A service has ten hosts and ten neighbours, so a hundred hosts watch it. A host replaces
     its key once a day (two entries of the ledger), restarts once a day, and looks every five minutes whether what it
-    holds is the newest. Mirrors have the statements of keys that were admitted in the last ``statements_for`` days."""
+    holds is the newest. Mirrors have the statements of keys that were admitted in the last ``statements_for`` days, or
+    none. Without them each host that watches a service asks the registry for the statement of a key that signs events,
+    after each change of the service."""
 
     hosts: int
     hosts_of_a_service: int = 10
@@ -84,7 +86,7 @@ class Fleet:
     refresh: float = 300.0
     wait: float = 15.0
     hosts_of_a_mirror: int = 10_000
-    statements_for: int = 30
+    statements_for: int = 0
 
     @property
     def services(self) -> int:
@@ -185,11 +187,12 @@ def through_mirrors(fleet: Fleet, costs: UnitCosts) -> Sequence[Load]:
     asks for what changed, all statements of a service that changed among it, and for all lists once a minute."""
     at_registry, changed = min(fleet.mirrors, 10), fleet.changes * (4 + fleet.statements)
     renewed = (2 + fleet.statements) * fleet.services / (_DAY / 2)
+    direct = 0 if fleet.statements else fleet.changes
     return (
         costs.recent._replace(size=fleet.recent_size).times(2 * at_registry),  # with the ledger's checkpoint
         costs.current._replace(size=fleet.current_size).times(at_registry * fleet.blocks / 60),
-        costs.document.times(at_registry * (changed + renewed)),
-        costs.cold_document.times(changed + renewed),
+        costs.document.times(at_registry * (changed + renewed) + direct * min(fleet.watchers, fleet.hosts)),
+        costs.cold_document.times(changed + renewed + direct * fleet.hosts_of_a_service),
     )
 
 
@@ -197,6 +200,7 @@ SHAPES: Final[Mapping[str, Shape]] = {
     "direct": direct,
     "through caches": through_caches,
     "through mirrors": through_mirrors,
+    "… with statements": lambda fleet, costs: through_mirrors(replace(fleet, statements_for=30), costs),
 }
 
 
@@ -219,6 +223,7 @@ _PARTS: Final[Mapping[str, Sequence[str]]] = {
     "direct": ("telling of changes", "documents", "refreshes", "signing"),
     "through caches": ("recent changes", "lists", "changed documents", "refreshes", "signing"),
     "through mirrors": ("recent changes", "lists", "documents", "signing"),
+    "… with statements": ("recent changes", "lists", "documents", "signing"),
 }
 CONNECTIONS: Final = 4
 """Connections to PostgreSQL of a worker."""
