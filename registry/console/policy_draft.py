@@ -2,9 +2,9 @@
 
 import difflib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from werkzeug.datastructures import MultiDict
 
@@ -49,7 +49,7 @@ class Draft:
     def of(cls, policy: CallPolicy | None, seen: int, how: str = ROWS) -> "Draft":
         """The draft that says the same as a policy."""
         rows = [] if policy is None else [Row(who, " ".join(sorted(policy.allow[who]))) for who in sorted(policy.allow)]
-        return cls(how, rows, policy is not None and policy.restricted, text_of(policy), seen)
+        return cls(how, rows, policy is not None and policy.restricted, readable(setting_members(policy)), seen)
 
     @classmethod
     def read(cls, form: MultiDict[str, str]) -> "Draft":
@@ -80,6 +80,19 @@ class Draft:
                 raise BadRequest("malformed_body", f"the caller {caller:.120} is given twice")
             allow[caller] = scopes.split()
         return {"allow": allow, "restricted": self.restricted}
+
+
+INDENTED: Final = 32 * 1024
+"""Bytes of a setting that is shown with indentation. A longer one would not fit into a form with it."""
+
+
+def readable(members: Mapping[str, Any]) -> str:
+    """A setting for a text area, with indentation; a long one with a line for each of its members."""
+    text = json.dumps(members, indent=2, ensure_ascii=False)
+    if len(text.encode("utf-8")) <= INDENTED:
+        return text
+    lines = (f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in members.items())
+    return "{" + ",\n ".join(lines) + "}"
 
 
 def text_of(policy: CallPolicy | None) -> str:

@@ -1,6 +1,5 @@
 """The domain's settings, the registry's own keys, and the operators."""
 
-import json
 from typing import NamedTuple
 
 from flask import Blueprint, Response, flash
@@ -9,6 +8,7 @@ from peerseal.errors import MalformedToken
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.ledger.checkpoint import ledger_jwk, signed_note_key
+from registry.console.policy_draft import readable
 from registry.console.rendering import link, page, redirect
 from registry.console.request import act, field, is_new_form, number_field, operator
 from registry.domain.errors import BadRequest, PreconditionFailed
@@ -50,7 +50,7 @@ def save() -> Response:
 
 def _domain_page(status: int = 200, typed: str | None = None, refused: str | None = None) -> Response:
     setting = registry().policies.domain()
-    text = json.dumps(setting.value.to_json(), indent=2, ensure_ascii=False)
+    text = readable(setting.value.to_json())
     return page(
         "settings.html",
         status,

@@ -316,3 +316,22 @@ def test_a_difference_leaves_out_what_is_far_from_a_change() -> None:
     assert not any("service-10" in line.text for line in lines)
     assert difference(CallPolicy(before), CallPolicy(dict(before))) == []
     assert difference(None, None) == []
+
+
+def test_the_longest_policy_and_settings_fit_into_their_forms(registry: Driver, admin: Browser) -> None:
+    names = [f"svc-{number:04}.a-long-name-of-a-team-in-a-far-away-department" for number in range(250)]
+    for path, body, named in (
+        (
+            "/v1/services/billing/policy",
+            {"allow": {name: ["read", "write"] for name in names}},
+            "/console/services/billing/policy",
+        ),
+        ("/v1/domain", {"minters": names, "issuers": []}, "/console/settings"),
+    ):
+        etag = registry.client.get(path, headers=registry.operator).headers["ETag"]
+        put = registry.client.put(path, json=body, headers={**registry.operator, "If-Match": etag})
+        assert put.status_code == 200, put.text
+        admin.open(named)
+        typed = max(re.findall(r"<textarea[^>]*>(.*?)</textarea>", admin.page, re.DOTALL), key=len)
+        assert len(unescape(typed).encode()) < 40_000
+        assert json.loads(unescape(typed))
