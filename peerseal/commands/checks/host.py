@@ -4,7 +4,7 @@ when a check first asks for it, and nothing is changed."""
 import os
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -160,6 +160,11 @@ class Host:
         """The key of this host that is to be registered; None where its keys cannot be read."""
         held = () if self._readable is None else self._readable.keys
         return next((key for key in held if key.is_candidate), None)
+
+    @property
+    def refused(self) -> Sequence[StoredKey]:
+        """The keys of this host that the registry did not admit; none where its keys cannot be read."""
+        return [] if self._readable is None else [key for key in self._readable.keys if key.refused]
 
     @property
     def no_key(self) -> tuple[str, str]:

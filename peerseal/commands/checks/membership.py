@@ -69,6 +69,9 @@ def check_keys(host: Host) -> Iterator[Finding]:
     """The key that signs is good for some time, here and at the registry."""
     if host.service is None:
         return
+    for refused in host.refused:
+        said = f"the registry did not admit {refused.kid}, the last new key of this host"
+        yield warning(said, "`peerseal rotate` makes another one, and says what the registry answers")
     key = host.stored.signing(host.now())
     if key is None:
         yield _without_key(host)

@@ -21,8 +21,9 @@ from peerseal.commands.checks.host import Host
 from peerseal.commands.doctor import CHECKS, examine, exit_code, lines_of
 from peerseal.errors import EnrolmentPending, EnrolmentRefused
 from peerseal.flask import PeerAuth
-from peerseal.identity.key_folder import KeyFolder
+from peerseal.identity.key_folder import KeyFolder, StoredKey
 from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH
+from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Answer, Clock, MemoryRegistry
 from peerseal.transport.fetch import Fetcher
 from tests.peerseal.served import served
@@ -345,6 +346,19 @@ def unnoted(variables: Mapping[str, str]) -> str:
     [key] = stored.keys
     folder.save(replace(stored, keys=(replace(key, registered_at=None),)))
     return key.kid
+
+
+def test_a_next_key_that_the_registry_did_not_admit_is_told(
+    examined: Examined, identity: Identity, variables: dict[str, str]
+) -> None:
+    folder = KeyFolder(Path(variables["PEERSEAL_KEY_DIR"]) / "billing")
+    [signing] = (stored := folder.load()).keys
+    pair = KeyPair.generate("ES256")
+    kid = f"{signing.owner}/{pair.public.thumbprint}"
+    folder.save(stored.having(StoredKey(kid, pair, refused=True)))
+    found = examined()["key"]
+    assert [each.level for each in found] == [WARNING, OK, OK]
+    assert kid in found[0].found
 
 
 def test_a_key_is_not_blamed_while_the_registry_does_not_answer(
