@@ -191,7 +191,7 @@ def tidy(as_json: bool) -> None:
     A running registry does so by itself once an hour. Entries and keys stay.
     """
     removed = Housekeeping(the_store(), the_settings().limits).tidy()
-    show(removed, as_json, "removed: " + ", ".join(f"{count} {name}" for name, count in removed.items()))
+    show(removed, as_json, "\n  ".join(("removed:", *(f"{count} {name}" for name, count in removed.items()))))
 
 
 @click.command()
