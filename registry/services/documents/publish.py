@@ -212,10 +212,7 @@ class Publisher(_Documents):
         """The frame of an answer, and the one key that it is about. Raises NotFound."""
 
         def find(connection: Connection, service: str, _now: int) -> list[KeyRecord]:
-            record = keys.find(connection, name[2])
-            if record is None or record.service != service:
-                raise NotFound("key_not_found")
-            return [record]
+            return [keys.of_service(connection, service, name[2])]
 
         authority, frame, (key,) = self._read(name[1], as_of, find)
         return authority, frame, key

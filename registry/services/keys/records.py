@@ -43,9 +43,7 @@ class Records(UseCase):
         InvalidName."""
         check_service(service)
         with self._store.look() as connection:
-            record = keys.find(connection, thumbprint)
-            if record is None or record.service != service:
-                raise NotFound("key_not_found")
+            record = keys.of_service(connection, service, thumbprint)
             evidence = ledger.evidence(connection, record.admitted_seq)
         members = record_json(self._authority.current().domain, record, self._clock())
         return {**members, "evidence": _members(evidence)}
@@ -70,9 +68,7 @@ class Records(UseCase):
         check_service(service)
         domain, now = self._authority.current().domain, self._clock()
         with self._store.read() as connection:
-            record = keys.find(connection, thumbprint)
-            if record is None or record.service != service:
-                raise NotFound("key_not_found")
+            keys.of_service(connection, service, thumbprint)
             number, first = keys.falling(connection, thumbprint, limit)
         return Falling(number, [record_json(domain, key, now) for key in first])
 
@@ -83,9 +79,7 @@ class Records(UseCase):
 
     def has_keys(self, service: str) -> bool:
         """Whether any key of the service was ever registered. Raises InvalidName."""
-        check_service(service)
-        with self._store.read() as connection:
-            return bool(keys.page(connection, service, 0, 1))
+        return bool(self.having_keys({check_service(service)}))
 
     def services(self, after: str = "", limit: int | None = None) -> Json:
         """``{"services": [{"service", "seq", "active_keys"}], "next"}``, by name, after the name ``after``."""

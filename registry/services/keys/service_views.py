@@ -111,7 +111,7 @@ class ServiceViews(UseCase):
                 raise NotFound("service_not_found")
             page = _page(connection, name, _AFTER_ALL)
             if thumbprint is not None and all(key.thumbprint != thumbprint for key in page.keys):
-                page = _page(connection, name, _key(connection, name, thumbprint).admitted_seq + 1)
+                page = _page(connection, name, keys.of_service(connection, name, thumbprint).admitted_seq + 1)
             return ServiceView(summary, page, _entries(connection, name))
 
     def keys(self, name: str, before: int = 0) -> KeyPage:
@@ -127,7 +127,7 @@ class ServiceViews(UseCase):
         """One key. Raises InvalidName and NotFound."""
         check_service(service)
         with self._store.read() as connection:
-            record = _key(connection, service, thumbprint)
+            record = keys.of_service(connection, service, thumbprint)
             chain = keys.vouchers(connection, thumbprint, VOUCHERS)
             near = keys.some(connection, chain[:NEAREST])[::-1]  # a voucher was admitted before the key
             root = keys.find(connection, chain[-1]) if len(chain) > NEAREST else None
@@ -139,13 +139,6 @@ class ServiceViews(UseCase):
     def _name(self, text: str) -> str:
         """A service's name, or its beginning, from a name or an id."""
         return text.lower().removeprefix(f"{self._authority.in_force().domain}/")
-
-
-def _key(connection: Connection, service: str, thumbprint: str) -> KeyRecord:
-    record = keys.find(connection, thumbprint)
-    if record is None or record.service != service:
-        raise NotFound("key_not_found")
-    return record
 
 
 def _page(connection: Connection, service: str, before: int) -> KeyPage:

@@ -27,6 +27,7 @@ from sqlalchemy import (
 
 from peerseal.protocol.documents.key_set import initial_of, part_of
 from peerseal.protocol.encoding import canonical_json
+from registry.domain.errors import NotFound
 from registry.domain.key_room import KeyCounts, PartCounts
 from registry.domain.keys import KeyRecord
 from registry.storage.batched_writes import Write
@@ -93,6 +94,14 @@ def find(connection: Connection, thumbprint: str) -> KeyRecord | None:
     """The key with that thumbprint, of any service."""
     row = connection.execute(_FIND, {"of": thumbprint}).first()
     return None if row is None else _record(row)
+
+
+def of_service(connection: Connection, service: str, thumbprint: str) -> KeyRecord:
+    """The service's key with that thumbprint. Raises NotFound, also for a key of another service."""
+    record = find(connection, thumbprint)
+    if record is None or record.service != service:
+        raise NotFound("key_not_found")
+    return record
 
 
 def listed(connection: Connection, service: str, retired_after: int, now: int) -> list[KeyRecord]:
