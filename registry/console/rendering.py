@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
-from flask import Blueprint, Flask, Response, current_app, render_template, request, url_for
+from flask import Blueprint, Flask, Response, render_template, request, url_for
 from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 
@@ -59,11 +59,6 @@ def link(endpoint: str, **values: Any) -> str:
     return registry().settings.external_prefix + url_for(endpoint, **values)
 
 
-def link_if_there(endpoint: str, **values: Any) -> str | None:
-    """As `link`; None where this registry has no such page."""
-    return link(endpoint, **values) if endpoint in current_app.view_functions else None
-
-
 def json_answer(value: Any) -> Response:
     """An answer for a script of a page."""
     return Response(canonical_json(value), headers=HEADERS, content_type="application/json")
@@ -85,7 +80,7 @@ def time_element(seconds: float | None) -> str:
     at = _moment(seconds)
     if at is None:
         return "–"
-    return Markup('<time datetime="{}">{}</time>').format(f"{at:%Y-%m-%dT%H:%M:%SZ}", time_text(seconds))
+    return Markup('<time datetime="{0:%Y-%m-%dT%H:%M:%SZ}">{0:%Y-%m-%d %H:%M:%S}Z</time>').format(at)
 
 
 def _moment(seconds: float | None) -> datetime | None:
@@ -154,7 +149,6 @@ def set_up(app: Flask, console: Blueprint, places: tuple[Place, ...]) -> None:
         return {
             "link": link,
             "new_form": lambda: secrets.token_urlsafe(12),
-            "link_if_there": link_if_there,
             "session": session,
             "domain": registry().authority.in_force().domain if session else None,
             "places": [place for place in places if role is not None and place.needs <= role],

@@ -4,14 +4,14 @@ import logging
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from flask import Flask, g, request, session
+from flask import Flask, flash, g, request, session
 from flask.sessions import SecureCookieSessionInterface
 from flask_wtf import CSRFProtect  # type: ignore[import-untyped]
 
 from peerseal.errors import MissingToken
 from peerseal.protocol.hosts import is_loopback_host
 from registry.domain.errors import BadRequest, RoleRefused, StorageUnavailable
-from registry.services.access.console_sessions import NewSession, Session
+from registry.services.access.console_sessions import Session
 from registry.services.access.operators import Operator, Role
 from registry.web.wire import registry
 
@@ -63,11 +63,10 @@ def act(needs: Role = Role.OPERATOR) -> Mapping[str, str]:
     return operator(needs).by
 
 
-def begin(new: NewSession) -> None:
+def begin(secret: str) -> None:
     """Signs the browser in. Nothing of the session before stays, so that no other can know the new one."""
     end()
-    session[_SECRET] = new.secret
-    g.console_session = new
+    session[_SECRET] = secret
 
 
 def end() -> None:
@@ -104,12 +103,15 @@ def check_form() -> None:
 
 
 def is_new_form() -> bool:
-    """Whether the form that was sent is sent for the first time: a second click, or a reload of the answer, makes
-    nothing twice. The form has a name of its own, in the field ``form``. Raises BadRequest for one without, and
-    TrustUnavailable where the database takes no writes."""
+    """Whether the form is sent for the first time. A second click, or a reload of the answer, makes no second token:
+    the next page says so. The form has a name of its own, in the field ``form``. Raises BadRequest for a form without
+    one, and TrustUnavailable where the database takes no writes."""
     if not (name := field("form")):
         raise BadRequest("invalid_parameter", "the form has no name of its own: send it from the console's own page")
-    return registry().console_sessions.claim_form(name)
+    is_new = registry().console_sessions.claim_form(name)
+    if not is_new:
+        flash("This form was sent before: its token was shown once. Make another one if it is lost.", "notice")
+    return is_new
 
 
 def field(name: str, longest: int = 200) -> str:

@@ -86,6 +86,14 @@ def operator(needs: Role) -> Operator:
     return registry().operators.authenticate(token, needs)
 
 
+def role_named(label: str) -> Role:
+    """The role of that name. Raises BadRequest."""
+    try:
+        return Role.of(label)
+    except ValueError:
+        raise BadRequest("invalid_parameter", f"role is {label!r:.40}; expected viewer, operator or admin") from None
+
+
 def body() -> bytes:
     """The complete body. Raises BadRequest where a part is missing, RequestEntityTooLarge where it is too long.
 

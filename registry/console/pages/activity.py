@@ -5,7 +5,7 @@ from typing import Any, Final
 from flask import Blueprint, Response
 
 from peerseal.protocol.ledger import entries
-from registry.console.rendering import by_text, json_answer, link, link_if_there, page, time_text
+from registry.console.rendering import by_text, json_answer, link, page, time_text
 from registry.console.request import operator
 from registry.services.insight.activity import WINDOW, Event, Filter, Position
 from registry.storage.queries import audit
@@ -75,18 +75,16 @@ def _members(only: Filter) -> dict[str, str]:
 def _row(event: Event) -> dict[str, Any]:
     """An event as the page and its script show it: texts, and links, null where there is none."""
     of_operator = (event.by or {}).get("operator")
-    entry = None if event.seq is None else link_if_there("console.ledger.entry", seq=event.seq)
-    service = event.service and link_if_there("console.services.show", service=event.service)
     return {
         "time": event.time,
         "time_text": time_text(event.time),
         "type": event.type,
         "type_link": link("console.activity.show", type=event.type),
         "service": event.service,
-        "service_link": service or (event.service and link("console.activity.show", service=event.service)),
+        "service_link": event.service and link("console.services.show", service=event.service),
         "subject": None if event.subject == of_operator else event.subject,
         "by": "unknown: the entry was altered" if event.by is None else by_text(event.by),
         "by_link": of_operator and link("console.activity.show", operator=of_operator),
         "seq": event.seq,
-        "seq_link": entry,
+        "seq_link": None if event.seq is None else link("console.ledger.entry", seq=event.seq),
     }

@@ -32,7 +32,6 @@ def create() -> Response:
     """Makes a token. Only this answer contains it: it is not redirected, so the token is in no address or cookie."""
     by = act()
     if not is_new_form():
-        flash("This form was sent before: its token was shown once. Make another one if it is lost.", "notice")
         return redirect(link("console.join_tokens.show"))
     try:
         service, ttl, uses = field("service"), number_field("ttl"), number_field("uses")

@@ -6,8 +6,7 @@ The acts on keys and policies have pages of their own, to which operators find l
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from flask import Blueprint, Response, current_app, request
-from werkzeug.routing import BuildError
+from flask import Blueprint, Response, request
 
 from peerseal.errors import InvalidName
 from peerseal.protocol.names import check_thumbprint, make_kid, service_id, split_service_id
@@ -72,9 +71,6 @@ def show(service: str) -> Response:
         trees=trees(view.page.keys, _DEPTH),
         policy=_policy(service),
         entries_shown=ENTRIES,
-        edit=_where_built("console.policy.show", service=service),
-        activity=_where_built("console.activity.show", service=service),
-        graph=_where_built("console.graph.show", of=service),
         terminal=(
             f"peerseal-registry keys {service}",
             f"peerseal-registry policy get {service}",
@@ -124,11 +120,7 @@ def _about(service: str) -> dict[str, Any]:
         "kid": lambda thumbprint: make_kid(service_id(domain, service), thumbprint),
         "state_of": lambda record: record.state(now).value,
         "voucher_of": voucher_of,
-        "can_end": operator().role >= Role.OPERATOR and "console.ending.show" in current_app.view_functions,
-        "ending": lambda thumbprint, reason: _where_built(
-            "console.ending.show", service=service, thumbprint=thumbprint, reason=reason
-        ),
-        "entry": lambda seq: _where_built("console.ledger.entry", seq=seq),
+        "can_end": operator().role >= Role.OPERATOR,
     }
 
 
@@ -172,11 +164,3 @@ def _thumbprint(text: str | None) -> str | None:
         return None if text is None else check_thumbprint(text)
     except InvalidName as error:
         raise BadRequest("invalid_parameter", f"key: {error}") from error
-
-
-def _where_built(endpoint: str, **values: Any) -> str | None:
-    """The path of a page; None where this console has no such page."""
-    try:
-        return link(endpoint, **values)
-    except BuildError:
-        return None

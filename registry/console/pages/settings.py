@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from flask import Blueprint, Response, flash
+from flask import Blueprint, Response
 
 from peerseal.errors import MalformedToken
 from peerseal.protocol.encoding import strict_json_object
@@ -15,7 +15,7 @@ from registry.domain.errors import BadRequest, PreconditionFailed
 from registry.domain.policy import explain_domain
 from registry.services.access.operators import Role
 from registry.services.authority.authority import RENEW_BEFORE, Authority
-from registry.web.wire import parameter, registry
+from registry.web.wire import parameter, registry, role_named
 
 blueprint = Blueprint("settings", __name__)
 
@@ -121,18 +121,10 @@ def create() -> Response:
     """Makes an operator token. Only this answer contains it."""
     maker = operator(Role.ADMIN)
     if not is_new_form():
-        flash("This form was sent before: its token was shown once. Make another one if it is lost.", "notice")
         return redirect(link("console.settings.operators"))
     ttl = number_field("days") * _DAY
-    record, token = registry().operators.create(_role(field("role")), ttl, maker.by, maker.role)
+    record, token = registry().operators.create(role_named(field("role")), ttl, maker.by, maker.role)
     return _operators_page(201, made=record, token=token)
-
-
-def _role(label: str) -> Role:
-    try:
-        return Role.of(label)
-    except ValueError:
-        raise BadRequest("invalid_parameter", f"role is {label!r:.40}; expected viewer, operator or admin") from None
 
 
 def _operators_page(status: int = 200, **made: object) -> Response:

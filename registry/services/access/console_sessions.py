@@ -6,7 +6,7 @@ operator signs out. The database holds the hash of its secret, so each node know
 
 import hashlib
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from peerseal.verify.replay.guards import ReplayGuard
 from registry.services.access.operators import Operator, Operators, Role
@@ -28,13 +28,6 @@ class Session:
     expires_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class NewSession(Session):
-    """A new session, with the secret that the browser keeps. It is stored nowhere else."""
-
-    secret: str = field(repr=False)
-
-
 class ConsoleSessions(UseCase):
     """Begins, finds and ends sessions."""
 
@@ -43,18 +36,17 @@ class ConsoleSessions(UseCase):
         self._operators = operators
         self._guard = guard
 
-    def begin(self, unverified_token: str) -> NewSession:
-        """A session of the operator with that token. Raises OperatorRefused."""
+    def begin(self, unverified_token: str) -> str:
+        """Begins a session of the operator with that token. Returns its secret, which the browser keeps, and which is
+        stored nowhere else. Raises OperatorRefused."""
         operator, now = self._operators.authenticate(unverified_token, Role.VIEWER), self._now()
         secret = secrets.token_urlsafe(32)
         with self._store.write() as connection:
-            token = OPERATOR_TOKENS.find(connection, operator.id)
-            ends = now + self._limits.console_session
-            record = SessionRecord(_hash(secret), operator.id, now, min(ends, token.expires_at) if token else now)
+            record = SessionRecord(_hash(secret), operator.id, now, now + self._limits.console_session)
             console_sessions.add(connection, record)
             console_sessions.end_oldest(connection, operator.id, SESSIONS)
             audit.record(connection, now, operator.by, audit.SIGNED_IN, operator.id)
-        return NewSession(operator, record.expires_at, secret)
+        return secret
 
     def find(self, secret: str) -> Session | None:
         """The session with that secret, with the role that its operator has now; None where it has ended, or its
@@ -66,9 +58,8 @@ class ConsoleSessions(UseCase):
             token = None if record is None else OPERATOR_TOKENS.find(connection, record.operator)
         if record is None or token is None or token.revoked:
             return None
-        if self._clock() >= min(record.expires_at, token.expires_at):
-            return None
-        return Session(Operator(token.id, Role.of(token.role)), record.expires_at)
+        ends = min(record.expires_at, token.expires_at)
+        return Session(Operator(token.id, Role.of(token.role)), ends) if self._clock() < ends else None
 
     def end(self, secret: str) -> None:
         """Ends a session."""
@@ -76,7 +67,7 @@ class ConsoleSessions(UseCase):
             console_sessions.end(connection, _hash(secret))
 
     def claim_form(self, name: str) -> bool:
-        """Whether no form with that name was sent before, to any node, while a session of then may last. Raises
+        """Whether this is the first form with that name. All nodes remember it for as long as a session lasts. Raises
         TrustUnavailable where the database takes no writes."""
         return self._guard.claim("console", name, self._clock() + self._limits.console_session)
 

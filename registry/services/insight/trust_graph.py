@@ -18,8 +18,6 @@ from registry.storage.queries import ledger, policies, services
 CALLS_KEPT: Final = 200_000
 """Calls of one graph, which bounds the memory of each process whose console is used."""
 _SLICE: Final = 1_000
-_UNREADABLE: Final = (MalformedToken, InvalidName, ValueError, RecursionError)
-"""Errors of a policy that an altered row has."""
 
 
 class GraphAt(NamedTuple):
@@ -94,36 +92,33 @@ class _Draft:
 
     def put(self, service: str, body: str | None) -> None:
         """Replaces the policy of a service by the one in ``body``; None removes it."""
-        if body is None and service not in self._policies and service not in self._unreadable:
+        if body is None:
+            if service in self._policies or service in self._unreadable:
+                self._remove(service)
             return
-        if body is not None and self._has(service, body):
-            return
+        read = self._read(body)
+        if read is None:
+            self._remove(service)
+            self._unreadable.add(intern(service))
+        elif read != (self._policies.get(service), service in self._restricted):
+            self._remove(service)
+            self._add(intern(service), *read)
+
+    def _read(self, body: str) -> tuple[dict[str, Scopes], bool] | None:
+        """Callers with their scopes, and whether the policy is restricted; None for an altered row."""
+        try:
+            policy = CallPolicy.from_json(json.loads(body))
+            return {self._name(who): self._scopes(scopes) for who, scopes in policy.allow.items()}, policy.restricted
+        except (MalformedToken, InvalidName, ValueError, RecursionError):
+            return None
+
+    def _remove(self, service: str) -> None:
         self.changed = True
         self._room += len(self._policies.pop(service, {}))
         self._restricted.discard(service)
         self._unreadable.discard(service)
-        if body is not None:
-            self._add(intern(service), body)
 
-    def _has(self, service: str, body: str) -> bool:
-        """Whether the graph has this policy already."""
-        try:
-            callers, restricted = self._read(body)
-        except _UNREADABLE:
-            return False
-        return self._policies.get(service) == callers and (service in self._restricted) is restricted
-
-    def _read(self, body: str) -> tuple[dict[str, Scopes], bool]:
-        """Callers with their scopes, and whether the policy is restricted. Raises the errors of `_UNREADABLE`."""
-        policy = CallPolicy.from_json(json.loads(body))
-        return {self._name(who): self._scopes(scopes) for who, scopes in policy.allow.items()}, policy.restricted
-
-    def _add(self, service: str, body: str) -> None:
-        try:
-            callers, restricted = self._read(body)
-        except _UNREADABLE:
-            self._unreadable.add(service)
-            return
+    def _add(self, service: str, callers: dict[str, Scopes], restricted: bool) -> None:
         if len(callers) > self._room:
             self._complete = False
             return

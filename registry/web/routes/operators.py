@@ -30,6 +30,7 @@ from registry.web.wire import (
     page,
     private_json,
     registry,
+    role_named,
 )
 
 operators_blueprint = Blueprint("operators", __name__, url_prefix="/v1")
@@ -94,7 +95,7 @@ def create() -> Response:
     maker = operator(Role.ADMIN)
     body = json_body()
     only(body, "role", "ttl")
-    role, ttl = _role(member(body, "role", str)), member(body, "ttl", int)
+    role, ttl = role_named(member(body, "role", str)), member(body, "ttl", int)
     record, token = registry().operators.create(role, ttl, maker.by, maker.role)
     members = {"token": token, **public_members(record)}
     return created(members, "operator_tokens.revoke", token_id=record.id)
@@ -131,13 +132,6 @@ def pending(applicant: Applicant) -> Response:
     """The answer to an applicant: 202, and nothing signed. A document that the registry signed under this kid would
     vouch for a key that no operator admitted."""
     return private_json(registry().applicants.answer(applicant), 202)
-
-
-def _role(label: str) -> Role:
-    try:
-        return Role.of(label)
-    except ValueError:
-        raise BadRequest("invalid_parameter", f"role is {label!r:.40}; expected viewer, operator or admin") from None
 
 
 @policies_blueprint.get("/services/<service>/policy.jwt")
