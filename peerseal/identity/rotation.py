@@ -149,10 +149,11 @@ class KeyRotation:
         with self._folder.locked():
             self._keys.reload()
             held = [key for key in self._keys.stored.keys if not key.refused]
-            for key in held:
-                if key.thumbprint == pair.public.thumbprint:
-                    self._keys.save(self._keys.stored.having(replace(key, brought=True)))
-                    return
+            ours = next((key for key in held if key.thumbprint == pair.public.thumbprint), None)
+            if ours is not None:
+                if not ours.brought:  # an earlier release saved it
+                    self._keys.save(self._keys.stored.having(replace(ours, brought=True)))
+                return
             if held:
                 raise ConfigurationError(f"{self._folder.path} has the key {held[-1].kid} already: rotate or retire it")
             self._save_candidate(pair, brought=True)
