@@ -54,8 +54,8 @@ class RenewedParts:
 
 @dataclass(slots=True)
 class _Period:
-    """``unasked`` has those held parts of a service of which no key was asked for since ``begin``, in seconds since the
-    epoch."""
+    """A period in the use of a service's parts. It began at ``begin`` (seconds since the epoch). ``unasked`` has the
+    numbers of the held parts whose keys nothing has asked for since then."""
 
     begin: float
     unasked: set[int]
@@ -123,7 +123,7 @@ class PartReader:
             period.unasked.discard(part_of(thumbprint))
 
     def unasked(self, service_id: str) -> Set[int]:
-        """The held parts of which no key was asked for in this period."""
+        """The numbers of the held parts whose keys nothing has asked for in this period."""
         period = self._periods.get(service_id)
         return period.unasked.copy() if period is not None else set()
 

@@ -48,8 +48,8 @@ S = TypeVar("S", bound=PolicyDocument | DomainDocument)
 
 class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
     """The key sets of the services that were asked about, and the parts of large ones that were. ``held`` maps each kid
-    to its key and the item of its owner, which says until when it is believed; it leaves out parts of which no key was
-    asked for lately. ``refused`` has the keys that were revoked, where the believed key set does not say so yet."""
+    to its key and the item of its owner, which says until when it is believed. It leaves out parts whose keys nothing
+    has asked for lately. ``refused`` has the keys that were revoked, where the believed key set does not say so yet."""
 
     document = KeySetDocument
     label = "keys"

@@ -10,8 +10,8 @@ from registry.domain.keys import KeyRecord
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A chain of keys, oldest first, each of which is the only one that the key before it vouched for. The last one
-    vouched for the first key of each of ``branches``. ``more`` counts the keys below that are left out."""
+    """A chain of keys, oldest first. Each key vouched for the next one alone; the last key vouched for the first key of
+    each of ``branches``. ``more`` counts the keys below that are left out."""
 
     keys: Sequence[KeyRecord]
     branches: Sequence["Branch"]

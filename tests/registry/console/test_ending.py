@@ -24,7 +24,7 @@ def state_of(registry: Driver, key: KeyPair, service: str = "billing") -> str:
 
 
 def family(registry: Driver, descendants: int) -> list[KeyPair]:
-    """A key, and others of which each was vouched for by the one before."""
+    """A chain of keys: each one vouched for the next."""
     keys = [registry.joined(new_key(), "billing")]
     for _ in range(descendants):
         keys.append(new_key())

@@ -74,7 +74,7 @@ def root_key(driver: Driver) -> KeyPair:
 
 
 def refused(*cases: Case) -> list[Result]:
-    """The results, each of which is red, and gives the browser nothing to remember in the place of what it keeps."""
+    """The results. All of them are red, and the browser goes on with what it remembers."""
     results = check(*cases)
     assert [result.state for result in results] == ["refused"] * len(results)
     return results
