@@ -67,7 +67,7 @@ thorough: $(STAMP) ## what takes long: real processes on PostgreSQL, keys rolled
 fuzz: $(STAMP) ## generated input for every parser and route, and calls made from /openapi.json, on both databases
 	$(BIN)/pytest -m fuzz -s
 
-judge: $(STAMP) ## a ledger of 70,000 entries, checked over HTTP by Go's checksum database (needs go)
+judge: $(STAMP) ## the ledger, checked by Go's checksum database, and witnesses, by torchwood (needs go)
 	$(BIN)/pytest -m judge
 
 vectors: $(STAMP) ## docs/vectors: test vectors for peers in any language, the same bytes in every run

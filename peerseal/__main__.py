@@ -8,7 +8,8 @@ request; ``peerseal call`` makes the request, and prints the answer. ``peerseal 
 and verifies nothing; ``peerseal verify`` shows each step of verifying it. ``peerseal monitor SERVICE`` reports changes
 in the registry's ledger that the service's owner did not make. ``peerseal mirror FOLDER`` keeps a verified copy of all
 that the registry publishes, for any web server; ``peerseal keep-ledger FOLDER`` one of the ledger alone, for the day on
-which the registry's database is lost. ``peerseal agent`` signs and verifies for programs without the SDK.
+which the registry's database is lost. ``peerseal witness FOLDER`` cosigns the checkpoints of that ledger, or of another
+log. ``peerseal agent`` signs and verifies for programs without the SDK.
 
 ``peerseal join``, ``whoami``, ``rotate`` and ``retire`` are for the keys of this host; ``peerseal keygen`` makes a key
 pair in a file, and ``peerseal completion`` a script for a shell. ``peerseal doctor`` says what is wrong with the
@@ -69,6 +70,7 @@ try:
     from peerseal.commands.tokens import add_inspect, add_sign
     from peerseal.commands.verification import add_verify
     from peerseal.commands.whoami import add_whoami
+    from peerseal.commands.witness import add_witness
     from peerseal.errors import (
         ConfigurationError,
         EnrolmentPending,
@@ -336,6 +338,7 @@ COMMANDS: tuple[Callable[[Subcommands], None], ...] = (
     add_sign,
     add_verify,
     add_whoami,
+    add_witness,
 )
 
 

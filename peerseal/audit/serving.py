@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socket import AF_INET, AF_INET6, socket
 from threading import BoundedSemaphore, Thread
@@ -24,7 +24,7 @@ _QUEUED = 1024
 """Connections that wait for one of these to end: peers that learn of a change ask for the documents all at once."""
 _PATIENCE = 1.0
 """Seconds for which the first of them waits before it is closed: idle connections do not keep others out for long."""
-_LOOK = 0.1
+LOOK = 0.1
 """Seconds between two looks whether the server is to end."""
 
 
@@ -78,13 +78,13 @@ class _Handler(SimpleHTTPRequestHandler):
         log.debug(form, *values)
 
 
-class _Server(ThreadingHTTPServer):
+class BoundedServer(ThreadingHTTPServer):
     """A server of `_CONNECTIONS` connections at most: one more waits, and is closed after `_PATIENCE` seconds."""
 
     daemon_threads = True
     request_queue_size = _QUEUED
 
-    def __init__(self, address: tuple[str, int], handler: Callable[..., _Handler]) -> None:
+    def __init__(self, address: tuple[str, int], handler: Callable[..., BaseHTTPRequestHandler]) -> None:
         self._places = BoundedSemaphore(_CONNECTIONS)
         self.address_family = AF_INET6 if ":" in address[0] else AF_INET
         super().__init__(address, handler)
@@ -113,10 +113,12 @@ def served(folder: Path, address: str | None, peers: WaitingPeers | None = None)
         return
     host, _, port = address.rpartition(":")
     try:
-        server = _Server((host.strip("[]") or "127.0.0.1", int(port)), partial(_Handler, folder=folder, peers=peers))
+        server = BoundedServer(
+            (host.strip("[]") or "127.0.0.1", int(port)), partial(_Handler, folder=folder, peers=peers)
+        )
     except (OSError, ValueError, OverflowError) as error:
         raise ConfigurationError(f"--serve {address}: expected HOST:PORT that is free ({error})") from error
-    thread = Thread(target=server.serve_forever, args=(_LOOK,), name="mirror", daemon=True)
+    thread = Thread(target=server.serve_forever, args=(LOOK,), name="mirror", daemon=True)
     thread.start()
     try:
         yield server.server_port

@@ -5,11 +5,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from flask import Flask
 from prometheus_client.parser import text_string_to_metric_families
 
 from peerseal import Identity, Metric, metrics
 from peerseal.audit.mirror_metrics import MirrorMetrics
+from peerseal.audit.witness import Witness
+from peerseal.audit.witness_server import witnessing
 from peerseal.errors import MessageRefused
 from peerseal.flask import PeerAuth
 from peerseal.messaging import EventConsumer
@@ -17,6 +20,7 @@ from peerseal.testing import MemoryRegistry
 from peerseal.trust.store import ServiceStatus, TrustStatus
 from tests.peerseal.verify.test_audit_log import Messages, event_headers, user, verifier_of
 from tests.registry.driver import Driver
+from tests.support.foreign_log import ForeignLog
 from tests.support.keys import key
 from tests.support.wire import raw_server
 
@@ -63,8 +67,8 @@ def test_a_service_reports_what_the_page_lists(tmp_path: Path) -> None:
         registry.set_domain(minters=["client"])
         client = registry.identity("client")
         texts = [metrics_of_a_callee(registry, client, tmp_path), metrics_of_a_caller(client), metrics(whole_status)]
-    mirrored = documented("peerseal_mirror_")
-    assert reported(*texts) | mirrored == documented("peerseal_")
+    others = documented("peerseal_mirror_") | documented("peerseal_witness_")
+    assert reported(*texts) | others == documented("peerseal_")
 
 
 def test_a_mirror_reports_what_the_page_lists(tmp_path: Path) -> None:
@@ -110,3 +114,11 @@ def whole_status() -> list[Metric]:
     one = {"x": 1}
     status = TrustStatus(True, True, 1, 1, one, service, one, refused=one, root_good_for=1.0, clock_offset=0.5)
     return status.collect()
+
+
+def test_a_witness_reports_what_the_page_lists(tmp_path: Path) -> None:
+    log = ForeignLog()
+    with witnessing(Witness(tmp_path, "witness.example", [log.key]), "127.0.0.1:0") as port:
+        url = f"http://127.0.0.1:{port}"
+        requests.post(f"{url}/add-checkpoint", data=log.submission(0, 5), timeout=60)
+        assert reported(requests.get(f"{url}/metrics", timeout=60).text) == documented("peerseal_witness_")
