@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from peerseal.audit import witness_server
 from peerseal.audit.witness import MAX_SUBMISSION, SubmissionRefused, Witness
 from peerseal.audit.witness_server import witnessing
 from peerseal.errors import ConfigurationError
@@ -194,6 +195,19 @@ def raw(served: Served, request: str) -> bytes:
     with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
         connection.sendall(request.encode())
         return connection.makefile("rb").readline()
+
+
+@pytest.mark.parametrize(
+    "begun", ["", "POST /add-", "POST /add-checkpoint HTTP/1.1\r\nContent-Length: 100\r\n\r\nold 0"]
+)
+def test_slow_submissions_are_cut_off_and_delay_no_other(
+    served: Served, monkeypatch: pytest.MonkeyPatch, begun: str
+) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=60) as slow:
+        slow.sendall(begun.encode())
+        assert served.post(served.log.submission(0, 5))[0] == 200
+        monkeypatch.setattr(witness_server, "LONGEST_REQUEST", 0.0)
+        assert slow.recv(100) == b""
 
 
 def test_of_two_histories_at_once_one_is_cosigned(served: Served) -> None:

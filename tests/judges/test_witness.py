@@ -49,7 +49,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def judge(programs: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [programs / "witness-judge", *arguments]
+    command = [str(programs / "witness-judge"), *arguments]
     return subprocess.run(command, env=environment(), capture_output=True, encoding="utf-8", timeout=120)
 
 
@@ -64,16 +64,24 @@ class LiteWitness:
         self._database = folder / "litewitness.db"
         self._log = folder / "litewitness.log"
         self._agent = subprocess.Popen(
-            [programs / "witness-judge", "agent", folder / "agent"], stdout=subprocess.PIPE, text=True
+            [str(programs / "witness-judge"), "agent", str(folder / "agent")], stdout=subprocess.PIPE, text=True
         )
         assert self._agent.stdout is not None
         fingerprint = self._agent.stdout.readline().strip()
         port = free_port()
         self.url = f"http://{LOOPBACK}:{port}"
-        command = [programs / "litewitness", "-db", self._database, "-name", "lite.example", "-key", fingerprint]
+        command = [
+            str(programs / "litewitness"),
+            "-db",
+            str(self._database),
+            "-name",
+            "lite.example",
+            "-key",
+            fingerprint,
+        ]
         with self._log.open("wb") as log:
             self._witness = subprocess.Popen(
-                [*command, "-ssh-agent", folder / "agent", "-listen", f"{LOOPBACK}:{port}"], stderr=log, stdout=log
+                [*command, "-ssh-agent", str(folder / "agent"), "-listen", f"{LOOPBACK}:{port}"], stderr=log, stdout=log
             )
         until(lambda: "msg=listening" in self._log.read_text(), 60, what="the start of litewitness")
         told = self._log.read_text().partition("vkey=")[2].split()[0]

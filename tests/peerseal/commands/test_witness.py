@@ -8,10 +8,14 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+import requests
 
 from peerseal.__main__ import main
 from peerseal.protocol.ledger.cosignature import WITNESS_KEY, Note, NoteKey, cosigned_at
+from peerseal.testing import MemoryRegistry
+from tests.peerseal.served import served
 from tests.support.foreign_log import ForeignLog
+from tests.support.processes import free_port
 
 
 def test_it_serves_until_it_is_interrupted_and_goes_on_after_a_restart(tmp_path: Path) -> None:
@@ -54,13 +58,36 @@ def test_a_name_that_no_note_may_have_is_wrong_usage(tmp_path: Path, capsys: pyt
     assert "--name: 'a b' is no name of a key" in capsys.readouterr().err
 
 
+def test_no_log_at_all_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["witness", str(tmp_path / "w"), "--name", "witness.example"]) == 2
+    assert "no registry URL is given" in capsys.readouterr().err
+
+
+def test_a_registry_that_is_away_ends_the_start(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    assert main(["witness", str(tmp_path / "w"), "--name", "witness.example", "--registry", url]) == 3
+
+
+def test_it_witnesses_the_ledger_of_a_registry(tmp_path: Path) -> None:
+    registry = MemoryRegistry()
+    with served(registry) as url:
+        run = Run(tmp_path, registry=url)
+        note = requests.get(f"{url}/ledger/checkpoint", timeout=60).content.decode()
+        status, line = run.post(f"old 0\n\n{note}".encode())
+        assert status == 200, line
+        assert cosigned_at(Note.parse(note + line), run.key) is not None
+        assert run.stop() == 0
+
+
 class Run:
     """One run of the command with the state in a folder."""
 
-    def __init__(self, folder: Path, log: ForeignLog) -> None:
+    def __init__(self, folder: Path, log: ForeignLog | None = None, *, registry: str | None = None) -> None:
         command = [sys.executable, "-m", "peerseal", "witness", str(folder / "witness"), "--name", "witness.example"]
+        command += ["--registry", registry] if registry else []
+        command += ["--log", str(log.key)] if log else []
         self.process = subprocess.Popen(
-            [*command, "--log", str(log.key), "--listen", "127.0.0.1:0", "--json"], stdout=subprocess.PIPE, text=True
+            [*command, "--listen", "127.0.0.1:0", "--json"], stdout=subprocess.PIPE, text=True
         )
         told = json.loads(self.line())
         self.port, self.key = told["port"], NoteKey.parse(told["key"], WITNESS_KEY)
