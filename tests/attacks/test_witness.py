@@ -2,6 +2,8 @@
 
 import socket
 import sqlite3
+import struct
+import threading
 from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,7 @@ from peerseal.audit.witness_server import witnessing
 from peerseal.errors import ConfigurationError
 from peerseal.protocol.ledger.cosignature import Note, NoteKey, cosigned_at
 from tests.support.foreign_log import ForeignLog
+from tests.support.waiting import until
 
 NOW = 1_800_000_000
 
@@ -191,6 +194,10 @@ class TestIsRefused:
         assert served.post(bytes(body))[0] in (400, 403, 404, 409, 422)
 
 
+def threads_of_requests() -> int:
+    return sum("process_request_thread" in thread.name for thread in threading.enumerate())
+
+
 def raw(served: Served, request: str) -> bytes:
     with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
         connection.sendall(request.encode())
@@ -208,6 +215,15 @@ def test_slow_submissions_are_cut_off_and_delay_no_other(
         assert served.post(served.log.submission(0, 5))[0] == 200
         monkeypatch.setattr(witness_server, "LONGEST_REQUEST", 0.0)
         assert slow.recv(100) == b""
+
+
+def test_a_client_that_resets_its_connection_leaves_no_trace(served: Served, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=60) as gone:
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close sends a reset
+        gone.sendall(b"POST /add-checkpoint HTTP/1.1\r\nContent-Length: 100\r\n\r\nold 0")
+    assert served.post(served.log.submission(0, 5))[0] == 200
+    until(lambda: threads_of_requests() == 0, what="the end of the connection")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_of_two_histories_at_once_one_is_cosigned(served: Served) -> None:
