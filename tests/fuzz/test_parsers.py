@@ -31,7 +31,7 @@ from peerseal.protocol.documents import (
     registry_keys,
     statement,
 )
-from peerseal.protocol.ledger import checkpoint, entries, evidence
+from peerseal.protocol.ledger import checkpoint, cosignature, entries, evidence
 from peerseal.protocol.tokens import assertion as assertions
 from peerseal.protocol.tokens import claims as shared
 from peerseal.protocol.tokens import introspection, oidc
@@ -162,6 +162,8 @@ def protocol_parsers() -> list[Parser]:
     note_key = named_note_key()
     note = checkpoint.sign_checkpoint(checkpoint.Checkpoint(forge.DOMAIN, 3, b"r" * 32), note_key)
     ledger_jwk = checkpoint.ledger_jwk(note_key.public_key())
+    log_key = str(cosignature.NoteKey.of(forge.DOMAIN, cosignature.LOG_KEY, note_key.public_key()))
+    signatures = note.partition("\n\n")[2]
     transaction = transactions.TransactionToken(
         *(forge.CALLER, forge.DOMAIN, "ada", "t-1", frozenset({"a"}), forge.CALLER, NOW, NOW + 60), {}, {}
     )
@@ -224,6 +226,15 @@ def protocol_parsers() -> list[Parser]:
             text(lambda given: checkpoint.verify_checkpoint(given, forge.DOMAIN, [ledger_jwk]), note),
         ),
         text(checkpoint.parse_checkpoint, note),
+        text(cosignature.Note.parse, note),
+        of(
+            "peerseal.protocol.ledger.cosignature.read_signature_lines",
+            text(lambda given: list(cosignature.read_signature_lines(given)), signatures),
+        ),
+        of(
+            "peerseal.protocol.ledger.cosignature.NoteKey.parse",
+            text(lambda given: cosignature.NoteKey.parse(given, cosignature.LOG_KEY), log_key),
+        ),
         octets(checkpoint.decode_bundle, checkpoint.encode_bundle([b"one", b"two"])),
         value(checkpoint.decode_proof, checkpoint.encode_proof((b"a" * 32, b"b" * 32))),
         text(oidc.UnverifiedToken.parse, user_token()),
