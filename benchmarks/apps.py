@@ -31,11 +31,16 @@ def protected_route(shared: bool) -> Flask:
 
 
 def protected_by(
-    identity: peerseal.Identity, guard: peerseal.ReplayGuard, callers: Sequence[str]
+    identity: peerseal.Identity,
+    guard: peerseal.ReplayGuard,
+    callers: Sequence[str],
+    *,
+    sign_responses: bool = False,
 ) -> tuple[Flask, peerseal.flask.PeerAuth]:
     """The same route, protected by that guard and open to these callers, and what protects it."""
     app = open_route()
-    auth = peerseal.flask.PeerAuth(app, identity, allow={caller: {SCOPE} for caller in callers}, replay=guard)
+    allow = {caller: {SCOPE} for caller in callers}
+    auth = peerseal.flask.PeerAuth(app, identity, allow=allow, replay=guard, sign_responses=sign_responses)
     app.view_functions["profile"] = auth.require(scope=SCOPE)(profile)
     auth.public(_ready)
     return app, auth

@@ -34,6 +34,7 @@ from peerseal.errors import (
 from peerseal.path_needs import Needs
 from peerseal.protocol.encoding import natural
 from peerseal.protocol.tokens.bearer import BLANKS, bearer_token
+from peerseal.protocol.tokens.response import WANT_RESPONSE_HEADER
 from peerseal.protocol.trace_context import TRACEPARENT
 from peerseal.refusals import (
     ANY_ALLOWED,
@@ -45,9 +46,11 @@ from peerseal.refusals import (
     Record,
     check_need,
     check_needed_scope,
+    lacking_scope,
     lacking_user,
     refusal_answer,
 )
+from peerseal.signed_responses import ProvenCall, SigningSend
 from peerseal.verify.context import (
     REQUEST_ID,
     RequestSpan,
@@ -139,6 +142,9 @@ class PeerAuth:
         call = (_Call if kind == "http" else _WebSocketCall)(scope, headers_of(scope), send, self._gate)
         given = call.headers.get(REQUEST_ID), call.headers.get(TRACEPARENT)
         outer, before = calls.set(None), enter_request(*given, scope.get("method"))
+        if self._gate.responses is not None and kind == "http":
+            asked = call.headers.get(WANT_RESPONSE_HEADER.lower())
+            call.send_on = call.signing = SigningSend(send, self._gate.responses, scope["method"], asked)
         call.send_on = _telling(before[-1], call.send_on, partial(self._needs.pattern, scope))
         try:
             return await self._serve(self._needs.need(scope), call, scope, receive)
@@ -167,13 +173,14 @@ class PeerAuth:
     async def _admit(self, need: Need, call: "_Call", scope: Scope, body: "RequestBody") -> None:
         """Verify the caller. Raises the refusal, unless refusals are reported only."""
         try:
-            call.peer = await self._verified(need, scope, call.headers, body)
+            call.peer = await self._verified(need, scope, call, body)
         except REFUSALS as error:
             if not self._gate.report_only:
                 raise
             call.report(error)
 
-    async def _verified(self, need: Need, scope: Scope, headers: Mapping[str, str], body: "RequestBody") -> Peer:
+    async def _verified(self, need: Need, scope: Scope, call: "_Call", body: "RequestBody") -> Peer:
+        headers, signing = call.headers, call.signing if call.signing is not None and call.signing.wanted else None
         if scope["type"] == "websocket":
             raise InsufficientScope("WebSockets are refused unless their path is public")
         token = bearer_token(headers.get(self._gate.header))
@@ -189,7 +196,7 @@ class PeerAuth:
             target=_target(scope, self._gate.external_prefix),
             body=body.content if whole else BODY_LATER,
             headers=headers,
-            scope=need.scope,
+            scope=need.scope if signing is None else None,  # a refusal that is signed spends the token first
         )
         if whole:
             peer = await self._verifier.claim(checked)
@@ -198,6 +205,10 @@ class PeerAuth:
                 if not await body.read(limit):
                     raise too_large
                 peer = await self._verifier.claim(checked.with_content(body.content))
+        if signing is not None:
+            signing.prove(ProvenCall(token, peer.id))
+            if error := lacking_scope(peer, need.scope):
+                raise error
         if need.transaction and (error := lacking_user(peer)):
             raise error
         return peer
@@ -241,6 +252,7 @@ class _Call(CheckedCall):
         self._head: Event | None = None
         self.headers = headers
         self.send_on = send
+        self.signing: SigningSend | None = None
 
     def __enter__(self) -> None:
         """The block knows this call, and works for its transaction."""

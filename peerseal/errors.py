@@ -36,6 +36,7 @@
     ├── EnrolmentRefused            the registry refused our key; the code is the registry's
     ├── AccessTokenRefused          the registry issues us no such access token; the code is the registry's
     ├── UnsignableRequest           a request or an event that cannot be signed as it stands
+    ├── ResponseRefused             an answer that is not proven to be the callee's; the code says why
     ├── CallNotMade                 503: a call to another service was not started
     │   ├── CircuitOpen             circuit_open: the last calls to it failed
     │   └── TooManyCalls            too_many_calls: the limit of simultaneous calls is reached
@@ -297,6 +298,21 @@ class AccessTokenRefused(CodedError):
 
 class UnsignableRequest(PeersealError, code="unsignable_request"):
     """A request that cannot be signed as it stands: a body that cannot be read twice, a foreign Authorization."""
+
+
+class ResponseRefused(CodedError):
+    """An answer that is not proven to be the callee's answer to this request, so the application sees none of it.
+    Codes: ``unsigned_response``, ``malformed_response``, ``wrong_response``, ``bad_signature``, ``unknown_key``,
+    ``revoked_key``, ``expired``, ``wrong_binding``, ``trust_unavailable``.
+
+    ``answered`` is the status of an answer without a token, as it arrived and not proven; None for any other refusal.
+    The session of `requests` raises it as a requests.RequestException as well, the clients of httpx as an
+    httpx.RequestError.
+    """
+
+    def __init__(self, code: str, detail: str = "", *, answered: int | None = None) -> None:
+        super().__init__(code, detail)
+        self.answered = answered
 
 
 class CallNotMade(PeersealError, code="call_not_made", status=503):

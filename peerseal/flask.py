@@ -40,6 +40,7 @@ from peerseal.refusals import (
 )
 from peerseal.runtime.extras import missing
 from peerseal.runtime.options import check_callable, check_is
+from peerseal.signed_responses import SigningApplication
 from peerseal.verify.context import begin, carrying, current_transaction, enter_request, leave_request
 from peerseal.verify.request import Peer
 from peerseal.wsgi import PEER, WsgiGate
@@ -86,6 +87,12 @@ class PeerAuth:
     with `current_peer` unbound. ``replay`` is the replay guard, by default the identity's. ``verifier`` replaces the
     one that is made of the identity, ``allow`` and ``replay``. ``audit`` turns the audit of accepted calls on or off,
     the identity's by default; ``on_verified`` is called with the `peerseal.Accepted` of each (docs/how-to/audit.md).
+
+    ``sign_responses`` signs the answers to verified callers (docs/how-to/signed-responses.md): True signs all of them,
+    ``"on_request"`` those for which the caller asks. ``bind_response_headers`` names headers to sign besides
+    content-type, content-encoding, location and etag. An answer is held in memory until its end, up to
+    ``max_signed_body`` bytes, by default 16 MiB; a longer one, and a stream of events, is sent unsigned. Put middleware
+    that changes answers in before this, so that it runs before the answer is signed.
 
     Nothing is fetched here or in `init_app`, and only the replay guard's folder is opened: both may come before a fork.
     """
@@ -214,7 +221,10 @@ def _install(app: Flask, gate: _FlaskGate) -> None:
         app.register_error_handler(refusal, gate.refuse)
     inner = app.wsgi_app
     plain = getattr(inner, "__func__", None) is Flask.wsgi_app  # no middleware, which may make another body
-    app.wsgi_app = _without_transaction(inner, plain)  # type: ignore[assignment] # as Flask has middleware put in
+    served = _without_transaction(inner, plain)
+    if gate.responses is not None:
+        served = SigningApplication(served, gate.responses)
+    app.wsgi_app = served  # type: ignore[assignment] # as Flask has middleware put in
 
 
 def _check_first(app: Flask, gate: _FlaskGate) -> None:

@@ -22,8 +22,15 @@ from requests.utils import unquote_unreserved
 from urllib3 import HTTPResponse
 from urllib3.exceptions import ConnectTimeoutError, ProtocolError
 
-from peerseal.errors import CallNotMade, CircuitOpen, ConfigurationError, TooManyCalls, UnsignableRequest
-from peerseal.httpx_auth import CTX, SENT_BACK, SIGNED, Auth, httpx, stripped
+from peerseal.errors import (
+    CallNotMade,
+    CircuitOpen,
+    ConfigurationError,
+    ResponseRefused,
+    TooManyCalls,
+    UnsignableRequest,
+)
+from peerseal.httpx_auth import CTX, SENT_BACK, SIGNED, Auth, ResponseRefusedError, httpx, stripped
 from peerseal.protocol.hosts import is_this_machine
 from peerseal.runtime.limits import CallLimits
 from peerseal.runtime.options import check_callable
@@ -32,12 +39,25 @@ from peerseal.session.options import CallOptions, SessionOptions, SigningOptions
 from peerseal.session.origin import Origin
 from peerseal.session.problem import MAX_PROBLEM, PeerRefusal, refusal_from
 from peerseal.session.retries import Attempts
+from peerseal.session.signed_answer import other_origin
 from peerseal.session.signing import Signer
 
-__all__ = ["CTX", "AsyncPeerSession", "Auth", "CircuitOpenError", "PeerRefusal", "TooManyCallsError", "refusal_of"]
+__all__ = [
+    "CTX",
+    "AsyncPeerSession",
+    "Auth",
+    "CircuitOpenError",
+    "PeerRefusal",
+    "ResponseRefusedError",
+    "TooManyCallsError",
+    "refusal_of",
+]
 
 T = TypeVar("T")
 
+_HOOKED: Final = (
+    "event_hooks: httpx calls response hooks before the answer is checked; with require_signed_response give none"
+)
 _IDLE: Final = 10  # connections that a session keeps, as PeerSession does
 _NO_ANSWER = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError, httpx.ProxyError)
 
@@ -92,6 +112,9 @@ class AsyncPeerSession(httpx.AsyncClient):
     A call, with its redirects, ends after ``deadline`` seconds with httpx.ReadTimeout. With ``stream`` the limits hold
     up to the head of the answer, and ``timeout`` for each read of the body. CircuitOpenError and TooManyCallsError mean
     that a call was not made. UnsignableRequest means that a request cannot be signed.
+
+    ``require_signed_response`` and ``signed_response_headers`` are those of `PeerSession`, with ResponseRefusedError.
+    Response hooks are not allowed then, because httpx calls them before the answer is checked.
     """
 
     def __init__(self, signer: Signer, audience: str, base_url: str, **options: Unpack[AsyncSessionOptions]) -> None:
@@ -129,6 +152,8 @@ class AsyncPeerSession(httpx.AsyncClient):
         follows = self.follow_redirects if follow_redirects is httpx.USE_CLIENT_DEFAULT else follow_redirects
         if auth not in (None, httpx.USE_CLIENT_DEFAULT) and self._signing.signs(request):
             raise UnsignableRequest("auth: this session signs the request itself; send other credentials in headers")
+        if self._settings.require_signed_response and self.event_hooks["response"]:
+            raise ConfigurationError(_HOOKED)
         until = asyncio.get_running_loop().time() + self._settings.seconds_per_call
         request = await self._in_time(until, request, self._signing.settled(request))
         history: list[httpx.Response] = []
@@ -149,6 +174,8 @@ class AsyncPeerSession(httpx.AsyncClient):
     async def _answer(self, request: httpx.Request, until: float, stream: bool, auth: Any) -> httpx.Response:
         """The answer of one origin, after one or more attempts."""
         if not self._signing.signs(request):
+            if self._settings.require_signed_response:
+                raise ResponseRefusedError.of(other_origin(), request)
             response = await self._in_time(until, request, self._send(stripped(request), auth))
             return response if stream else await self._read(until, response)
         circuit = self._circuits.of(self._callee.name)
@@ -169,6 +196,10 @@ class AsyncPeerSession(httpx.AsyncClient):
             with circuit.attempt(limits) as attempt:
                 try:
                     response = await self._in_time(until, request, self._send(request, self._signing))
+                except ResponseRefused as refused:
+                    pause = attempts.after_refused(attempt, refused.answered)
+                    if pause is None or not await self._goes_on(attempts, pause, until):
+                        raise
                 except httpx.TransportError as error:
                     error.request = request  # without the token
                     if isinstance(error, _NO_ANSWER):

@@ -1,9 +1,11 @@
 """httpx: signs the requests of a client, one by one. `peerseal.httpx` has the names for applications."""
 
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from typing import Any, Final, Unpack
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import Any, Final, Self, Unpack
 
-from peerseal.errors import Replayed, UnsignableRequest
+from peerseal.errors import Replayed, ResponseRefused, UnsignableRequest
 from peerseal.runtime.extras import missing
 from peerseal.runtime.options import check_flag
 from peerseal.session.options import SessionOptions, SigningOptions
@@ -11,10 +13,13 @@ from peerseal.session.origin import Origin
 from peerseal.session.problem import MAX_PROBLEM, code_in, is_problem
 from peerseal.session.request_ctx import RequestCtx
 from peerseal.session.retries import is_repeatable
+from peerseal.session.signed_answer import NO_ONE_SIGNS, response_verifier, too_long
 from peerseal.session.signing import TRANSACTION, AttemptSigner, Signer
+from peerseal.verify.response import UNSIGNED, CheckedResponse, ResponseHead, ResponseVerifier
 
 try:
     import httpx as httpx  # peerseal.httpx has it from here: one place names the extra if it is missing
+    from anyio import to_thread  # a part of httpx's own requirements
 except ModuleNotFoundError as error:
     raise missing(error, "httpx") from error
 
@@ -29,8 +34,20 @@ _CLIENT_FOLLOWED = (
     " give it to peerseal.httpx.Auth"
 )
 _TRACE: Final = "trace"
+_RAW: Final = "peerseal_raw"  # the body of an answer as it arrived
 _BEFORE_HEADERS: Final = ".send_request_headers.started"
 SENT_BACK: Final = "another origin redirects to this service: such a request is not signed"
+
+
+class ResponseRefusedError(ResponseRefused, httpx.RequestError):
+    """`peerseal.errors.ResponseRefused`, and an exception of httpx for applications that catch those."""
+
+    @classmethod
+    def of(cls, refused: ResponseRefused, request: httpx.Request) -> Self:
+        """The same refusal, of an answer to this request."""
+        error = cls(refused.code, refused.detail, answered=refused.answered)
+        error.request = request
+        return error
 
 
 class Auth(httpx.Auth):
@@ -48,6 +65,10 @@ class Auth(httpx.Auth):
     The other options are those of `peerseal.requests.PeerSession`. ``retries`` says here which methods may be signed
     and sent once more where the callee has seen the token, because a proxy sent it twice. A file is read at once, in
     the thread of the event loop too. UnsignableRequest means that a request cannot be signed.
+
+    With ``require_signed_response`` ResponseRefusedError ends a call whose answer is not signed by the callee for this
+    very request, and no request is sent to another origin (docs/how-to/signed-responses.md). httpx calls the response
+    hooks of a client before the answer is checked: give it none.
     """
 
     def __init__(
@@ -62,7 +83,9 @@ class Auth(httpx.Auth):
     ) -> None:
         check_flag("follow_redirects", follow_redirects)
         self._options = SessionOptions(**options)
-        self._signer = AttemptSigner(signer, audience, self._options.bind_headers, self._options.header)
+        self._responses = response_verifier(signer, audience, self._options)
+        bound, header, wants = self._options.bind_headers, self._options.header, self._responses is not None
+        self._signer = AttemptSigner(signer, audience, bound, header, wants_response=wants)
         self._origin = _origin_of(httpx.URL(Origin(base_url).url))
         self._follows = follow_redirects
         self._ctx = RequestCtx(ctx)
@@ -78,11 +101,19 @@ class Auth(httpx.Auth):
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """See `httpx.Auth`."""
         flow = self._flow(self._settled(request))
-        attempt = next(flow)
+        attempt, again = next(flow), False
         while True:
             response = yield self._kept(attempt, _Trace)
-            if _is_refusal(response):
-                response.read()
+            with _closed_if_refused(response, request):
+                if _is_refusal(response):
+                    if self._responses is not None:
+                        self._raw(response)
+                    response.read()
+                again = not again and self._was_sent_twice(response)
+                if self._responses is not None and not again:
+                    token = self._signer.token_in(attempt.headers)
+                    checked = self._responses.check(_head_of(response), request_token=token)
+                    checked.with_content(self._raw(response))
             try:
                 attempt = flow.send(response)
             except StopIteration:
@@ -91,21 +122,57 @@ class Auth(httpx.Auth):
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
         """See `httpx.Auth`."""
         flow = self._flow(await self.settled(request))
-        attempt = next(flow)
+        attempt, again = next(flow), False
         while True:
             response = yield self._kept(attempt, _AsyncTrace)
-            if _is_refusal(response):
-                await response.aread()
+            async with _aclosed_if_refused(response, request):
+                if _is_refusal(response):
+                    if self._responses is not None:
+                        await self._araw(response)
+                    await response.aread()
+                again = not again and self._was_sent_twice(response)
+                if self._responses is not None and not again:
+                    token = self._signer.token_in(attempt.headers)
+                    checked = await _check_in_thread(self._responses, _head_of(response), token)
+                    checked.with_content(await self._araw(response))
             try:
                 attempt = flow.send(response)
             except StopIteration:
                 return
+
+    def _raw(self, response: httpx.Response) -> bytes:
+        """The body as it arrived, before it is unpacked; the response can be read afterwards. Raises
+        ResponseRefused."""
+        if _RAW not in response.extensions:
+            content = bytearray()
+            for piece in response.iter_raw():
+                self._keep(content, piece)
+            _put_back(response, bytes(content))
+        raw: bytes = response.extensions[_RAW]
+        return raw
+
+    async def _araw(self, response: httpx.Response) -> bytes:
+        """As `_raw`."""
+        if _RAW not in response.extensions:
+            content = bytearray()
+            async for piece in response.aiter_raw():
+                self._keep(content, piece)
+            _put_back(response, bytes(content))
+        raw: bytes = response.extensions[_RAW]
+        return raw
+
+    def _keep(self, content: bytearray, piece: bytes) -> None:
+        content += piece
+        if len(content) > self._options.max_buffer:
+            raise too_long(self._options.max_buffer)
 
     def _flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """The attempts of one request and of its redirects. A redirect from another origin to the callee is not
         followed: that origin would choose what is signed."""
         while True:
             signs = self.signs(request)
+            if self._responses is not None and not signs:
+                raise ResponseRefusedError(UNSIGNED, NO_ONE_SIGNS)
             attempt = self._signed(request) if signs else stripped(request)
             response = yield attempt
             if signs and self._was_sent_twice(response):
@@ -210,6 +277,46 @@ class Auth(httpx.Auth):
         content += piece.encode("utf-8") if isinstance(piece, str) else piece  # a text file, which httpx cannot send
         if len(content) > self._options.max_buffer:
             raise UnsignableRequest(f"the body is longer than max_buffer, {self._options.max_buffer} bytes")
+
+
+def _head_of(response: httpx.Response) -> ResponseHead:
+    pairs = response.headers.raw
+    return ResponseHead.of(
+        response.status_code, ((name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs)
+    )
+
+
+def _put_back(response: httpx.Response, content: bytes) -> None:
+    """The response, which was read to its end, can be read once more from its beginning."""
+    response.stream = httpx.ByteStream(content)
+    response.is_stream_consumed = response.is_closed = False
+    response.extensions[_RAW] = content
+
+
+async def _check_in_thread(verifier: ResponseVerifier, head: ResponseHead, token: str) -> CheckedResponse:
+    """What memory can answer is checked in the event loop; a thread waits for the registry."""
+    checked = verifier.check_from_memory(head, request_token=token)
+    if checked is None:
+        checked = await to_thread.run_sync(partial(verifier.check, head, request_token=token))
+    return checked
+
+
+@contextmanager
+def _closed_if_refused(response: httpx.Response, request: httpx.Request) -> Iterator[None]:
+    try:
+        yield
+    except ResponseRefused as refused:
+        response.close()
+        raise ResponseRefusedError.of(refused, request) from refused
+
+
+@asynccontextmanager
+async def _aclosed_if_refused(response: httpx.Response, request: httpx.Request) -> AsyncIterator[None]:
+    try:
+        yield
+    except ResponseRefused as refused:
+        await response.aclose()
+        raise ResponseRefusedError.of(refused, request) from refused
 
 
 class _Trace:

@@ -4,7 +4,7 @@ and how a refused call is logged and counted."""
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
@@ -30,6 +30,7 @@ from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.log_lines import fields
 from peerseal.runtime.metrics import Metric, counted
 from peerseal.runtime.options import check_flag, check_header_name, check_is, check_whole, shortened
+from peerseal.signed_responses import MAX_SIGNED_BODY, ResponseSigning, SignResponses, check_signing
 from peerseal.verify.audit_log import AuditLog, OnVerified
 from peerseal.verify.context import Transaction, current_request_id, new_request_id
 from peerseal.verify.replay.guards import ReplayGuard
@@ -111,6 +112,9 @@ class PeerAuthOptions(TypedDict, total=False):
     replay: ReplayGuard | None
     audit: bool | None
     on_verified: OnVerified | None
+    sign_responses: SignResponses
+    bind_response_headers: Collection[str]
+    max_signed_body: int
 
 
 class Gate:
@@ -130,6 +134,9 @@ class Gate:
         self.report_only = options.get("report_only", False)
         self.record = record
         self.audit = _audit_log_of(identity, record, options.get("audit"), options.get("on_verified"))
+        self.responses: ResponseSigning | None = None
+        if options.get("sign_responses", False):
+            self.responses = ResponseSigning(identity, *_signing_options(**options))
 
     def refused(
         self, error: PeersealError, method: str, target: str, authorization: str | None, *, reported: bool = False
@@ -156,8 +163,15 @@ def check_options(identity: "Identity | None", **options: Unpack[PeerAuthOptions
     check_header_name("header", options.get("header", AUTHORIZATION))
     check_whole("max_body", options.get("max_body", MAX_BODY))
     check_flag("report_only", options.get("report_only", False))
+    check_signing(*_signing_options(**options))
     if options.get("verifier") is not None:
         check_is("verifier", options["verifier"], Verifier, "a peerseal.Verifier")
+
+
+def _signing_options(**options: Unpack[PeerAuthOptions]) -> tuple[SignResponses, Collection[str], int]:
+    """The options of signed responses, in the order of `ResponseSigning`."""
+    mode, bound = options.get("sign_responses", False), options.get("bind_response_headers", ())
+    return mode, bound, options.get("max_signed_body", MAX_SIGNED_BODY)
 
 
 def _verifier_of(
@@ -190,9 +204,14 @@ def lacking(peer: Peer | None, scope: str, transaction: bool) -> PeersealError |
     """Why a handler that needs the scope, and with ``transaction`` a user, refuses this caller; None if it does not."""
     if peer is None:
         return MissingToken("the handler was reached without a verified caller")
-    if scope not in peer.scopes:
-        return InsufficientScope(f"{peer.id} may not use {scope}")
-    return lacking_user(peer) if transaction else None
+    return lacking_scope(peer, scope) or (lacking_user(peer) if transaction else None)
+
+
+def lacking_scope(peer: Peer, scope: str | None) -> PeersealError | None:
+    """Why a call that needs the scope, if any, is refused; None where the caller has it."""
+    if scope is None or scope in peer.scopes:
+        return None
+    return InsufficientScope(f"{peer.id} may not use {scope or 'a path that has no entry in needs=, or is ambiguous'}")
 
 
 def lacking_user(peer: Peer) -> PeersealError | None:

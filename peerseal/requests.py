@@ -35,6 +35,7 @@ from peerseal.session.retries import RETRIES as RETRIES
 from peerseal.session.retries import cause_of, is_silence
 from peerseal.session.signing import Signer
 from peerseal.session.signing_adapter import CircuitOpenError as CircuitOpenError
+from peerseal.session.signing_adapter import ResponseRefusedError as ResponseRefusedError
 from peerseal.session.signing_adapter import SigningAdapter
 from peerseal.session.signing_adapter import TooManyCallsError as TooManyCallsError
 from peerseal.transport.deadline import no_longer_than, time_left
@@ -86,6 +87,12 @@ class PeerSession(requests.Session):
     ``ctx`` is data of the application in each token, at most 1 KiB of JSON; the callee reads it as ``Peer.ctx``. A call
     adds or replaces members: ``session.get("/profiles/42", ctx={"purpose": "support"})``. They are sent with every
     attempt and every redirect of that call within the origin.
+
+    With ``require_signed_response`` each answer, also of a redirect, must be signed by the callee for this very
+    request, or ResponseRefusedError ends the call before the application sees any of it
+    (docs/how-to/signed-responses.md). The body is read at once, up to ``max_buffer`` bytes, also with ``stream=True``.
+    ``signed_response_headers`` names headers of answers that count only if they are signed. No request is sent to
+    another origin.
 
     Each answer has the attribute ``peerseal_refusal``: the `PeerRefusal` of a problem document of the callee, or None.
     For type checkers `refusal_of` returns it.

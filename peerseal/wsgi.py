@@ -33,10 +33,12 @@ from peerseal.refusals import (
     Need,
     PeerAuthOptions,
     Record,
+    lacking_scope,
     lacking_user,
     refusal_answer,
 )
 from peerseal.runtime.options import check_callable
+from peerseal.signed_responses import PROVEN, ProvenCall, SigningApplication, wants_signature
 from peerseal.verify.context import begin, carrying, current_trace, current_transaction, enter_request, leave_request
 from peerseal.verify.context import within as within_trace
 from peerseal.verify.request import Peer
@@ -90,14 +92,19 @@ class WsgiGate(Gate):
         return None
 
     def _verified(self, environ: "WSGIEnvironment", need: Need) -> Peer:
+        token, signs = bearer_token(environ.get(self._header_key)), wants_signature(environ, self.responses)
         peer = self.verifier.verify(
-            bearer_token(environ.get(self._header_key)),
+            token,
             method=environ["REQUEST_METHOD"],
             target=wsgi_target(environ, self.external_prefix),
             body=partial(read_body, environ, self.max_body),
             headers=EnvironHeaders(environ),
-            scope=need.scope,
+            scope=None if signs else need.scope,  # a refusal for want of a scope is signed, so the token is spent first
         )
+        if signs:
+            environ[PROVEN] = ProvenCall(token, peer.id)
+            if error := lacking_scope(peer, need.scope):
+                raise error
         if need.transaction and (error := lacking_user(peer)):
             raise error
         return peer
@@ -125,6 +132,8 @@ class PeerAuth:
         self._needs = PathNeeds(needs)
         self._record = Record()
         self._gate = WsgiGate(identity, self._record, **options)
+        signing = self._gate.responses
+        self._answer = self._checked if signing is None else SigningApplication(self._checked, signing)
 
     @property
     def refusals(self) -> Counter[str]:
@@ -133,6 +142,9 @@ class PeerAuth:
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """One request."""
+        return self._answer(environ, start_response)
+
+    def _checked(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         environ.pop(PEER, None)
         before = enter_request(environ.get(REQUEST_ID_KEY), environ.get(TRACEPARENT_KEY), environ.get(METHOD_KEY))
         call = _Call(environ, telling(before[-1], environ, start_response), self._gate)

@@ -33,7 +33,7 @@ from peerseal.identity.environment import (
 from peerseal.identity.key_folder import KeyFolder
 from peerseal.identity.key_passphrase import KeyPassphrase
 from peerseal.identity.rotation import KeyRotation, RotationThread
-from peerseal.identity.signing import Minter, assertion, request_token, scope_set, whole_seconds
+from peerseal.identity.signing import Minter, assertion, request_token, response_token, scope_set, whole_seconds
 from peerseal.identity.signing_keys import SigningKeys
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair, PublicCredentials
@@ -356,6 +356,36 @@ class Identity:
             content_digest=content_digest,
             headers={} if headers is None else headers,
             ctx=ctx,
+            now=self.clock(),
+        )
+
+    def sign_response(
+        self,
+        request_token: str,
+        *,
+        caller: str,
+        status: int,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        checkpoint: str | None = None,
+    ) -> str:
+        """A response token (compact JWS): this service answers the request that carried ``request_token`` with exactly
+        this status, body and headers. Call it only after a `Verifier` has accepted that request; ``caller`` is the
+        verified `Peer.id`.
+
+        ``body`` is what is sent, after content-coding, and empty for an answer to HEAD and for 204 and 304.
+        ``headers`` are the headers to sign: ``content-type``, ``content-encoding``, ``location`` and ``etag`` if the
+        answer has them, and any other. ``checkpoint`` is a signed note of the ledger in base64url, at most 512 bytes.
+        Raises UnsignableRequest or TrustUnavailable.
+        """
+        return response_token(
+            self._keys.current(),
+            request_token,
+            caller=caller,
+            status=status,
+            body=body,
+            headers={} if headers is None else headers,
+            checkpoint=checkpoint,
             now=self.clock(),
         )
 

@@ -25,6 +25,7 @@ from peerseal.protocol.tokens.bearer import BLANKS
 from peerseal.protocol.tokens.claims import LEEWAY, new_jti
 from peerseal.protocol.tokens.event import EVENT_LIFETIME_CAP, EVENT_TYP, EventToken, payload_hash
 from peerseal.protocol.tokens.request import REQUEST_LIFETIME, REQUEST_TYP, RequestToken
+from peerseal.protocol.tokens.response import RESPONSE_TYP, ResponseToken, request_hash
 from peerseal.protocol.tokens.transaction import (
     TRANSACTION_LIFETIME,
     TRANSACTION_TYP,
@@ -89,6 +90,31 @@ def request_token(
         ctx=ctx,
     )
     return _compact(key, REQUEST_TYP, token.payload)
+
+
+def response_token(
+    key: StoredKey,
+    request_token: str,
+    *,
+    caller: str,
+    status: int,
+    body: bytes = b"",
+    headers: Mapping[str, str] = MappingProxyType({}),
+    checkpoint: str | None = None,
+    now: float,
+) -> str:
+    """A response token for one answer; see `Identity.sign_response`."""
+    token = ResponseToken(
+        issuer=key.owner,
+        audience=qualify(caller, key.domain),
+        issued_at=int(now),
+        request=_checked(lambda: request_hash(request_token)),
+        status=status,
+        content_digest=_digest_of(_octets(body), None),
+        headers=_sendable(headers),
+        checkpoint=checkpoint,
+    )
+    return _compact(key, RESPONSE_TYP, token.payload)
 
 
 def _digest_of(content: bytes, given: str | None) -> str:

@@ -36,6 +36,8 @@ class SigningOptions(TypedDict, total=False):
     max_buffer: int
     header: str
     retries: int | Retry
+    require_signed_response: bool
+    signed_response_headers: Collection[str]
 
 
 class CallOptions(SigningOptions, total=False):
@@ -74,6 +76,10 @@ class SessionOptions:
     """Bytes of the longest body that is read into memory."""
     header: str = "Authorization"
     """Name of the header that carries the token."""
+    require_signed_response: bool = False
+    """Whether an answer counts only if the callee has signed it."""
+    signed_response_headers: Collection[str] = ()
+    """Names of further headers of answers that count only if they are signed."""
     sleep: Callable[[float], None] = time.sleep
 
     @classmethod
@@ -97,6 +103,8 @@ class SessionOptions:
         check_whole("max_buffer", self.max_buffer)
         check_header_name("header", self.header)
         check_callable("sleep", self.sleep)
+        check_flag("require_signed_response", self.require_signed_response)
+        _check_names("signed_response_headers", self.signed_response_headers)
         _check_bound(self.bind_headers)
 
     @property
@@ -115,11 +123,15 @@ class SessionOptions:
         return (self.limits.connect_timeout, self.limits.read_timeout) if self.timeout is None else self.timeout
 
 
-def _check_bound(names: Collection[str]) -> None:
+def _check_names(option: str, names: Collection[str]) -> None:
     if isinstance(names, str):
-        raise ConfigurationError("bind_headers is one string; give a tuple of names")
-    check_is("bind_headers", names, Collection, "a tuple of names")
+        raise ConfigurationError(f"{option} is one string; give a tuple of names")
+    check_is(option, names, Collection, "a tuple of names")
     for name in names:
-        check_header_name("bind_headers", name)
+        check_header_name(option, name)
+
+
+def _check_bound(names: Collection[str]) -> None:
+    _check_names("bind_headers", names)
     if wrong := _OF_THE_TRANSPORT.intersection(name.lower() for name in names):
         raise ConfigurationError(f"headers that only the transport knows cannot be bound: {', '.join(sorted(wrong))}")

@@ -5,7 +5,7 @@ import re
 from typing import Final
 
 import requests
-from urllib3 import BaseHTTPResponse, Retry
+from urllib3 import BaseHTTPResponse, HTTPResponse, Retry
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -87,6 +87,12 @@ class Attempts:
             return None
         self._policy = policy
         return asked or policy.get_backoff_time()
+
+    def after_refused(self, attempt: Attempt, status: int | None) -> float | None:
+        """The same after an answer with that status which is not signed, as the session requires. Nothing else of it
+        counts, such as a Retry-After. None for an answer that has a token and was refused: no other attempt mends that.
+        """
+        return None if status is None else self.after_answer(attempt, HTTPResponse(status=status))
 
     def may_go_on(self) -> bool:
         """Whether the circuit allows one more attempt."""

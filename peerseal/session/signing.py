@@ -7,6 +7,7 @@ from peerseal.errors import UnsignableRequest
 from peerseal.protocol.names import check_name_or_id
 from peerseal.protocol.tokens.bearer import BLANKS
 from peerseal.protocol.tokens.request import ALWAYS_BOUND
+from peerseal.protocol.tokens.response import WANT_RESPONSE_HEADER, WANTED
 from peerseal.protocol.trace_context import TRACEPARENT
 from peerseal.verify.context import REQUEST_ID, current_request_id, current_traceparent, current_transaction
 from peerseal.verify.transaction import TRANSACTION_HEADER
@@ -36,15 +37,23 @@ class Signer(Protocol):
 
 class AttemptSigner:
     """Signs attempts for one audience. ``bind_headers`` names headers to sign besides content-type, content-encoding
-    and the transaction token; ``header`` carries the token."""
+    and the transaction token; ``header`` carries the token. With ``wants_response`` each attempt asks for a signed
+    answer."""
 
     def __init__(
-        self, signer: Signer, audience: str, bind_headers: Collection[str] = (), header: str = "Authorization"
+        self,
+        signer: Signer,
+        audience: str,
+        bind_headers: Collection[str] = (),
+        header: str = "Authorization",
+        *,
+        wants_response: bool = False,
     ) -> None:
         self._signer = signer
         self._audience = check_name_or_id(audience)
         self.bound = (*BOUND, *(name.lower() for name in bind_headers))
         self.header = header
+        self._asks = {WANT_RESPONSE_HEADER: WANTED} if wants_response else {}
 
     def headers(
         self,
@@ -67,7 +76,12 @@ class AttemptSigner:
             self._audience, method=method, target=target, body=body, headers=bound, ctx=ctx
         )
         changed = {name: value for name, value in bound.items() if found.get(name, value) != value}
-        return {**added, **changed, self.header: f"Bearer {token}"}
+        return {**added, **changed, **self._asks, self.header: f"Bearer {token}"}
+
+    def token_in(self, headers: Mapping[str, str | bytes]) -> str:
+        """The token in the headers of an attempt that this object signed."""
+        value = headers[self.header]
+        return (value.decode("latin-1") if isinstance(value, bytes) else value).removeprefix("Bearer ")
 
     def _bound_headers(self, found: Mapping[str, str]) -> dict[str, str]:
         """The headers to sign as a server will read them (RFC 9110 section 5.5)."""

@@ -6,7 +6,14 @@ from typing import Any
 import requests
 from requests.adapters import DEFAULT_POOLBLOCK, DEFAULT_POOLSIZE
 
-from peerseal.errors import CallNotMade, CircuitOpen, Replayed, TooManyCalls, UnsignableRequest
+from peerseal.errors import (
+    CallNotMade,
+    CircuitOpen,
+    Replayed,
+    ResponseRefused,
+    TooManyCalls,
+    UnsignableRequest,
+)
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.tracing import Attributes, of_answer, of_call, traced
 from peerseal.session.circuit import Attempt, Circuit, Circuits
@@ -15,6 +22,7 @@ from peerseal.session.origin import Origin
 from peerseal.session.problem import REFUSAL, PeerRefusal, refusal_in
 from peerseal.session.request_ctx import RequestCtx
 from peerseal.session.retries import Attempts, cause_of, is_repeatable
+from peerseal.session.signed_answer import other_origin, proven, response_verifier
 from peerseal.session.signing import TRANSACTION, AttemptSigner, Signer
 from peerseal.transport.deadline import time_left
 from peerseal.transport.deadline_adapter import TimedAdapter
@@ -39,6 +47,11 @@ class TooManyCallsError(TooManyCalls, requests.ConnectionError):
     """`peerseal.errors.TooManyCalls`, and an exception of requests for applications that catch those."""
 
 
+class ResponseRefusedError(ResponseRefused, requests.RequestException):
+    """`peerseal.errors.ResponseRefused`, and an exception of requests for applications that catch those. It has no
+    ``response``: what arrived is not to be used."""
+
+
 class SigningAdapter(TimedAdapter):
     """Signs and sends each attempt of each request to one origin; retries of urllib3 would send a token twice.
 
@@ -58,9 +71,12 @@ class SigningAdapter(TimedAdapter):
     ) -> None:
         super().__init__(max_retries=0)
         in_each_child(self._forget_connections)
-        self._signer = AttemptSigner(signer, audience, options.bind_headers, options.header)
+        self._responses = response_verifier(signer, audience, options)
+        wants = self._responses is not None
+        self._signer = AttemptSigner(signer, audience, options.bind_headers, options.header, wants_response=wants)
         self._origin = origin
         self._policy = options.retry_policy
+        self._longest_answer = options.max_buffer
         self._limits = options.limits
         self._sleep = options.sleep
         self._circuits = circuits
@@ -84,6 +100,8 @@ class SigningAdapter(TimedAdapter):
 
         target = self._origin.target(request.url or "")
         if target is None:
+            if self._responses is not None:
+                raise _refused(other_origin(), request)
             return send(_stripped(request))
         circuit = self._circuits.of(self._origin.name)
         try:
@@ -104,6 +122,10 @@ class SigningAdapter(TimedAdapter):
             with circuit.attempt(self._limits) as attempt:
                 try:
                     response = self._attempt(send, request, target)
+                except ResponseRefused as refused:
+                    pause = attempts.after_refused(attempt, refused.answered)
+                    if pause is None or not self._goes_on(attempts, pause):
+                        raise _refused(refused, request) from refused
                 except requests.RequestException as error:
                     error.request = request  # without the token
                     if isinstance(error, _NO_ANSWER):
@@ -126,14 +148,22 @@ class SigningAdapter(TimedAdapter):
         return attempts.may_go_on()
 
     def _attempt(self, send: _Send, request: requests.PreparedRequest, target: str) -> requests.Response:
-        """One attempt, and a second one with a new token if the callee refuses the first token as replayed."""
-        response, refusal = _read(send(self._signed(request, target)))
-        if refusal is None or (refusal.status, refusal.code) != (Replayed.status, Replayed.code):
-            return response
-        if not is_repeatable(self._policy, str(request.method)):
-            return response
-        response.close()
-        return _read(send(self._signed(request, target)))[0]
+        """One attempt, and a second one with a new token if the callee refuses the first token as replayed. Raises
+        ResponseRefused for an answer that is not signed as the session requires."""
+        signed = self._signed(request, target)
+        response, refusal = _read(send(signed))
+        replayed = refusal is not None and (refusal.status, refusal.code) == (Replayed.status, Replayed.code)
+        if replayed and is_repeatable(self._policy, str(request.method)):
+            response.close()
+            signed = self._signed(request, target)
+            response = _read(send(signed))[0]
+        if self._responses is not None:
+            try:
+                proven(response, self._responses, self._signer.token_in(signed.headers), self._longest_answer)
+            except BaseException:
+                response.close()
+                raise
+        return response
 
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
         """As HTTPAdapter's, which however drops the last ``;`` of a target to an HTTP proxy."""
@@ -161,6 +191,13 @@ def sign_attempt(
         attempt.headers, method=str(attempt.method), target=target, body=_settled(attempt.body), ctx=ctx
     )
     attempt.headers.update(added)
+
+
+def _refused(refused: ResponseRefused, request: requests.PreparedRequest) -> ResponseRefusedError:
+    """The same refusal, as an exception of requests too."""
+    error = ResponseRefusedError(refused.code, refused.detail, answered=refused.answered)
+    error.request = request
+    return error
 
 
 def _read(response: requests.Response) -> tuple[requests.Response, PeerRefusal | None]:

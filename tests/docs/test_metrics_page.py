@@ -81,7 +81,7 @@ def metrics_of_a_callee(registry: MemoryRegistry, client: Identity, folder: Path
     """Of a service that accepts and refuses calls and events, and whose audit fails."""
     identity, messages = registry.identity("callee", key_dir=folder), Messages()
     app = Flask(__name__)
-    PeerAuth(app, identity, allow={"client": {"read"}}, on_verified=lambda _: 1 / 0)
+    PeerAuth(app, identity, allow={"client": {"read"}}, on_verified=lambda _: 1 / 0, sign_responses=True)
     token = client.sign_request("callee", method="GET", target="/")
     for _ in range(2):
         app.test_client().get("/", headers={"Authorization": f"Bearer {token}"})

@@ -44,6 +44,7 @@ from peerseal.protocol.tokens.bearer import bearer_token
 from peerseal.protocol.tokens.claims import LEEWAY, check_parties, check_times, claim, time_claim
 from peerseal.protocol.tokens.introspection import ActiveToken, parse_signed, signed_answer
 from peerseal.protocol.tokens.proof import Proof
+from peerseal.protocol.tokens.response import RESPONSE_HEADER
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.fetch import Answer, Fetcher
 from peerseal.trust.beliefs import KnownService, TrustedKey, check_window
@@ -53,6 +54,7 @@ from peerseal.trust.key_set_parts import check_part
 from peerseal.verify.event import EventVerifier
 from peerseal.verify.replay.guards import MemoryReplayGuard
 from peerseal.verify.request import Verifier, check_content
+from peerseal.verify.response import ResponseHead, ResponseVerifier
 from peerseal.verify.users import UserVerifier
 from tests.vectors.world import CALLER, DOMAIN
 
@@ -134,6 +136,20 @@ def _request(given: Input) -> Facts:
         scope=given["scope"],
     )
     return peer.claims
+
+
+def _response(given: Input) -> Facts:
+    verifier = ResponseVerifier(
+        _Believed(given),
+        caller=given["caller"],
+        audience=given["audience"],
+        headers=given["signed_headers"],
+        clock=lambda: float(given["now"]),
+    )
+    token = [] if given["token"] is None else [(RESPONSE_HEADER, given["token"])]
+    head = ResponseHead.of(given["status"], [*given["headers"].items(), *token])
+    body = b64url_decode(given["body"])
+    return verifier.verify(head, request_token=given["request_token"], body=body).claims
 
 
 def _transaction(given: Input) -> Facts:
@@ -377,6 +393,7 @@ _JUDGES: Final[Mapping[str, Callable[[Input], Facts]]] = {
     "join": _join,
     "refusal": _refusal,
     "request": _request,
+    "response": _response,
     "transaction": _transaction,
     "event": _event,
     "exchanged-event": _event,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from tests.vectors import basics, documents, foreign, history, ledger, requests, tokens
+from tests.vectors import basics, documents, foreign, history, ledger, requests, responses, tokens
 from tests.vectors.world import Vectors
 
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "vectors"
@@ -25,6 +25,7 @@ FILES: Final[Mapping[str, Callable[[], Vectors]]] = {
     "join": basics.join_macs,
     "refusal": basics.refusals,
     "request": requests.requests,
+    "response": responses.responses,
     "transaction": tokens.transactions,
     "event": tokens.events,
     "exchanged-event": tokens.exchanged_events,

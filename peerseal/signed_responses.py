@@ -1,0 +1,311 @@
+"""Signed responses, the callee's side: what is signed, for whom, and the wrappers that do it for WSGI and ASGI.
+
+Only an answer to a verified caller is signed, and only once that caller's token is spent: so a stranger, or a copy of a
+request, gets no signature. The wrappers stand outside of the check before the application, and see the answer as the
+server will send it. They hold it in memory until its end, because a token says what the whole
+body is.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, MutableMapping
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+from peerseal.errors import ConfigurationError, PeersealError
+from peerseal.protocol.plain import plain_text
+from peerseal.protocol.tokens.response import (
+    ALWAYS_SIGNED,
+    RESPONSE_HEADER,
+    WANT_RESPONSE_HEADER,
+    WANTED,
+    signed_headers,
+)
+from peerseal.runtime.metrics import Tally
+from peerseal.runtime.options import check_header_name, check_is, check_whole, shortened
+from peerseal.wsgi_environ import environ_key
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from peerseal.identity.identity import Identity
+
+log = logging.getLogger("peerseal")
+
+SignResponses = bool | Literal["on_request"]
+
+MAX_SIGNED_BODY: Final = 16 * 1024 * 1024
+"""Bytes of the longest answer that is held in memory to be signed, by default."""
+PROVEN: Final = "peerseal.proven"
+"""The key of the `ProvenCall` in an environ."""
+
+_WANT_KEY: Final = environ_key(WANT_RESPONSE_HEADER)
+_ON_REQUEST: Final = "on_request"
+_HELP: Final = "Answers to sign for verified callers, by outcome: signed, too_long, stream, failed."
+_WITHOUT_BODY: Final = (204, 304)  # RFC 9110 section 6.4.1
+_EVENT_STREAM: Final = "text/event-stream"
+_OF_THE_TRANSPORT: Final = "connection content-length date keep-alive server trailer transfer-encoding upgrade"
+_NOT_SIGNED: Final = frozenset((*_OF_THE_TRANSPORT.split(), "set-cookie", RESPONSE_HEADER.lower()))
+"""Headers that servers and proxies write, and Set-Cookie, whose values cannot be joined by a comma."""
+
+
+class ProvenCall(NamedTuple):
+    """A request that was accepted: its compact request token, and the service id of its caller."""
+
+    request_token: str
+    caller: str
+
+
+class ResponseSigning:
+    """What one application signs of its answers: the checked options of its ``PeerAuth``. Raises ConfigurationError."""
+
+    def __init__(
+        self,
+        identity: "Identity | None",
+        mode: SignResponses,
+        bound: Collection[str] = (),
+        max_body: int = MAX_SIGNED_BODY,
+    ) -> None:
+        check_signing(mode, bound, max_body)
+        if identity is None:
+            raise ConfigurationError("sign_responses needs an identity, whose key signs; a verifier is not enough")
+        self._identity = identity
+        self._always = mode is True
+        self._names = frozenset((*ALWAYS_SIGNED, *(name.lower() for name in bound)))
+        self.max_body = max_body
+        self._tally = Tally("peerseal_responses_total", _HELP, "outcome")
+        identity.add_metrics(lambda: [self._tally.metric()])
+
+    def wants(self, asked: str | None) -> bool:
+        """Whether an answer is signed for a caller that sends this value of `WANT_RESPONSE_HEADER`, if any."""
+        return self._always or asked == WANTED
+
+    def header(
+        self, call: ProvenCall, method: str, status: int, headers: Iterable[tuple[str, str]], body: bytes
+    ) -> str | None:
+        """The value of `RESPONSE_HEADER`; None where the answer cannot be signed, which is logged."""
+        empty = method == "HEAD" or status in _WITHOUT_BODY
+        try:
+            token = self._identity.sign_response(
+                call.request_token,
+                caller=call.caller,
+                status=status,
+                body=b"" if empty else body,
+                headers=signed_headers(headers, self._names),
+            )
+        except PeersealError as error:
+            self._unsigned("failed", call, str(error))
+            return None
+        self._tally.add("signed")
+        return token
+
+    def is_stream(self, call: ProvenCall, headers: Iterable[tuple[str, str]]) -> bool:
+        """Whether the answer is a stream of events, which may have no end. It is sent unsigned."""
+        kind = signed_headers(headers, ("content-type",)).get("content-type", "")
+        found = kind.partition(";")[0].strip().lower() == _EVENT_STREAM
+        if found:
+            self._unsigned("stream", call, f"its type is {_EVENT_STREAM}")
+        return found
+
+    def too_long(self, call: ProvenCall) -> None:
+        """The body is longer than the bound, so the answer is sent unsigned."""
+        self._unsigned("too_long", call, f"its body is longer than max_signed_body, {self.max_body} bytes")
+
+    def _unsigned(self, outcome: str, call: ProvenCall, why: str) -> None:
+        self._tally.add(outcome)
+        log.warning("an answer to %s is not signed: %s", call.caller, why)
+
+
+def check_signing(mode: object, bound: Any, max_body: object) -> None:
+    """Raises ConfigurationError for invalid options."""
+    if not (isinstance(mode, bool) or plain_text(mode) == _ON_REQUEST):
+        raise ConfigurationError(f"sign_responses={shortened(mode)}: expected True, False or {_ON_REQUEST!r}")
+    if isinstance(bound, str):
+        raise ConfigurationError("bind_response_headers is one string; give a tuple of names")
+    check_is("bind_response_headers", bound, Collection, "a tuple of names")
+    for name in bound:
+        check_header_name("bind_response_headers", name)
+    if wrong := _NOT_SIGNED.intersection(name.lower() for name in bound):
+        raise ConfigurationError(f"bind_response_headers: these headers cannot be signed: {', '.join(sorted(wrong))}")
+    check_whole("max_signed_body", max_body)
+
+
+# ---- WSGI
+
+
+class SigningApplication:
+    """A WSGI application whose answers to proven calls are signed. ``app`` leaves the `ProvenCall` in the environ."""
+
+    def __init__(self, app: "WSGIApplication", signing: ResponseSigning) -> None:
+        self._app = app
+        self._signing = signing
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """One request."""
+        environ.pop(PROVEN, None)
+        held = _HeldAnswer(environ, start_response, self._signing)
+        return held.whole(self._app(environ, held.start))
+
+
+def wants_signature(environ: "WSGIEnvironment", signing: ResponseSigning | None) -> bool:
+    """Whether the answer to this request is signed once its caller is verified."""
+    return signing is not None and signing.wants(environ.get(_WANT_KEY))
+
+
+class _HeldAnswer:
+    """One answer, held until its end; or passed on as it comes, where it is not signed."""
+
+    def __init__(self, environ: "WSGIEnvironment", start_response: "StartResponse", signing: ResponseSigning) -> None:
+        self._environ = environ
+        self._start_response = start_response
+        self._signing = signing
+        self._head: tuple[str, list[tuple[str, str]]] | None = None  # while the answer is held
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._passes = False
+
+    def start(self, status: str, headers: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
+        """The application's ``start_response`` (PEP 3333)."""
+        call: ProvenCall | None = self._environ.get(PROVEN)
+        if not self._passes and call is not None and not self._signing.is_stream(call, headers):
+            self._head = status, headers
+            self._pieces, self._size = [], 0  # an error replaces what was not sent
+            return self._write
+        self._passes, self._head = True, None
+        return self._start_response(status, headers, *error)
+
+    def whole(self, body: Iterable[bytes]) -> Iterable[bytes]:
+        """The body to send, after the application has returned ``body``."""
+        if self._passes:
+            return body
+        rest = _Rest(body)
+        try:
+            for piece in rest:
+                if self._head is None:  # it began with the first piece, and is not signed
+                    return rest.after([piece])
+                self._add(piece)
+                if self._size > self._signing.max_body:
+                    self._pass_on()
+                    return rest.after(self._pieces)
+        except BaseException:
+            rest.close()
+            raise
+        rest.close()
+        return [] if self._head is None else self._signed(*self._head)
+
+    def _signed(self, status: str, headers: list[tuple[str, str]]) -> list[bytes]:
+        body, method = b"".join(self._pieces), self._environ["REQUEST_METHOD"]
+        token = self._signing.header(self._environ[PROVEN], method, int(status[:3]), headers, body)
+        kept = [pair for pair in headers if pair[0].lower() != RESPONSE_HEADER.lower()]
+        self._start_response(status, kept if token is None else [*kept, (RESPONSE_HEADER, token)])
+        return [body] if body else []
+
+    def _add(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._size += len(piece)
+
+    def _write(self, piece: bytes) -> None:
+        """What an imperative application writes (PEP 3333)."""
+        self._add(piece)
+        if self._head is not None and self._size > self._signing.max_body:
+            self._write_on = self._pass_on()
+        if self._passes:
+            for held in self._pieces:
+                self._write_on(held)
+            self._pieces = []
+
+    def _pass_on(self) -> Callable[[bytes], object]:
+        """The answer is too long: its head is sent unsigned, and what is held must follow."""
+        self._signing.too_long(self._environ[PROVEN])
+        status, headers = self._head or ("", [])
+        self._passes, self._head = True, None
+        return self._start_response(status, headers)
+
+
+class _Rest(Iterator[bytes]):
+    """The pieces of a body that are still to come."""
+
+    def __init__(self, body: Iterable[bytes]) -> None:
+        self._body = body
+        self._pieces = iter(body)
+
+    def __next__(self) -> bytes:
+        return next(self._pieces)
+
+    def after(self, read: list[bytes]) -> "_Rest":
+        """The same, once more from the pieces that were read."""
+        self._pieces = chain(read, self._pieces)
+        return self
+
+    def close(self) -> None:
+        """Close the body (PEP 3333)."""
+        getattr(self._body, "close", lambda: None)()
+
+
+# ---- ASGI
+
+Event = MutableMapping[str, Any]
+Send = Callable[[Event], Awaitable[None]]
+
+
+class SigningSend:
+    """A server's ``send`` of one request, which holds the answer to a proven call until its end."""
+
+    def __init__(self, send: Send, signing: ResponseSigning, method: str, asked: str | None) -> None:
+        self._send = send
+        self._signing = signing
+        self._method = method
+        self._call: ProvenCall | None = None
+        self._head: Event | None = None
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self.wanted = signing.wants(asked)
+
+    def prove(self, call: ProvenCall) -> None:
+        """The call is accepted: from now on its answer is signed, if its caller wants that."""
+        self._call = call if self.wanted else None
+
+    async def __call__(self, event: Event) -> None:
+        """See the specification of ASGI. Trailers, and files that the server reads itself, are not signed."""
+        if self._call is None:
+            return await self._send(event)
+        if event["type"] == "http.response.start" and not self._signing.is_stream(self._call, _texts(event)):
+            self._head = event
+        elif event["type"] == "http.response.body" and self._head is not None:
+            await self._hold(self._call, event)
+        else:
+            await self._pass_on(event)
+        return None
+
+    async def _hold(self, call: ProvenCall, event: Event) -> None:
+        self._pieces.append(bytes(event.get("body", b"")))
+        self._size += len(self._pieces[-1])
+        if self._size > self._signing.max_body:
+            self._signing.too_long(call)
+            await self._pass_on({**event, "body": b"".join(self._pieces)})
+        elif not event.get("more_body"):
+            await self._sign(call)
+
+    async def _pass_on(self, event: Event) -> None:
+        """From here on, send the answer as it comes."""
+        head, self._head = self._head, None
+        if event["type"].startswith("http.response"):
+            self._call = None
+        if head is not None:
+            await self._send(head)
+        await self._send(event)
+
+    async def _sign(self, call: ProvenCall) -> None:
+        head, body = self._head or {}, b"".join(self._pieces)
+        token = self._signing.header(call, self._method, head["status"], _texts(head), body)
+        kept = [pair for pair in head.get("headers", ()) if pair[0].lower() != _HEADER]
+        added = [] if token is None else [(_HEADER, token.encode("ascii"))]
+        self._head = {**head, "headers": [*kept, *added]}
+        await self._pass_on({"type": "http.response.body", "body": body, "more_body": False})
+
+
+_HEADER: Final = RESPONSE_HEADER.lower().encode("ascii")
+
+
+def _texts(head: Event) -> list[tuple[str, str]]:
+    """The headers of an answer's head as texts."""
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in head.get("headers", ())]
