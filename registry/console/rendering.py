@@ -142,7 +142,7 @@ def set_up(app: Flask, console: Blueprint, places: tuple[Place, ...]) -> None:
     ):
         app.jinja_env.filters[name] = function
 
-    @console.context_processor
+    @console.app_context_processor  # a path or method without a route is of no blueprint, and its page needs them too
     def known() -> dict[str, object]:
         session = signed_in()
         role = session.operator.role if session else None
