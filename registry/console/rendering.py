@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -13,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from peerseal.errors import PeersealError
 from peerseal.protocol.encoding import canonical_json
+from peerseal.runtime.times import utc
 from registry.console.request import signed_in
 from registry.services.access.operators import Role
 from registry.web.problems import code_of, log_failure, log_refusal
@@ -71,24 +71,16 @@ def redirect(path: str) -> Response:
 
 def time_text(seconds: float | None) -> str:
     """A time as ``2026-11-30 08:15:00Z``; a dash for none."""
-    at = _moment(seconds)
-    return "–" if at is None else f"{at:%Y-%m-%d %H:%M:%S}Z"
+    try:
+        return "–" if seconds is None else utc(seconds)
+    except (ValueError, OverflowError, OSError):  # an altered row has it, and no calendar
+        return "–"
 
 
 def time_element(seconds: float | None) -> str:
     """A time that a script shows in the reader's zone."""
-    at = _moment(seconds)
-    if at is None:
-        return "–"
-    return Markup('<time datetime="{0:%Y-%m-%dT%H:%M:%SZ}">{0:%Y-%m-%d %H:%M:%S}Z</time>').format(at)
-
-
-def _moment(seconds: float | None) -> datetime | None:
-    """The moment; None for none, and for one that an altered row has and no calendar."""
-    try:
-        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-    except (ValueError, OverflowError, OSError):
-        return None
+    text = time_text(seconds)
+    return text if text == "–" else Markup('<time datetime="{}">{}</time>').format(text.replace(" ", "T"), text)
 
 
 def duration_text(seconds: float) -> str:
