@@ -63,6 +63,12 @@ def test_a_broken_query_is_answered_with_a_page(admin: Browser, query: str) -> N
         assert answer.status_code in (200, 400), (path, query)
 
 
+def test_each_error_leads_to_what_its_code_means(registry: Driver, viewer: Browser) -> None:
+    viewer.open("/console/no-such-page")
+    assert 'href="/docs/errors#not_found"' in viewer.page
+    assert 'id="not_found"' in registry.client.get("/docs/errors").text
+
+
 def test_errors_outside_of_the_console_stay_problem_documents(registry: Driver) -> None:
     for method, path, status in (("GET", "/consoles", 404), ("GET", "/v1/x", 404), ("POST", "/healthz", 405)):
         answer = registry.client.open(path, method=method)
