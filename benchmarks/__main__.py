@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from benchmarks import (
     agent,
     cold_start,
+    console,
     cores,
     events,
     flood,
@@ -73,6 +74,12 @@ def large_sets_on_postgresql(shared: World) -> Iterator[Figure]:
         yield from large_sets.measure(shared.folder / "large-pg", "PostgreSQL", server.new_database())
 
 
+def console_on_postgresql(shared: World) -> Iterator[Figure]:
+    """The pages that operators look at."""
+    with running_postgres() as server:
+        yield from console.measure(shared.folder / "console", server.new_database())
+
+
 GROUPS: dict[str, Callable[[World], Iterator[Figure]]] = {
     "verification": lambda shared: verification.measure(shared.caller, shared.folder),
     "events": lambda shared: events.measure(shared.caller),
@@ -92,6 +99,7 @@ GROUPS: dict[str, Callable[[World], Iterator[Figure]]] = {
     "new-key": lambda shared: new_key.measure(shared.stack),
     "flood": lambda shared: flood.measure(shared.stack),
     "growth": growth_on_postgresql,
+    "console": console_on_postgresql,
     "large-sets": lambda shared: large_sets.measure(shared.folder / "large", "SQLite"),
     "large-sets-postgresql": large_sets_on_postgresql,
     "cold-start": lambda shared: cold_start.measure(shared.stack),

@@ -36,13 +36,13 @@ from peerseal.runtime.terminal import (
     say_folded,
     say_json,
 )
+from peerseal.runtime.times import rfc3339
 
 try:
     import argparse
     import os
     from collections.abc import Callable, Sequence
     from dataclasses import replace
-    from datetime import UTC, datetime
     from functools import partial
     from importlib.metadata import version
     from pathlib import Path
@@ -316,9 +316,8 @@ def _show_alert(alert: Alert, *, as_json: bool) -> None:
     if as_json:
         say_json(alert.to_json())
         return
-    at = datetime.fromtimestamp(alert.at, UTC)
     about = "" if alert.entry is None else f" entry {alert.entry.seq} {alert.entry.kid or ''}".rstrip()
-    say_folded(f"{at:%Y-%m-%dT%H:%M:%SZ} {alert.level.upper()} {alert.kind}{about}: {alert.detail}")
+    say_folded(f"{rfc3339(alert.at)} {alert.level.upper()} {alert.kind}{about}: {alert.detail}")
 
 
 COMMANDS: tuple[Callable[[Subcommands], None], ...] = (

@@ -9,10 +9,12 @@ from http import HTTPStatus
 from importlib import import_module
 
 import pytest
+import yaml
 
 from peerseal.errors import CodedError, KeyRefused, PeersealError
 from registry.domain.key_quality import RSA_CHECKS
 from tests.test_docs import ROOT
+from tools.error_codes import MADE, sections
 
 PAGE = (ROOT / "docs/reference/errors.md").read_text()
 CODE = re.compile(r"[a-z]+(?:_[a-z0-9]+)+|configuration|behind|expired|replayed")
@@ -90,6 +92,10 @@ def codes() -> Mapping[str, set[int]]:
         for code, status in raised(tree):
             found[code].add(status)
     return found
+
+
+def test_the_registry_serves_what_the_page_says() -> None:
+    assert yaml.safe_load(MADE.read_text()) == sections(PAGE), "run python -m tools.error_codes"
 
 
 def test_the_scan_finds_the_codes_of_both_trees() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from peerseal.commands.arguments import Subcommands, add_command, seconds_or_none
 from peerseal.commands.keygen import pair_in
 from peerseal.commands.own_identity import own_folder, own_identity, signing_key, unstarted_identity
-from peerseal.commands.tokens import in_words, utc
+from peerseal.commands.tokens import wrapped
 from peerseal.commands.whoami import UNKNOWN
 from peerseal.errors import ConfigurationError, EnrolmentPending, EnrolmentRefused, TrustUnavailable
 from peerseal.identity.enrolment import UNREACHABLE, Enrolment
@@ -20,8 +20,10 @@ from peerseal.identity.identity import Identity
 from peerseal.identity.key_folder import KeyFolder, StoredKey
 from peerseal.protocol.documents.key_set import ACTIVE
 from peerseal.protocol.documents.statement import KeyStatement
+from peerseal.protocol.words import words_of
 from peerseal.runtime.backoff import backoff
 from peerseal.runtime.terminal import say, say_json
+from peerseal.runtime.times import in_words, utc
 
 PENDING = 5
 """The exit code where a key waits for an operator of the registry."""
@@ -46,10 +48,13 @@ class Joined:
         return self.key.registered_at is None
 
     def to_json(self) -> dict[str, Any]:
-        """``{"id", "kid", "state", "new", "ends_at"}``; the end (seconds since the epoch) is null while pending."""
+        """``{"id", "kid", "words", "state", "new", "ends_at"}``: the thumbprint in words, and the end in seconds since
+        the epoch, null while pending."""
         ends_at = None if self.pending else int(self.key.expires_at)
         state = "pending" if self.pending else ACTIVE
-        return {"id": self.key.owner, "kid": self.key.kid, "state": state, "new": self.new, "ends_at": ends_at}
+        words = list(words_of(self.key.pair.public.thumbprint))
+        key = {"id": self.key.owner, "kid": self.key.kid, "words": words}
+        return {**key, "state": state, "new": self.new, "ends_at": ends_at}
 
     def lines(self, now: float) -> Iterator[str]:
         """For a terminal, at the time ``now``."""
@@ -58,6 +63,8 @@ class Joined:
         if self.pending:
             yield "state    pending: an operator must approve it, with"
             yield "         peerseal-registry approve KID"
+            yield from wrapped("words    ", " ".join(words_of(self.key.pair.public.thumbprint)))
+            yield "         The operator sees the same words: compare them by voice."
         else:
             yield f"state    {ACTIVE}, registered {'now' if self.new else 'before'}"
             yield f"ends     {utc(self.key.expires_at)}, {in_words(self.key.expires_at - now)}"

@@ -9,7 +9,6 @@ import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,6 +36,7 @@ from peerseal.protocol.tokens.request import REQUEST_LIFETIME, REQUEST_TYP
 from peerseal.protocol.tokens.transaction import TRANSACTION_TYP
 from peerseal.runtime.settings import read_bytes
 from peerseal.runtime.terminal import say, say_json
+from peerseal.runtime.times import in_words, utc
 from peerseal.wsgi_environ import MAX_BODY
 
 KINDS: Mapping[str, str] = {
@@ -67,7 +67,6 @@ _LONGEST_START = 24
 """Columns before a text that are kept free below; the names of our claims need 18."""
 _MOST_SHOWN = 4096
 """Characters of a value; its whole text is for ``--json``."""
-_UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 _EARLIEST, _LATEST = 0, 253_402_300_799  # 1970-01-01 and 9999-12-31, which `datetime` can show
 
 
@@ -207,22 +206,6 @@ def _shown(name: str, value: object, now: float) -> str:
     if name in _TIMES and isinstance(value, int | float) and _EARLIEST <= value <= _LATEST:
         return f"{value}  {utc(value)}, {in_words(value - now)}"
     return json.dumps(value, ensure_ascii=False)
-
-
-def utc(seconds: float) -> str:
-    """A time, in seconds since the epoch, such as ``2026-11-29 12:03:32Z``."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}Z"
-
-
-def in_words(seconds: float) -> str:
-    """A distance in time from now: ``in 57 seconds``, ``3 minutes ago``, ``now``. It is rounded down to one unit."""
-    distance = abs(int(seconds))
-    for size, unit in _UNITS:
-        count = distance // size
-        if count:
-            words = f"{count} {unit}{'' if count == 1 else 's'}"
-            return f"in {words}" if seconds > 0 else f"{words} ago"
-    return "now"
 
 
 # ---- peerseal sign

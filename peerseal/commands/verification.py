@@ -27,7 +27,7 @@ from peerseal.commands.step_report import (
     Report,
     report,
 )
-from peerseal.commands.tokens import KINDS, bare_token, given_body, given_content, given_text, inspect, utc
+from peerseal.commands.tokens import KINDS, bare_token, given_body, given_content, given_text, inspect
 from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.identity.environment import settings_of
 from peerseal.identity.identity import Identity
@@ -50,6 +50,7 @@ from peerseal.protocol.tokens.request import ALWAYS_BOUND, REQUEST_TYP
 from peerseal.protocol.tokens.transaction import TRANSACTION_TYP
 from peerseal.runtime.options import check_pin
 from peerseal.runtime.terminal import REGISTRY_UNREACHABLE, say, say_json, takes
+from peerseal.runtime.times import utc
 from peerseal.transport.fetch import check_urls
 from peerseal.trust.beliefs import KeySource
 from peerseal.trust.store import TrustStore

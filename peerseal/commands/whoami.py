@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any, Self
 
 from peerseal.commands.arguments import Subcommands, add_command
-from peerseal.commands.tokens import in_words, utc
+from peerseal.commands.tokens import wrapped
 from peerseal.errors import ConfigurationError, PeersealError
 from peerseal.identity.enrolment import Enrolment, admission_token
 from peerseal.identity.environment import one_pin, options_in
 from peerseal.identity.key_folder import KeyFolder, StoredKey, StoredKeys
 from peerseal.identity.key_passphrase import KeyPassphrase
 from peerseal.protocol.names import service_id
+from peerseal.protocol.words import words_of
 from peerseal.runtime.terminal import say, say_json
+from peerseal.runtime.times import in_words, utc
 from peerseal.trust.store import TrustStore
 
 CANDIDATE, NEXT, CURRENT, PREVIOUS, ENDED = "candidate", "next", "current", "previous", "ended"
@@ -38,20 +40,24 @@ class HostKey:
     state: str | None
 
     def to_json(self) -> dict[str, Any]:
-        """``{"kid", "alg", "use", "state", "signs_from", "ends_at"}``; times in seconds since the epoch."""
+        """``{"kid", "words", "alg", "use", "state", "signs_from", "ends_at"}``; the thumbprint in words, and times in
+        seconds since the epoch."""
         known = self.use != CANDIDATE
         times = {
             "signs_from": int(self.stored.signs_from) if known else None,
             "ends_at": int(self.stored.expires_at) if known else None,
         }
-        alg = self.stored.pair.public.alg
-        return {"kid": self.stored.kid, "alg": alg, "use": self.use, "state": self.state, **times}
+        public = self.stored.pair.public
+        key = {"kid": self.stored.kid, "words": list(words_of(public.thumbprint)), "alg": public.alg}
+        return {**key, "use": self.use, "state": self.state, **times}
 
     def lines(self, now: float) -> Iterator[str]:
         """For a terminal, at the time ``now``."""
         yield f"  {self.stored.kid}"
         waits = ", not registered or not approved" if self.use == CANDIDATE else ""
         yield f"    {self.use}{waits}; at the registry: {self.state or 'not known'}"
+        if self.use == CANDIDATE:
+            yield from wrapped("    words ", " ".join(words_of(self.stored.pair.public.thumbprint)))
         if self.use == NEXT:
             yield f"    signs {utc(self.stored.signs_from)}, {in_words(self.stored.signs_from - now)}"
         if self.use != CANDIDATE:

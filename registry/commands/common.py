@@ -4,7 +4,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ from peerseal.protocol.tokens.claims import LATEST_TIME
 from peerseal.protocol.tokens.oidc import BYTE_ORDER_MARK
 from peerseal.runtime.settings import named, read_bytes, whole_number
 from peerseal.runtime.terminal import on_terminal, printable, say, say_json, terminal_width
+from peerseal.runtime.times import rfc3339
 from registry.commands.operator_client import HttpOperatorClient, LocalOperatorClient, OperatorClient
 from registry.domain.errors import SchemaRefused
 from registry.services.access.operators import check_operator_token
@@ -159,7 +159,7 @@ def _aligned(table: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def _cell(name: str, value: Any) -> str:
     if name.endswith(("_at", "_from", "_until")) and isinstance(value, int) and 0 <= value <= LATEST_TIME:
-        return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        return rfc3339(value)
     return printable(value)
 
 

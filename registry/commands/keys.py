@@ -1,8 +1,15 @@
 """``peerseal-registry services``, ``keys``, ``revoke``, ``approve``, ``reject``, ``join-token`` and ``operator-token``:
 the services with their keys, and the tokens that admit keys and operators."""
 
+import textwrap
+from collections.abc import Iterable
+from typing import Any
+
 import click
 
+from peerseal.protocol.names import split_kid
+from peerseal.protocol.words import words_of
+from peerseal.runtime.terminal import say
 from registry.commands.common import WholeNumber, duration, json_option, operator_client, show, show_rows, url_option
 from registry.commands.operator_client import APPLICANTS, JOIN_TOKENS, OPERATOR_TOKENS, SERVICES, keys_of
 from registry.services.access.operators import Role
@@ -26,12 +33,24 @@ def keys(service: str | None, pending: bool, url: str | None, as_json: bool) -> 
     """Lists the keys of SERVICE, or of all services, past ones too."""
     client = operator_client(url)
     if pending:
-        waiting = (row for row in client.rows(APPLICANTS) if service in (None, row["service"]))
-        show_rows(waiting, as_json, ("kid", "state", "alg", "created_at", "expires_at"))
+        _show_pending([row for row in client.rows(APPLICANTS) if service in (None, row["service"])], as_json)
         return
     names = [service] if service else [row["service"] for row in client.rows(SERVICES)]
     rows = (key for name in names for key in client.rows(keys_of(name)))
     show_rows(rows, as_json, ("kid", "state", "alg", "active_from", "active_until"))
+
+
+def _show_pending(rows: Iterable[dict[str, Any]], as_json: bool) -> None:
+    """Prints the applicants, each with its thumbprint in words, as ``peerseal join`` on the service's host does."""
+    waiting = [{**row, "words": list(words_of(split_kid(row["kid"])[1]))} for row in rows]
+    show_rows(waiting, as_json, ("kid", "state", "alg", "created_at", "expires_at"))
+    if not as_json:
+        for row in waiting:
+            say(
+                "",
+                row["kid"],
+                *textwrap.wrap(" ".join(row["words"]), 80, initial_indent="  words  ", subsequent_indent=" " * 9),
+            )
 
 
 @click.command()
@@ -51,7 +70,8 @@ def revoke(kid: str, reason: str, url: str | None, as_json: bool) -> None:
 @url_option
 @json_option
 def approve(kid: str, url: str | None, as_json: bool) -> None:
-    """Admits the pending key KID. First compare its thumbprint with the one that the service's host shows."""
+    """Admits the pending key KID. First compare its thumbprint with the one that the service's host shows: `peerseal
+    join` there and `peerseal-registry keys --pending` here print it in the same words."""
     operator_client(url).approve(kid)
     show({"kid": kid, "state": "active"}, as_json, f"active: {kid}")
 

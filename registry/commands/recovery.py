@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from peerseal.protocol.documents.history_statement import Head
 from peerseal.runtime.terminal import say, say_folded
+from peerseal.runtime.times import rfc3339
 from registry.commands.common import (
     checkpoints_option,
     end_progress,
@@ -144,7 +144,7 @@ def _show_restored(done: Restored) -> None:
 
 def _show_closed(done: Restored) -> None:
     if done.closed_until is not None:
-        until = datetime.fromtimestamp(done.closed_until, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        until = rfc3339(done.closed_until)
         say_folded(f"until {until} calls that services sign are answered 503: replays could not be told")
 
 

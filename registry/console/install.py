@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from flask import Blueprint, Flask, Response, abort, request
+from flask import Blueprint, Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from peerseal.errors import PeersealError
@@ -20,6 +20,7 @@ from registry.console.request import (
 )
 from registry.services.setup.keyfiles import read_sealer
 from registry.settings import Settings
+from registry.web.problems import http_error
 from registry.web.wire import WRITING
 
 _OPEN = frozenset(("console.static", "console.sign_in.show", "console.sign_in.begin"))
@@ -42,6 +43,8 @@ def install_console(app: Flask, settings: Settings) -> None:
     )
     CSRF.init_app(app)
     app.register_blueprint(_console(app))
+    for status in (404, 405):
+        app.register_error_handler(status, _without_route)
 
 
 def _console(app: Flask) -> Blueprint:
@@ -54,19 +57,24 @@ def _console(app: Flask) -> Blueprint:
     for each in PAGES:
         console.register_blueprint(each)
     console.add_url_rule("", view_func=_front)
-    console.add_url_rule("/<path:_>", view_func=_nothing, methods=["GET", "POST"])
     set_up(app, console, PLACES)
     return console
+
+
+def _without_route(error: HTTPException) -> Response:
+    """The answer where no route has the path or the method: Flask knows no blueprint then."""
+    if not f"{request.path}/".startswith("/console/"):
+        return http_error(error)
+    try:
+        signed_in()  # the page has the navigation of the operator
+    except PeersealError as unavailable:
+        return error_page(unavailable)
+    return error_page(error)
 
 
 def _front() -> Response:
     """The address without its last slash. Flask would lead to the Host that the caller names, without the prefix."""
     return redirect(link("console.overview.show"))
-
-
-def _nothing(_: str) -> Response:
-    """There is no such page. Raises werkzeug.exceptions.NotFound, which is answered as a page."""
-    abort(404)
 
 
 def _admit() -> Response | None:

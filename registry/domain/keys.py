@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 
+from peerseal.errors import KeyRefused
 from peerseal.protocol.keys import PublicKey
+from registry.domain.errors import LedgerContradicted
 
 KEYS_PARSED = 4096
 """Parsed public keys in memory, each below 4 KiB. They never change, and parsing one takes as long as a
@@ -43,7 +45,7 @@ class KeyRecord:
 
     @property
     def public(self) -> PublicKey:
-        """The key itself, ready to verify."""
+        """The key itself, ready to verify. Raises LedgerContradicted for an altered row."""
         return parsed_key(self.spki)
 
     @property
@@ -72,5 +74,9 @@ class Applicant:
 
 @lru_cache(KEYS_PARSED)
 def parsed_key(spki: bytes) -> PublicKey:
-    """The public key of a SubjectPublicKeyInfo that was checked when it was admitted."""
-    return PublicKey.from_spki(spki)
+    """The public key of a SubjectPublicKeyInfo that was checked when it was admitted. Raises LedgerContradicted for one
+    that is no key: its row was altered."""
+    try:
+        return PublicKey.from_spki(spki)
+    except KeyRefused as error:
+        raise LedgerContradicted(f"the row of a key was altered ({error}): run peerseal-registry verify") from error

@@ -36,7 +36,7 @@ _FOR_A_SECOND = "public, max-age=1, no-transform"
 def answer_errors(app: Flask) -> None:
     """Has the application answer all errors with the functions of this module."""
     app.register_error_handler(PeersealError, _refused)
-    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -50,7 +50,8 @@ def _refused(error: PeersealError) -> Response:
     return response
 
 
-def _http_error(error: HTTPException) -> Response:
+def http_error(error: HTTPException) -> Response:
+    """The answer to an error of HTTP itself, which is counted and logged."""
     status = error.code or 500
     code = code_of(status)
     request_id = log_refusal(status, code, error.name, _bearer())

@@ -41,6 +41,7 @@ VARYING = (
     (r"\b1[78]\d{8}\b", "<seconds>"),
     (r"\b(?:\w{3}, \d\d \w{3} 20\d\d) [\d:]{8} GMT", "<date>"),
     (r"\b(?:in )?\d+ (?:second|minute|hour|day)s?(?: ago)?\b|(?<=<time>, )now\b", "<duration>"),
+    (r"(?<=words )[ ]*(?:[A-Za-z]+\s+){31}[A-Za-z]+", "<thumbprint in words>"),
     (r"(?<=jti) +[\w-]{22}$", "<id>"),
     (r"(?<=pid )\d+|\(\d+\)$", "<pid>"),
     (r"(?<=owner )(?:uid )?\d+", "<uid>"),

@@ -14,6 +14,7 @@ from werkzeug.serving import make_server
 
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.words import words_of
 from registry.__main__ import main
 from registry.app import create_app
 from registry.services.setup.keyfiles import new_root_key
@@ -232,6 +233,9 @@ def test_pending_keys_here_and_over_http(run: Run, registry: Driver, url: str) -
             assert answer.status_code == 202
         listed = json.loads(run("keys", "--pending", "--json", *at, **remote).stdout)
         assert {row["kid"] for row in listed} == set(kids)
+        assert all(row["words"] == list(words_of(row["kid"].rpartition("/")[2])) for row in listed)
+        spoken = " ".join(run("keys", "--pending", *at, **remote).stdout.split())
+        assert " ".join(words_of(approved.public.thumbprint)) in spoken
         assert json.loads(run("keys", "nobody", "--pending", "--json", *at, **remote).stdout) == []
         assert run("approve", kids[0], *at, **remote).stdout == f"active: {kids[0]}\n"
         assert run("approve", kids[0], *at, **remote).exit_code == 0

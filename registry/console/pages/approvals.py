@@ -6,9 +6,9 @@ from typing import Any
 from flask import Blueprint, Response, flash
 
 from peerseal.protocol.names import check_service, split_kid
+from peerseal.protocol.words import words_of
 from registry.console.rendering import link, page, redirect
 from registry.console.request import act, field, operator
-from registry.console.words import words_of
 from registry.domain.errors import BadRequest, NotFound
 from registry.web.metrics import count_admission
 from registry.web.wire import parameter, registry

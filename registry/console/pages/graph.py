@@ -1,6 +1,6 @@
 """The trust graph: who may call whom by the policies, and what the theft of a service's key reaches."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
@@ -20,6 +20,8 @@ LISTED: Final = 200
 DRAWN: Final = 20_000
 """Calls of one drawing: a browser draws as many in about a second."""
 _LONGEST: Final = 100
+_PATH_ENDS: Final = 5
+"""Services at either end of a long path that are named."""
 
 
 class Listed(NamedTuple):
@@ -103,9 +105,18 @@ def _of_one(graph: TrustGraph, of: str) -> dict[str, Any]:
         "callees": _first(graph.calls_by(of)),
         "reach": reach,
         "reached": reach.nearest(LISTED),
+        "path_text": path_text,
         "mints": own in settings.minters,
         "exchanges": own in settings.exchange,
     }
+
+
+def path_text(path: Sequence[str]) -> str:
+    """A path in one line; of a long one its ends."""
+    steps = ["as anyone" if step == ANYONE else step for step in path]
+    if (left_out := len(steps) - 2 * _PATH_ENDS) > 1:
+        steps[_PATH_ENDS:-_PATH_ENDS] = [f"{left_out} more"]
+    return " → ".join(steps)
 
 
 def _first(rows: Iterable[Call]) -> Listed:

@@ -1,8 +1,9 @@
 """The policy of a service: who may call it. It is edited as rows or as JSON, reviewed, and then saved, unless it was
 changed meanwhile."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import wraps
 
 from flask import Blueprint, Response, flash, request
 
@@ -42,15 +43,26 @@ def answer(service: str) -> Response:
     return _editor(service, stored, Draft.of(stored.value, stored.seq), asked=asked)
 
 
+def _with_typed(view: Callable[[str, Stored, Draft, CallPolicy | None], Response]) -> Callable[[str], Response]:
+    """A view of the policy that was typed, for operators. What is no policy is shown in the editor, with its error."""
+
+    @wraps(view)
+    def checked(service: str) -> Response:
+        operator(Role.OPERATOR)
+        stored, draft = _stored(service), Draft.read(request.form)
+        try:
+            typed = draft.policy(_domain())
+        except BadRequest as error:
+            return _editor(service, stored, draft, refused=error)
+        return view(service, stored, draft, typed)
+
+    return checked
+
+
 @blueprint.post(f"{_PATH}/edit")
-def edit(service: str) -> Response:
+@_with_typed
+def edit(service: str, stored: Stored, draft: Draft, typed: CallPolicy | None) -> Response:
     """The editor with what was typed, which it checks, and shows in both forms. Nothing is changed."""
-    operator(Role.OPERATOR)
-    stored, draft = _stored(service), Draft.read(request.form)
-    try:
-        typed = draft.policy(_domain())
-    except BadRequest as error:
-        return _editor(service, stored, draft, refused=error)
     asked = _ask_typed(service, draft, typed) if "explain" in request.form else None
     return _editor(service, stored, Draft.of(typed, draft.seen, draft.how), asked=asked)
 
@@ -69,14 +81,9 @@ def answer_live(service: str) -> Response:
 
 
 @blueprint.post(f"{_PATH}/review")
-def review(service: str) -> Response:
+@_with_typed
+def review(service: str, stored: Stored, draft: Draft, typed: CallPolicy | None) -> Response:
     """What saving would change."""
-    operator(Role.OPERATOR)
-    stored, draft = _stored(service), Draft.read(request.form)
-    try:
-        typed = draft.policy(_domain())
-    except BadRequest as error:
-        return _editor(service, stored, draft, refused=error)
     return _review(service, stored, typed, conflict=stored.seq != draft.seen)
 
 

@@ -58,9 +58,9 @@ class Overview(UseCase):
         with self._store.read() as connection:
             size = ledger.head(connection)
             changed_at = counts.time_of(connection, size)
-            number, keys = counts.services_up_to(connection, most), counts.keys_up_to(connection, most)
-            applicants = counts.applicants_up_to(connection, now, most)
-        return Numbers(number, applicants, self._keys_counted(keys < most), size, self._root(), changed_at)
+            totals = counts.totals_up_to(connection, now, most)
+        keys = self._keys_counted(totals.keys < most)
+        return Numbers(totals.services, totals.applicants, keys, size, self._root(), changed_at)
 
     def _root(self) -> bytes | None:
         try:

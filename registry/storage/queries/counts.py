@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from sqlalchemy import Connection, Select, exists, func, select
+from sqlalchemy import Connection, ScalarSelect, Select, exists, func, select
 
 from peerseal.protocol.names import REGISTRY
 from registry.storage.tables import applicants, entries, keys, services
@@ -25,21 +25,24 @@ class KeyCounts(NamedTuple):
 NO_KEYS = KeyCounts(0, 0, 0)
 
 
-def services_up_to(connection: Connection, most: int) -> int:
-    """The number of services, without the row of the registry itself; ``most`` where there are as many or more."""
-    return _up_to(connection, select(services.c.name).where(services.c.name != REGISTRY), most)
+class Totals(NamedTuple):
+    """The numbers of services, without the row of the registry itself; of keys, past ones too; and of applicants that
+    wait, without keys that were admitted by another right meanwhile."""
+
+    services: int
+    keys: int
+    applicants: int
 
 
-def keys_up_to(connection: Connection, most: int) -> int:
-    """The number of keys, past ones too; ``most`` where there are as many or more."""
-    return _up_to(connection, select(keys.c.thumbprint), most)
-
-
-def applicants_up_to(connection: Connection, now: int, most: int) -> int:
-    """The number of applicants that wait, without keys that were admitted by another right meanwhile; ``most`` where
-    there are as many or more."""
+def totals_up_to(connection: Connection, now: int, most: int) -> Totals:
+    """Each is ``most`` where there are as many or more."""
     admitted = exists().where(keys.c.thumbprint == applicants.c.thumbprint)
-    return _up_to(connection, select(applicants.c.thumbprint).where(applicants.c.expires_at > now, ~admitted), most)
+    found = (
+        select(services.c.name).where(services.c.name != REGISTRY),
+        select(keys.c.thumbprint),
+        select(applicants.c.thumbprint).where(applicants.c.expires_at > now, ~admitted),
+    )
+    return Totals._make(connection.execute(select(*(_up_to(each, most) for each in found))).one())
 
 
 def active_keys(connection: Connection, after: str, to: str, now: int) -> KeyCounts:
@@ -62,5 +65,5 @@ def time_of(connection: Connection, seq: int) -> int | None:
     return connection.execute(select(entries.c.time).where(entries.c.seq == seq)).scalar_one_or_none()
 
 
-def _up_to(connection: Connection, found: Select[str], most: int) -> int:
-    return connection.execute(select(func.count()).select_from(found.limit(most).subquery())).scalar_one()
+def _up_to(found: Select[str], most: int) -> ScalarSelect[int]:
+    return select(func.count()).select_from(found.limit(most).subquery()).scalar_subquery()

@@ -27,7 +27,7 @@ from sqlalchemy import (
 
 from peerseal.protocol.documents.key_set import initial_of, part_of
 from peerseal.protocol.encoding import canonical_json
-from registry.domain.errors import NotFound
+from registry.domain.errors import LedgerContradicted, NotFound
 from registry.domain.key_room import KeyCounts, PartCounts
 from registry.domain.keys import KeyRecord
 from registry.storage.batched_writes import Write
@@ -232,5 +232,19 @@ def end(connection: Connection, records: Iterable[KeyRecord]) -> None:
 
 def _record(row: Row[*tuple[Any, ...]]) -> KeyRecord:
     values = list(row)
-    values[_ADMITTED_BY] = json.loads(values[_ADMITTED_BY])
+    values[_ADMITTED_BY] = _grounds(values[_ADMITTED_BY])
     return KeyRecord(*values)
+
+
+def _grounds(text: str) -> dict[str, str]:
+    """The right by which a key was admitted. Raises LedgerContradicted for an altered row."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise LedgerContradicted(
+            f"a key was admitted by {text!r:.80}, expected an object of texts: its row was altered,"
+            " run peerseal-registry verify"
+        )
+    return found

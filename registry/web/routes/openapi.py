@@ -106,7 +106,8 @@ def page(document: Json) -> str:
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{escape(info["title"])}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
         f"<h1>{escape(info['title'])} {escape(info['version'])}</h1><p>{escape(info['description'])}"
-        f'<p>For programs: <a href="openapi.json">openapi.json</a>.<h2>Who calls</h2><table>{schemes}</table>'
+        f'<p>For programs: <a href="openapi.json">openapi.json</a>. What each code of an error means,'
+        f' and what to do: <a href="docs/errors">error codes</a>.<h2>Who calls</h2><table>{schemes}</table>'
         f"{groups}<h2>Schemas</h2>{schemas}</html>\n"
     )
 

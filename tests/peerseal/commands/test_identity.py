@@ -21,6 +21,7 @@ from peerseal.commands.identity import PENDING
 from peerseal.errors import TrustUnavailable
 from peerseal.protocol.documents.key_set import ACTIVE, RETIRED
 from peerseal.protocol.join import JoinToken
+from peerseal.protocol.words import words_of
 from peerseal.testing import Answer
 from tests.peerseal.commands.host import KEYS, Host, new_host
 from tests.registry.driver import Driver
@@ -152,8 +153,13 @@ def test_a_key_that_waits_for_an_operator_has_an_exit_code_of_its_own(host: Host
     code, output = host.run("join", "--json")
     [key] = host.stored().keys
     assert code == PENDING
-    assert json.loads(output) == {"id": key.owner, "kid": key.kid, "state": "pending", "new": True, "ends_at": None}
-    assert "peerseal-registry approve" in host.run("join")[1]
+    words = words_of(key.pair.public.thumbprint)
+    named = {"id": key.owner, "kid": key.kid, "words": list(words)}
+    assert json.loads(output) == {**named, "state": "pending", "new": True, "ends_at": None}
+    shown = host.run("join")[1]
+    assert "peerseal-registry approve" in shown
+    assert " ".join(words) in " ".join(shown.split())
+    assert max(map(len, shown.splitlines()[2:])) <= 80
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ import pytest
 
 from peerseal import Verifier
 from peerseal.__main__ import main
-from peerseal.commands.tokens import KINDS, OTHER, in_words, inspect, lines_of, target_of
+from peerseal.commands.tokens import KINDS, OTHER, inspect, lines_of, target_of
 from peerseal.errors import ConfigurationError
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.join import JoinToken
+from peerseal.runtime.times import in_words
 from peerseal.testing import MemoryRegistry
 
 CALLER = "acme.internal/client-service"

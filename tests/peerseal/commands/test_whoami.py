@@ -20,6 +20,7 @@ from peerseal.commands.whoami import (
 from peerseal.identity.key_folder import StoredKey, StoredKeys
 from peerseal.protocol.documents.key_set import ACTIVE, REVOKED
 from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.words import words_of
 from peerseal.testing import Answer
 from tests.peerseal.commands.host import KEYS, Host, new_host
 
@@ -76,7 +77,9 @@ def test_a_revoked_key_is_shown_as_revoked(host: Host) -> None:
 def test_a_candidate_has_no_end(host: Host) -> None:
     host.registry.answers[KEYS] = Answer(202, b"{}", {})
     host.run("join")
+    assert " ".join(words_of(host.stored().keys[0].pair.public.thumbprint)) in " ".join(host.run("whoami")[1].split())
     [key] = json.loads(host.run("whoami", "--json")[1])["keys"]
+    assert key["words"] == list(words_of(key["kid"].rpartition("/")[2]))
     assert (key["use"], key["state"], key["signs_from"], key["ends_at"]) == (CANDIDATE, UNKNOWN, None, None)
     shown = host.run("whoami")[1]
     assert "    candidate, not registered or not approved; at the registry: unknown\n" in shown

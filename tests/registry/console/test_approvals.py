@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.words import words_of
 from registry.console.pages.approvals import is_same
-from registry.console.words import words_of
 from registry.services.access.operators import Role
 from tests.registry.console.browser import Browser
 from tests.registry.console.conftest import browser_of

@@ -305,3 +305,10 @@ def test_the_script_reaches_what_the_server_reaches(registry: Driver, viewer: Br
     graph = registry.registry.trust_graphs.current().graph
     expected = {name: set(graph.reached_from(name).distances) - {name} for name in drawn["nodes"] if name != "*"}
     assert {name: set(reached) for name, reached in node(script).items()} == expected
+
+
+def test_a_path_is_shown_whole_and_a_long_one_by_its_ends() -> None:
+    names = [f"s{number}" for number in range(11)]
+    assert graph_page.path_text(["a", "*", "b"]) == "a → as anyone → b"
+    assert graph_page.path_text(names) == " → ".join(names)
+    assert graph_page.path_text([*names, "last"]) == "s0 → s1 → s2 → s3 → s4 → 2 more → s7 → s8 → s9 → s10 → last"

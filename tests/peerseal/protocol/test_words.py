@@ -6,7 +6,7 @@ import pytest
 
 from peerseal.errors import MalformedToken
 from peerseal.protocol.encoding import b64url
-from registry.console.words import EVEN, ODD, words_of
+from peerseal.protocol.words import EVEN, ODD, words_of
 
 # The example of the list's page in Wikipedia: a fingerprint of 20 bytes.
 _EXAMPLE = bytes.fromhex("E58294F2E9A227486E8B061B31CC528FD7FA3F19")
