@@ -13,6 +13,7 @@ from peerseal.runtime.settings import SettingsReader, named, warn_of_unknown
 from peerseal.transport.fetch import check_urls
 from peerseal.verify.target import check_external_prefix
 from registry.limits import LIMIT_SETTINGS, Limits
+from registry.operator_issuer import OIDC_SETTINGS, OperatorIssuer
 
 KNOWN = (
     "REGISTRY_HOME",
@@ -29,6 +30,7 @@ KNOWN = (
     "REGISTRY_CHECKPOINT_URLS",
     "REGISTRY_APPLICANTS",
     "REGISTRY_CONSOLE",
+    *OIDC_SETTINGS,
     "REGISTRY_OIDC_FILE",
     "REGISTRY_PROXIES",
     "REGISTRY_RATE_LIMIT_STORAGE",
@@ -80,6 +82,8 @@ class Settings:
     """Newcomers without any right wait for an operator."""
     console: bool = False
     """Operators may use the registry in a browser, at ``/console``."""
+    operator_issuer: OperatorIssuer | None = None
+    """Where operators may sign in to the console, besides with an operator token."""
     oidc_file: Path | None = None
     """Names the issuers of platform tokens and their rules."""
     rate_limit_storage: str = field(default="memory://", repr=False)
@@ -124,6 +128,7 @@ class Settings:
             "external_prefix": read.checked("PEERSEAL_EXTERNAL_PREFIX", check_external_prefix) or "",
             "applicants": read.flag("REGISTRY_APPLICANTS", False),
             "console": read.flag("REGISTRY_CONSOLE", False),
+            "operator_issuer": OperatorIssuer.from_settings(read),
             "oidc_file": oidc_file.absolute() if oidc_file else None,
             "rate_limit_storage": read.secret("REGISTRY_RATE_LIMIT_STORAGE") or "memory://",
             "proxies": read.count("REGISTRY_PROXIES", 0, at_most=99),

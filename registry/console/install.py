@@ -6,7 +6,7 @@ from flask import Blueprint, Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from peerseal.errors import PeersealError
-from registry.console.pages import PAGES, PLACES
+from registry.console.pages import PAGES, PLACES, issuer_sign_in
 from registry.console.rendering import error_page, link, page, redirect, set_up
 from registry.console.request import (
     COOKIE,
@@ -23,7 +23,10 @@ from registry.settings import Settings
 from registry.web.problems import http_error
 from registry.web.wire import WRITING
 
-_OPEN = frozenset(("console.static", "console.sign_in.show", "console.sign_in.begin"))
+_BACK = "console.issuer_sign_in.finish"
+_OPEN = frozenset(
+    ("console.static", "console.sign_in.show", "console.sign_in.begin", "console.issuer_sign_in.begin", _BACK)
+)
 """What strangers see."""
 
 
@@ -42,19 +45,19 @@ def install_console(app: Flask, settings: Settings) -> None:
         WTF_CSRF_TIME_LIMIT=None,  # as long as the session
     )
     CSRF.init_app(app)
-    app.register_blueprint(_console(app))
+    app.register_blueprint(_console(app, settings))
     for status in (404, 405):
         app.register_error_handler(status, _without_route)
 
 
-def _console(app: Flask) -> Blueprint:
+def _console(app: Flask, settings: Settings) -> Blueprint:
     """A new blueprint for each application, since it carries functions of that application."""
     console = Blueprint("console", __name__, url_prefix="/console", template_folder="templates", static_folder="static")
     console.before_request(_admit)
     console.register_error_handler(PeersealError, error_page)
     console.register_error_handler(HTTPException, error_page)
     console.register_error_handler(Exception, error_page)
-    for each in PAGES:
+    for each in PAGES if settings.operator_issuer is None else (*PAGES, issuer_sign_in.blueprint):
         console.register_blueprint(each)
     console.add_url_rule("", view_func=_front)
     set_up(app, console, PLACES)
@@ -79,7 +82,7 @@ def _front() -> Response:
 
 def _admit() -> Response | None:
     """Sends strangers to the sign-in, and checks each form before anything reads it."""
-    if arrives_without_cookie() and request.endpoint != "console.static":
+    if arrives_without_cookie() and request.endpoint not in ("console.static", _BACK):
         return page("arrival.html")
     if request.method in WRITING:
         check_form()

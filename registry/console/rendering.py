@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 from flask import Blueprint, Flask, Response, current_app, g, render_template, request
 from markupsafe import Markup
@@ -141,8 +142,10 @@ def set_up(app: Flask, console: Blueprint, places: tuple[Place, ...]) -> None:
     def known() -> dict[str, object]:
         session = signed_in()
         role = session.operator.role if session else None
+        issuer = registry().settings.operator_issuer
         return {
             "link": link,
+            "by_issuer": issuer and urlsplit(issuer.issuer).netloc,
             "new_form": lambda: secrets.token_urlsafe(12),
             "session": session,
             "domain": registry().authority.in_force().domain if session else None,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from peerseal.errors import ConfigurationError
 from registry.services.access.callers import Clients, DatabaseKeys, caller_verifier
 from registry.services.access.console_sessions import ConsoleSessions
+from registry.services.access.issuer_sign_in import IssuerSignIn
 from registry.services.access.operators import Operators
 from registry.services.access.token_endpoint import AccessTokens, TokenExchange
 from registry.services.authority.authority import AuthoritySource
@@ -75,6 +76,8 @@ class Registry:
         self.audit = Audit(node)
         self.operators = Operators(node)
         self.console_sessions = ConsoleSessions(node, self.operators, guard)
+        issuer = self.settings.operator_issuer
+        self.issuer_sign_in = None if issuer is None else IssuerSignIn(issuer, node.clock)
         self.policies = Policies(node)
         self.exchange = TokenExchange(node, keys, self.policies, clients)
         self.access_tokens = AccessTokens(node, clients)

@@ -110,7 +110,9 @@ class JoinTokenColumns(Columns):
 
 
 class OperatorTokenColumns(Columns):
-    """Operator tokens. ``secret_hash`` is the SHA-256 of a secret of 256 random bits, which needs no salt."""
+    """Operator tokens. ``secret_hash`` is the SHA-256 of a secret of 256 random bits, which needs no salt.
+    ``person`` is the hash of issuer and subject where the operator is a person whom the issuer named, ``name`` the
+    name that the issuer gave."""
 
     id: Named[str] = Column(String(TOKEN_ID), primary_key=True)
     secret_hash: Named[bytes] = Column(LargeBinary)
@@ -118,6 +120,8 @@ class OperatorTokenColumns(Columns):
     created_at: Named[int] = Column(BigInteger)
     expires_at: Named[int] = Column(BigInteger)
     revoked: Named[bool]
+    person: Named[bytes | None] = Column(LargeBinary(32), index=True)
+    name: Named[str | None] = Column(Text)
 
 
 class ConsoleSessionColumns(Columns):

@@ -124,12 +124,12 @@ def limit_refusals(app: Flask, settings: Settings) -> None:
     limit = RefusalLimit(_storage(settings.rate_limit_storage), settings.limits.refusals_per_minute)
 
     def refuse() -> None:
-        if request.method in WRITING and request.endpoint and limit.exceeded(account := calling_account()):
+        if _is_counted() and limit.exceeded(account := calling_account()):
             log.info("more than %d refusals per minute: account=%s", settings.limits.refusals_per_minute, account)
             raise TooManyRequests(retry_after=WINDOW)
 
     def count(response: Response) -> Response:
-        if request.method in WRITING and request.endpoint and _is_refusal(response):
+        if _is_counted() and _is_refusal(response):
             limit.add(calling_account())
         return response
 
@@ -137,13 +137,18 @@ def limit_refusals(app: Flask, settings: Settings) -> None:
     app.after_request(count)
 
 
-SIGN_IN = "console.sign_in.begin"
-"""The endpoint whose calls all count: each that succeeds adds a row to the audit trail, which keeps it."""
+SIGN_INS = frozenset(("console.sign_in.begin", "console.issuer_sign_in.finish"))
+"""The endpoints whose calls all count: each that succeeds adds a row to the audit trail, which keeps it."""
+
+
+def _is_counted() -> bool:
+    """Whether the call may be refused for its account: it writes, or it comes back from the operators' issuer."""
+    return bool(request.endpoint) and (request.method in WRITING or request.endpoint in SIGN_INS)
 
 
 def _is_refusal(response: Response) -> bool:
     """Refused, or left pending. What failed on our side is not the caller's refusal."""
-    counts = response.status_code == 202 or request.endpoint == SIGN_IN
+    counts = response.status_code == 202 or request.endpoint in SIGN_INS
     return counts or 400 <= response.status_code < 500
 
 

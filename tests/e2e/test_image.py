@@ -95,7 +95,7 @@ def test_it_names_a_user_by_number_and_a_port_that_needs_no_privilege(image: str
 
 
 def test_it_holds_no_example_and_nothing_of_the_demo(image: str) -> None:
-    names = "client_service", "resource_service", "demo", "tests", "httpie", "authlib", "confluent_kafka"
+    names = "client_service", "resource_service", "demo", "tests", "httpie", "confluent_kafka"
     find = f"from importlib.util import find_spec; print([name for name in {names} if find_spec(name)])"
     assert run("docker", "run", "--rm", image, "python3", "-c", find).strip() == "[]"
 

@@ -136,6 +136,7 @@ def _operators_page(status: int = 200, **made: object) -> Response:
         status,
         after=after,
         rows=found["operator_tokens"],
+        names=registry().operators.names([row["id"] for row in found["operator_tokens"]]),
         next=found["next"],
         roles=[role.label for role in Role],
         days=[days for days in DAYS if days <= most],

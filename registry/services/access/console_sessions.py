@@ -1,17 +1,20 @@
 """Sessions of operators in the console.
 
-A session begins with an operator token, and ends after `Limits.console_session` seconds, with the token, or when the
-operator signs out. The database holds the hash of its secret, so each node knows it, and each can end it.
+A session begins with an operator token, or as a person whom the operators' issuer proved. It ends after
+`Limits.console_session` seconds, with the record of the operator, or when the operator signs out. The database holds
+the hash of its secret, so each node knows it, and each can end it.
 """
 
 import hashlib
 import secrets
 from dataclasses import dataclass
 
+from sqlalchemy import Connection
+
 from peerseal.verify.replay.guards import ReplayGuard
-from registry.services.access.operators import Operator, Operators, Role
+from registry.services.access.operators import Operator, Operators, Person, Role
 from registry.services.use_case import Node, UseCase
-from registry.storage.queries import audit, console_sessions
+from registry.storage.queries import audit, console_sessions, people
 from registry.storage.queries.console_sessions import SessionRecord
 from registry.storage.queries.tokens import OPERATOR_TOKENS
 
@@ -26,6 +29,8 @@ class Session:
 
     operator: Operator
     expires_at: int
+    name: str | None = None
+    """Of a person whom the issuer named."""
 
 
 class ConsoleSessions(UseCase):
@@ -39,13 +44,22 @@ class ConsoleSessions(UseCase):
     def begin(self, unverified_token: str) -> str:
         """Begins a session of the operator with that token. Returns its secret, which the browser keeps, and which is
         stored nowhere else. Raises OperatorRefused."""
-        operator, now = self._operators.authenticate(unverified_token, Role.VIEWER), self._now()
-        secret = secrets.token_urlsafe(32)
+        operator = self._operators.authenticate(unverified_token, Role.VIEWER)
         with self._store.write() as connection:
-            record = SessionRecord(_hash(secret), operator.id, now, now + self._limits.console_session)
-            console_sessions.add(connection, record)
-            console_sessions.end_oldest(connection, operator.id, SESSIONS)
-            audit.record(connection, now, operator.by, audit.SIGNED_IN, operator.id)
+            return self._begun(connection, operator, operator.id)
+
+    def begin_as(self, person: Person, role: Role) -> str:
+        """Begins a session of a person with that role, as `begin` does."""
+        with self._store.write() as connection:
+            operator = self._operators.of_person(connection, person, role, self._limits.console_session)
+            return self._begun(connection, operator, f"{operator.id}: {person}")
+
+    def _begun(self, connection: Connection, operator: Operator, subject: str) -> str:
+        secret, now = secrets.token_urlsafe(32), self._now()
+        record = SessionRecord(_hash(secret), operator.id, now, now + self._limits.console_session)
+        console_sessions.add(connection, record)
+        console_sessions.end_oldest(connection, operator.id, SESSIONS)
+        audit.record(connection, now, operator.by, audit.SIGNED_IN, subject)
         return secret
 
     def find(self, secret: str) -> Session | None:
@@ -56,10 +70,11 @@ class ConsoleSessions(UseCase):
         with self._store.look() as connection:
             record = console_sessions.find(connection, _hash(secret))
             token = None if record is None else OPERATOR_TOKENS.find(connection, record.operator)
+            name = None if token is None else people.names(connection, [token.id]).get(token.id)
         if record is None or token is None or token.revoked:
             return None
         ends = min(record.expires_at, token.expires_at)
-        return Session(Operator(token.id, Role.of(token.role)), ends) if self._clock() < ends else None
+        return Session(Operator(token.id, Role.of(token.role)), ends, name) if self._clock() < ends else None
 
     def end(self, secret: str) -> None:
         """Ends a session."""
@@ -75,7 +90,7 @@ class ConsoleSessions(UseCase):
         """Ends all sessions of an operator, in each browser. Returns their number."""
         with self._store.write() as connection:
             audit.record(connection, self._now(), operator.by, audit.SIGNED_OUT_EVERYWHERE, operator.id)
-            return console_sessions.end_all(connection, operator.id)
+            return sum(console_sessions.end_all(connection, each) for each in people.same(connection, operator.id))
 
 
 def _hash(secret: str) -> bytes:

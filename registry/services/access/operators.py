@@ -4,16 +4,18 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
+from sqlalchemy import Connection
+
 from peerseal.errors import ConfigurationError, MalformedToken
-from peerseal.protocol.encoding import b64url, b64url_decode
+from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json
 from peerseal.protocol.ledger.entries import OPERATOR_CREATED, OPERATOR_REVOKED
 from registry.domain.errors import BadRequest, NotFound, OperatorRefused, RoleRefused
 from registry.services.use_case import Json, UseCase
-from registry.storage.queries import audit
+from registry.storage.queries import audit, people
 from registry.storage.queries.ledger import Change
 from registry.storage.queries.tokens import OPERATOR_TOKENS, OperatorTokenRecord
 from registry.storage.unit import Store
@@ -22,7 +24,12 @@ PREFIX = "pso1"
 LOCAL: Mapping[str, str] = {"local": "cli"}
 """``by`` in the entry of a change that was made on the registry's own database."""
 
+CONSOLE: Mapping[str, str] = {"local": "console"}
+"""``by`` in the entry of an operator whom the issuer proved (`Operators.of_person`)."""
+
 _SECRET_BYTES = 32
+_PERSON_TTL = 24 * 3600
+"""Seconds that such a record lasts: a person who signs in several times a day adds one entry to the ledger."""
 _TOKEN = re.compile(rf"{PREFIX}\.([0-9a-f]{{16}})\.([A-Za-z0-9_-]{{43}})")
 
 
@@ -60,6 +67,24 @@ class Operator:
         return {"operator": self.id}
 
 
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A person whom the operators' issuer names. ``name`` is for people to read; the others are the identity."""
+
+    issuer: str
+    subject: str
+    name: str
+
+    @property
+    def digest(self) -> bytes:
+        """The identity as it is looked up (32 bytes)."""
+        return hashlib.sha256(canonical_json([self.issuer, self.subject])).digest()
+
+    def __str__(self) -> str:
+        """As the audit trail has it."""
+        return f"{self.name}, {self.subject!r} of {self.issuer}"
+
+
 def check_operator_token(text: str) -> str:
     """The text itself if it has a token's form, ``pso1.<id>.<secret>``. Raises ConfigurationError, which never quotes
     it."""
@@ -90,14 +115,28 @@ def create_token(
     store: Store, role: Role, ttl: int, now: int, by: Mapping[str, str] = LOCAL
 ) -> tuple[OperatorTokenRecord, str]:
     """A new token as `Operators.create` makes it, not checked against limits."""
+    with store.write() as connection:
+        return _add_token(connection, role, ttl, now, by)
+
+
+def _add_token(
+    connection: Connection, role: Role, ttl: int, now: int, by: Mapping[str, str]
+) -> tuple[OperatorTokenRecord, str]:
     token_id, secret = secrets.token_hex(8), secrets.token_bytes(_SECRET_BYTES)
     record = OperatorTokenRecord(token_id, hashlib.sha256(secret).digest(), role.label, now, now + ttl)
     data = {"id": token_id, "role": role.label, "expires_at": record.expires_at}
     data["secret_hash"] = b64url(record.secret_hash)  # of 256 random bits: it reveals nothing
-    with store.write() as connection:
-        OPERATOR_TOKENS.add(connection, record)
-        audit.append_act(connection, now, Change(OPERATOR_CREATED, by=by, data=data), token_id)
+    OPERATOR_TOKENS.add(connection, record)
+    audit.append_act(connection, now, Change(OPERATOR_CREATED, by=by, data=data), token_id)
     return record, f"{PREFIX}.{token_id}.{b64url(secret)}"
+
+
+def _revoke(connection: Connection, token_id: str, now: int, by: Mapping[str, str]) -> bool:
+    """Revokes a token. False where there is none, or where it was revoked before."""
+    if not OPERATOR_TOKENS.end(connection, token_id):
+        return False
+    audit.append_act(connection, now, Change(OPERATOR_REVOKED, by=by, data={"id": token_id}), token_id)
+    return True
 
 
 class Operators(UseCase):
@@ -133,10 +172,28 @@ class Operators(UseCase):
     def revoke(self, token_id: str, by: Mapping[str, str] = LOCAL) -> None:
         """Makes a token useless. Raises NotFound where there is none, or where it was revoked before."""
         with self._store.write() as connection:
-            if not OPERATOR_TOKENS.end(connection, token_id):
+            if not _revoke(connection, token_id, self._now(), by):
                 raise NotFound("operator_token_not_found")
-            change = Change(OPERATOR_REVOKED, by=by, data={"id": token_id})
-            audit.append_act(connection, self._now(), change, token_id)
+
+    def of_person(self, connection: Connection, person: Person, role: Role, lasts: int) -> Operator:
+        """The operator that a person is with that role, for ``lasts`` seconds at least: a record of before, or a new
+        one, whose secret is forgotten at once. The ledger therefore knows who acts as it knows each operator, and
+        nothing of the person. Records with another role are revoked, and their sessions end with them."""
+        now, found = self._now(), None
+        for record in people.records(connection, person.digest, now):
+            if record.role != role.label:
+                _revoke(connection, record.id, now, CONSOLE)
+            elif record.expires_at >= now + lasts:
+                found = record
+        if found is None:
+            found, _ = _add_token(connection, role, max(lasts, _PERSON_TTL), now, CONSOLE)
+            people.name(connection, found.id, person.digest, person.name)
+        return Operator(found.id, role)
+
+    def names(self, token_ids: Collection[str]) -> dict[str, str]:
+        """The names of the people among these operators, by id."""
+        with self._store.look() as connection:
+            return people.names(connection, token_ids)
 
     def find(self, token_id: str) -> OperatorTokenRecord:
         """The record of a token. Raises NotFound."""

@@ -45,13 +45,15 @@ class Retention:
 
 class Expected(NamedTuple):
     """The content that a table should have: its primary keys, the compared columns of each row, and which rows may be
-    missing. ``unknown`` are the columns of a new row that no entry speaks of."""
+    missing. ``unknown`` are the columns of a new row that no entry speaks of. The columns ``unread`` are not compared:
+    databases of earlier revisions lack them."""
 
     table: Table[Any]
     keys: Collection[Any]
     row: Callable[[Any], Mapping[str, Any]]
     may_be_gone: Callable[[Any], bool] = lambda _: False
     unknown: Mapping[str, Any] = {}
+    unread: Collection[str] = ()
 
     @property
     def key(self) -> Column[Any]:
@@ -104,6 +106,7 @@ def _tables(
         operators,
         lambda key: _members(operators[key], "role", "created_at", "expires_at", "secret_hash", "revoked"),
         lambda key: retention.over(operators[key].expires_at),
+        unread=("person", "name"),
     )
     yield Expected(policies, state.policies, lambda name: _policy_row(connection, *state.policies[name]))
     settings = (_SETTINGS,) if state.settings[0] else ()
@@ -146,7 +149,8 @@ def _repair(connection: Connection, expected: Expected) -> int:
 
 def _rows(connection: Connection, expected: Expected) -> Iterator[Mapping[str, Any]]:
     """All rows of the table, read page by page."""
-    page = select(expected.table).order_by(expected.key).limit(_PAGE)
+    columns = (column for column in expected.table.c if column.name not in expected.unread)
+    page = select(*columns).order_by(expected.key).limit(_PAGE)
     found = connection.execute(page).mappings().all()
     while found:
         yield from found  # type: ignore[misc]
