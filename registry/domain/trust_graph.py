@@ -4,7 +4,8 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from heapq import merge
+from itertools import groupby, islice
 from typing import Final, NamedTuple
 
 from peerseal.protocol.policies import ANYONE
@@ -49,14 +50,14 @@ class TrustGraph:
     services: int = field(init=False)
 
     def __post_init__(self) -> None:
-        """Derives ``callees``, by caller; ``ordered``, the services with a policy; ``size``, the number of calls; and
-        ``services``, the number of services that a policy is of, or names."""
+        """Derives ``callees``, by caller, those of each in order; ``ordered``, the services with a policy; ``size``,
+        the number of calls; and ``services``, the number of services that a policy is of, or names."""
         found: dict[str, dict[str, Scopes]] = {}
-        for callee, callers in self.policies.items():
-            for caller, scopes in callers.items():
+        object.__setattr__(self, "ordered", tuple(sorted(self.policies)))
+        for callee in self.ordered:
+            for caller, scopes in self.policies[callee].items():
                 found.setdefault(caller, {})[callee] = scopes
         object.__setattr__(self, "callees", found)
-        object.__setattr__(self, "ordered", tuple(sorted(self.policies)))
         object.__setattr__(self, "size", sum(map(len, self.policies.values())))
         object.__setattr__(self, "services", len(self.policies.keys() | found.keys() - {ANYONE}))
 
@@ -78,10 +79,11 @@ class TrustGraph:
         callers = self.policies.get(callee, {})
         return (Call(caller, callee, callers[caller]) for caller in sorted(callers))
 
-    def calls_by(self, caller: str) -> Iterator[Call]:
-        """The calls of one caller, by callee: those that name it, and those of anyone at services that do not."""
+    def calls_by(self, caller: str, after: str = "") -> Iterator[Call]:
+        """The calls of one caller, by callee, at those after the name ``after``: calls that name the caller, and those
+        of anyone at services that do not."""
         named, anyone = self.callees.get(caller, {}), self.callees.get(ANYONE, {})
-        for callee in sorted({*named, *anyone} - {caller}):
+        for callee, _ in groupby(name for name in merge(named, anyone) if name > after and name != caller):
             yield Call(caller, callee, named[callee]) if callee in named else Call(ANYONE, callee, anyone[callee])
 
     def reached_from(self, start: str, most: int = REACHED) -> "Reach":

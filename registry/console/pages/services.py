@@ -4,6 +4,7 @@ The acts on keys and policies have pages of their own, to which operators find l
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from flask import Blueprint, Response, request
@@ -25,6 +26,8 @@ blueprint = Blueprint("services", __name__)
 
 CALLERS: Final = 200
 """Callers of one service that are listed."""
+CALLEES: Final = 50
+"""Callees on a page of those that one service may call."""
 _DEPTH: Final = 5
 """Branches below one another in a tree of keys that are shown: narrow screens have no room for more."""
 _LONGEST: Final = 400
@@ -70,6 +73,9 @@ def show(service: str) -> Response:
         sought=sought,
         trees=trees(view.page.keys, _DEPTH),
         policy=_policy(service),
+        callees=_callees(service, parameter("callees") or ""),
+        anyone=ANYONE,
+        instances_shown=ROWS,
         entries_shown=ENTRIES,
         terminal=(
             f"peerseal-registry keys {service}",
@@ -145,6 +151,14 @@ def _policy(service: str) -> dict[str, Any]:
         "others": len(allow) - len(callers),
         "restricted": found.value.restricted,
     }
+
+
+def _callees(service: str, after: str) -> dict[str, Any]:
+    """A page of the services that this one may call by their policies, after the name ``after``."""
+    graph, _ = registry().trust_graphs.current()
+    found = list(islice(graph.calls_by(service, after), CALLEES + 1))
+    rows, more = found[:CALLEES], len(found) > CALLEES
+    return {"rows": rows, "after": after, "next": rows[-1].callee if more else None, "complete": graph.complete}
 
 
 def _caller(name: str, allow: Mapping[str, Any], domain: str) -> dict[str, Any]:

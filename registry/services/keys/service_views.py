@@ -18,7 +18,8 @@ from registry.domain.errors import LedgerContradicted, NotFound
 from registry.domain.keys import KeyRecord
 from registry.services.use_case import UseCase
 from registry.storage.queries import keys, ledger, services
-from registry.storage.queries.services import ServiceSummary
+from registry.storage.queries.keys import Instance
+from registry.storage.queries.services import KEYS_COUNTED, ServiceSummary
 
 ROWS: Final = 50
 """Services, or keys, on one page."""
@@ -49,10 +50,12 @@ class KeyPage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ServiceView:
-    """A service, a page of its keys, and the newest entries about it, newest first."""
+    """A service, a page of its keys, and the newest entries about it, newest first. ``instances`` are the newest keys
+    of its hosts. There may be more of them where the summary is not complete, too."""
 
     summary: ServiceSummary
     page: KeyPage
+    instances: Sequence[Instance]
     entries: Sequence[Entry]
 
 
@@ -112,7 +115,8 @@ class ServiceViews(UseCase):
             page = _page(connection, name, _AFTER_ALL)
             if thumbprint is not None and all(key.thumbprint != thumbprint for key in page.keys):
                 page = _page(connection, name, keys.of_service(connection, name, thumbprint).admitted_seq + 1)
-            return ServiceView(summary, page, _entries(connection, name))
+            found = keys.instances(connection, name, self._now(), KEYS_COUNTED)
+            return ServiceView(summary, page, found, _entries(connection, name))
 
     def keys(self, name: str, before: int = 0) -> KeyPage:
         """The keys of a service that entries before ``before`` admitted, or the newest (0). Raises InvalidName, and

@@ -17,6 +17,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    exists,
     func,
     insert,
     literal,
@@ -85,6 +86,23 @@ _NEWEST = (
     .order_by(keys.c.admitted_seq.desc())
     .limit(bindparam("most"))
 )
+_UNENDED = (
+    select(keys.c.thumbprint, keys.c.active_from, keys.c.active_until, keys.c.expires_at, keys.c.revoked_at)
+    .where(keys.c.service == bindparam("of"), keys.c.expires_at > bindparam("now"))
+    .order_by(keys.c.expires_at.desc())
+    .limit(bindparam("most"))
+    .subquery()
+)
+_NEXT = keys.alias()
+_HEADS = (
+    select(_UNENDED.c.thumbprint, _UNENDED.c.active_from, _UNENDED.c.active_until)
+    .where(
+        _UNENDED.c.revoked_at.is_(None),
+        _UNENDED.c.active_until > bindparam("now"),
+        ~exists().where(_NEXT.c.vouched_by == _UNENDED.c.thumbprint, _NEXT.c.revoked_at.is_(None)),
+    )
+    .order_by(_UNENDED.c.expires_at.desc(), _UNENDED.c.thumbprint)
+)
 _VOUCHED_BY = select(*_RECORD).where(keys.c.vouched_by == bindparam("of")).limit(bindparam("most"))
 _PAGE = 1000
 _ADD = insert(keys).values({column: bindparam(f"key_{column.name}") for column in keys.c})
@@ -148,6 +166,20 @@ def newest(connection: Connection, service: str, before: int, limit: int) -> lis
     """The keys of a service, past ones too, that entries before ``before`` admitted, the newest first."""
     found = connection.execute(_NEWEST, {"of": service, "before": before, "most": limit})
     return [_record(row) for row in found]
+
+
+class Instance(NamedTuple):
+    """The newest key of a host, with its active window, in seconds since the epoch."""
+
+    thumbprint: str
+    active_from: int
+    active_until: int
+
+
+def instances(connection: Connection, service: str, now: int, most: int) -> list[Instance]:
+    """The active keys that vouched for no further one, the last to end first: each host has one, however often it
+    rotated. Of the keys that have not reached their natural end, the newest ``most`` are looked at."""
+    return [Instance(*row) for row in connection.execute(_HEADS, {"of": service, "now": now, "most": most})]
 
 
 def active_count(connection: Connection, service: str, now: int) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from werkzeug.routing import Rule
 
+from peerseal.protocol.keys import KeyPair
 from registry.storage.queries import ledger
 from tests.registry.console.browser import Browser
 from tests.registry.driver import Driver
@@ -71,6 +72,16 @@ def test_each_page_has_the_policy_one_heading_and_no_inline_code(registry: Drive
         assert answer.text.count("<h1") == 1, rule
         for inline in (" style=", "<style", " onclick=", "javascript:", "<script>"):
             assert inline not in answer.text, rule
+
+
+def test_each_page_shows_the_same_in_a_terminal(registry: Driver, admin: Browser) -> None:
+    registry.joined(KeyPair.generate("ES256"), "billing")
+    without = set()
+    for rule, path in routes(registry, "GET"):
+        answer = admin.open(path)
+        if answer.status_code == 200 and answer.mimetype == "text/html" and "The same in a terminal" not in answer.text:
+            without.add(rule.endpoint)
+    assert without == set()
 
 
 def test_a_forged_host_is_in_no_page(registry: Driver, admin: Browser) -> None:

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import insert, update
 
 from peerseal.protocol.keys import KeyPair
+from registry.console.pages.services import CALLEES
 from registry.console.timeline import BARS, LEFT, time_line
 from registry.domain.keys import KeyRecord
 from registry.services.access.operators import Role
@@ -255,6 +256,105 @@ def test_the_callers_are_listed_with_their_scopes_and_links(
     assert "It is restricted" in viewer.text()
     assert 'href="/console/services/shop"' in viewer.page
     assert "policy set" in viewer.text()
+
+
+def section(browser: Browser, name: str) -> str:
+    """The words of one part of the page."""
+    part = browser.page.partition(f'aria-labelledby="{name}"')[2].partition("</section>")[0]
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", part)).split())
+
+
+def test_the_callees_are_listed_with_their_scopes_and_links(
+    registry: Driver, viewer: Browser, ready: Sequence[KeyPair]
+) -> None:
+    registry.joined(ready[0], "shop")
+    set_policy(registry, "billing", {"shop": ["invoices.read"], "*": ["ping"]}, restricted=True)
+    set_policy(registry, "clock", {"*": []})
+    set_policy(registry, "vault", {"billing": ["secrets"]})
+    viewer.open(path_of("shop"))
+    said = section(viewer, "callees")
+    assert "billing invoices.read" in said
+    assert "clock as anyone no scope" in said
+    assert "vault" not in said
+    assert 'href="/console/services/clock"' in viewer.page
+    assert 'href="/console/graph?of=shop"' in viewer.page
+
+
+def test_a_service_that_no_policy_names_may_call_what_codes_allow(
+    registry: Driver, viewer: Browser, ready: Sequence[KeyPair]
+) -> None:
+    registry.joined(ready[0], "shop")
+    viewer.open(path_of("shop"))
+    assert "No policy lets this service call another" in section(viewer, "callees")
+
+
+def test_many_callees_have_pages_that_show_each_once(
+    registry: Driver, viewer: Browser, ready: Sequence[KeyPair]
+) -> None:
+    registry.joined(ready[0], "shop")
+    names = [f"c{number:03d}" for number in range(2 * CALLEES + 5)]
+    for at, name in enumerate(names):
+        set_policy(registry, name, {"*" if at % 2 else "shop": ["x"]})
+    shown, path = list[str](), path_of("shop")
+    while path:
+        assert viewer.open(path).status_code == 200
+        part = viewer.page.partition('aria-labelledby="callees"')[2].partition("</section>")[0]
+        rows = re.findall(r'<th scope="row"><a href="/console/services/(c\d+)"', part)
+        assert len(rows) <= CALLEES
+        shown += rows
+        found = re.search(r'href="([^"]+)" rel="next"', part)
+        path = unescape(found[1]) if found else ""
+    assert shown == names
+
+
+def test_each_host_is_one_instance_however_often_it_rotated(
+    registry: Driver, viewer: Browser, clock: Clock, ready: Sequence[KeyPair]
+) -> None:
+    first, second, third, other, ended = ready[:5]
+    registry.joined(first, "shop")
+    clock.forward(60)
+    registry.rotate(first, second, "shop")
+    clock.forward(60)
+    registry.rotate(second, third, "shop")
+    registry.joined(other, "shop")
+    registry.joined(ended, "shop")
+    registry.operator_ends(ended, "shop")
+    viewer.open(path_of("shop"))
+    said = section(viewer, "instances")
+    part = viewer.page.partition('aria-labelledby="instances"')[2].partition("</section>")[0]
+    shown = set(re.findall(r'href="/console/services/shop/keys/([^"]+)"', part))
+    assert shown == {third.public.thumbprint, other.public.thumbprint}
+    assert "2, as far as keys show" in said
+    assert "The registry sees keys, and no hosts" in said
+
+
+def test_a_revoked_successor_does_not_hide_its_host(
+    registry: Driver, viewer: Browser, ready: Sequence[KeyPair]
+) -> None:
+    first, second = ready[:2]
+    registry.joined(first, "shop")
+    registry.rotate(first, second, "shop")
+    registry.operator_ends(second, "shop")
+    viewer.open(path_of("shop"))
+    part = viewer.page.partition('aria-labelledby="instances"')[2].partition("</section>")[0]
+    assert re.findall(r'href="/console/services/shop/keys/([^"]+)"', part) == [first.public.thumbprint]
+
+
+def test_the_instances_that_are_looked_at_are_bounded(registry: Driver, viewer: Browser) -> None:
+    invented(registry, "fleet", KEYS_COUNTED + 1, vouched=False)
+    viewer.open(path_of("fleet"))
+    assert f"{KEYS_COUNTED} or more, as far as keys show" in section(viewer, "instances")
+    part = viewer.page.partition('aria-labelledby="instances"')[2].partition("</section>")[0]
+    assert len(re.findall(r'<th scope="row">', part)) == ROWS
+
+
+def test_a_service_without_an_active_key_has_no_instance(
+    registry: Driver, viewer: Browser, ready: Sequence[KeyPair]
+) -> None:
+    registry.joined(ready[0], "shop")
+    registry.operator_ends(ready[0], "shop")
+    viewer.open(path_of("shop"))
+    assert "No host of this service has an active key" in section(viewer, "instances")
 
 
 def test_a_service_without_a_policy_or_with_an_empty_one_is_told_apart(
