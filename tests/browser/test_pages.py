@@ -66,7 +66,7 @@ def test_a_viewer_sees_the_page_and_no_act(
     viewer = signed_in(Role.VIEWER)
     viewer.open(path_of(name, state))
     viewer.see("h1")
-    assert viewer.count("nav [aria-current=page]") == 1
+    assert viewer.count("header nav [aria-current=page]") == 1
     assert viewer.count("main form[method=post], main a[href*='/revoke'], main .danger") == 0
 
 
