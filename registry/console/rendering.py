@@ -40,8 +40,10 @@ HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A place in the navigation: the endpoint of its page, its name, and the role that may see it. ``parts`` are further
-    blueprints whose pages belong to it."""
+    """A place in the navigation: the endpoint of its page, its name, and the role that may see it.
+
+    ``parts`` are further blueprints whose pages belong to it.
+    """
 
     endpoint: str
     name: str

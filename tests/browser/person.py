@@ -4,7 +4,7 @@ import json
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome
@@ -30,7 +30,8 @@ addEventListener("securitypolicyviolation", (event) =>
 """
 _CHECK = """
 const done = arguments[arguments.length - 1];
-const summary = ({ id, help, nodes }) => `${id}: ${help}: ${nodes.slice(0, 3).map((node) => node.html.slice(0, 200)).join(" | ")}`;
+const first = (nodes) => nodes.slice(0, 3).map((node) => node.html.slice(0, 200)).join(" | ");
+const summary = ({ id, help, nodes }) => `${id}: ${help}: ${first(nodes)}`;
 const drawing = document.querySelectorAll("#graph .node").length > 100 ? ["#graph"] : [];
 axe.run({ exclude: drawing }, { resultTypes: ["violations"] }).then(
   ({ violations }) => done(violations.map(summary)), (error) => done([String(error)]));
@@ -105,13 +106,12 @@ class Person:
     def see(self, selector: str, text: str = "") -> WebElement:
         """Waits for an element that is shown and has that text. Raises TimeoutException."""
 
-        def shown(_: Chrome) -> WebElement | None:
+        def shown(_: Chrome) -> WebElement | Literal[False]:
             found = self.chrome.find_elements(By.CSS_SELECTOR, selector)
-            return next((each for each in found if text in each.text and each.is_displayed()), None)
+            return next((each for each in found if text in each.text and each.is_displayed()), False)
 
         wait = WebDriverWait(self.chrome, PATIENCE, ignored_exceptions=[StaleElementReferenceException])
-        element: WebElement = wait.until(shown, f"no {selector} with {text!r}")
-        return element
+        return wait.until(shown, f"no {selector} with {text!r}")
 
     def wait(self, true: Callable[[], bool], what: str) -> None:
         """Waits until it is true. Raises TimeoutException."""
@@ -145,7 +145,7 @@ class Person:
 
     def faults(self) -> list[str]:
         """Errors and violations of the pages' policy since the last question, in the browser's words."""
-        log = self.chrome.get_log("browser")
+        log = self.chrome.get_log("browser")  # type: ignore[no-untyped-call]  # selenium has no annotations of it
         told = [entry["message"] for entry in log if entry["level"] in ("SEVERE", "WARNING")]
         return [*told, *self.chrome.execute_script("return globalThis.violations ?? []")]
 
@@ -188,5 +188,3 @@ class Person:
         )
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b64decode(taken["data"]))
-
-

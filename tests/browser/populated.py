@@ -22,14 +22,15 @@ from registry.storage.tables import keys, policies, services
 from tests.registry.driver import BY, DOMAIN, Clock, Driver
 
 SERVICES: Final = 2_000
-CALLERS: Final = 5
-"""Callers that each policy names."""
+CALLERS: Final = 6
+"""Callers that each policy names, but those of gateways, which one service calls: 10,000 calls in all."""
 SHOP: Final = "shop"
 """The service that has a history, callers and callees."""
 _DAY = 86_400
 _DAYS = 6
 _PARTS = ("orders", "billing", "stock", "search", "mail", "audit", "users", "prices", "routes", "claims")
-_ROLES = ("api", "worker", "batch", "gateway", "store")
+_ROLES = ("gateway", "api", "worker", "batch", "store")
+"""Each calls the next one."""
 _FEW = {
     SHOP: {"web": ["orders:read", "orders:write"], "mobile": ["orders:read"], "partners": ["orders:read"]},
     "billing": {SHOP: ["charge"], "invoicing": ["charge", "refund"]},
@@ -113,10 +114,13 @@ def _bulk(driver: Driver) -> None:
 
 
 def _policies(names: Sequence[str]) -> Iterator[CallPolicy]:
-    """Each service is called by the five whose numbers follow its own after some steps."""
+    tiers = len(_ROLES)
     for number in range(len(names)):
-        callers = [names[(number * 7 + 13 * step) % len(names)] for step in range(1, CALLERS + 1)]
-        yield policy_from({"allow": {caller: ["read"] for caller in callers}}, DOMAIN)
+        near = range(number - 1, number - 1 + tiers * 13 * CALLERS, tiers * 13)
+        callers = [names[at % len(names)] for at in near] if number % tiers else ["edge"]
+        policy = policy_from({"allow": {caller: ["read"] for caller in callers}}, DOMAIN)
+        assert policy is not None
+        yield policy
 
 
 def _changes(service: str, key: KeyPair, policy: CallPolicy, now: int) -> tuple[Change, Change]:
