@@ -26,6 +26,8 @@ CALLERS: Final = 6
 """Callers that each policy names, but those of gateways, which one service calls: 10,000 calls in all."""
 SHOP: Final = "shop"
 """The service that has a history, callers and callees."""
+TILL: Final = "till"
+"""Another one with such a history."""
 _DAY = 86_400
 _DAYS = 6
 _PARTS = ("orders", "billing", "stock", "search", "mail", "audit", "users", "prices", "routes", "claims")
@@ -50,8 +52,10 @@ class Populated:
     tokens: dict[Role, str]
     key: str
     """The thumbprint of the oldest key of `SHOP`, which vouched for the ones after it."""
+    doomed: str
+    """That of `TILL`, which a test ends."""
     applicants: Sequence[str]
-    """Thumbprints of keys that wait, all for the service ``reports``."""
+    """Thumbprints of keys that wait, all for the service ``reports``, for tests to decide. Others wait for ever."""
 
     @property
     def operator_id(self) -> str:
@@ -64,35 +68,35 @@ def populated(root: Path) -> Populated:
     clock = Clock(float(int(time.time()) - _DAYS * _DAY))
     home = root / "home"
     driver = Driver(f"sqlite:///{root / 'registry.db'}", home, clock, console=True, applicants=True)
-    first = _history(driver, clock)
+    first, doomed = _history(driver, clock, SHOP, _DAY), _history(driver, clock, TILL, _DAY // 24)
     clock.now = float(int(time.time()))
     _bulk(driver)
     for callee, allow in _FEW.items():
         driver.registry.policies.set_policy(callee, {"allow": allow}, range(SERVICES * 4), BY)
     for service, uses in (("reports", 1), ("web", 20)):
         driver.join_token(service, uses=uses)
-    applicants = [applicant(driver) for _ in range(3)]
+    applicants = [_applicant(driver, service) for service in (*["reports"] * 3, "exports", "imports")][:3]
     tokens = {role: driver.registry.operators.create(role, _DAY)[1] for role in Role}
-    return Populated(driver, tokens, first.public.thumbprint, applicants)
+    return Populated(driver, tokens, first.public.thumbprint, doomed.public.thumbprint, applicants)
 
 
-def applicant(driver: Driver) -> str:
+def _applicant(driver: Driver, service: str) -> str:
     """The thumbprint of a new key that waits for an operator."""
     key = KeyPair.generate("ES256")
-    assert driver.post_key("reports", {"proof": driver.proof(key, "reports")}).status_code == 202
+    assert driver.post_key(service, {"proof": driver.proof(key, service)}).status_code == 202
     return key.public.thumbprint
 
 
-def _history(driver: Driver, clock: Clock) -> KeyPair:
-    """A host that rotated daily, and another one whose key was stolen. Returns the first key."""
-    first = key = driver.joined(KeyPair.generate("ES256"), SHOP)
+def _history(driver: Driver, clock: Clock, service: str, every: int) -> KeyPair:
+    """A host that rotated ``every`` so many seconds, and another one whose key was stolen. Returns the first key."""
+    first = key = driver.joined(KeyPair.generate("ES256"), service)
     for _ in range(_DAYS - 1):
-        clock.forward(_DAY)
+        clock.forward(every)
         new = KeyPair.generate("ES256")
-        assert driver.rotate(key, new, SHOP).status_code == 201
+        assert driver.rotate(key, new, service).status_code == 201
         key = new
-    stolen = driver.joined(KeyPair.generate("ES256"), SHOP)
-    assert driver.registry.ending.end(SHOP, stolen.public.thumbprint, Reason.COMPROMISED, BY)
+    stolen = driver.joined(KeyPair.generate("ES256"), service)
+    assert driver.registry.ending.end(service, stolen.public.thumbprint, Reason.COMPROMISED, BY)
     return first
 
 

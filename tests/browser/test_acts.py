@@ -9,7 +9,7 @@ from selenium.webdriver.common.keys import Keys
 
 from registry.services.access.operators import Role
 from tests.browser.person import Person
-from tests.browser.populated import SERVICES, SHOP, Populated
+from tests.browser.populated import SERVICES, SHOP, TILL, Populated
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.browser
@@ -168,22 +168,22 @@ def test_a_policy_is_tried_reviewed_and_saved_and_another_operators_change_is_a_
 def test_a_key_is_revoked_with_all_that_it_vouched_for_once_the_name_is_typed(
     operator: Person, state: Populated, stack: Stack
 ) -> None:
-    operator.open(f"/services/{SHOP}/keys/{state.key}")
+    operator.open(f"/services/{TILL}/keys/{state.doomed}")
     operator.click("main a[href*='reason=compromised']")
     assert operator.find("#compromised").is_selected()
     operator.see(".notice", "5 more keys fall with it")
-    operator.fill("#service", "shopp")
+    operator.fill("#service", "tills")
     operator.click("main .danger")
-    operator.see("[role=alert]", f"type {SHOP} to confirm")
+    operator.see("[role=alert]", f"type {TILL} to confirm")
     [told] = operator.faults()
     assert "400" in told
     operator.inspect("revoke-refused")
-    assert key_state(stack, SHOP, state.key) == "active"
-    operator.fill("#service", SHOP)
+    assert key_state(stack, TILL, state.doomed) == "active"
+    operator.fill("#service", TILL)
     operator.click("main .danger")
     operator.see(".done", "6 keys are revoked")
     operator.inspect("revoked")
-    assert key_state(stack, SHOP, state.key) == "revoked"
+    assert key_state(stack, TILL, state.doomed) == "revoked"
 
 
 # ---- the graph, and what happens
