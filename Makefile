@@ -32,7 +32,7 @@ and not ha and not pooler and not languages and not chart and not observe
 QUICK := $(NOT_ALONE) and not e2e and not slow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up login test quick oldest thorough fuzz judge vectors languages chart manifests kafka brokers pooler observe ha browser coverage lint prose format docs dist bench scale image compose-test .env clean
+.PHONY: help demo up login test quick oldest thorough fuzz judge vectors languages chart manifests kafka brokers pooler observe ha browser pictures coverage lint prose format docs dist bench scale image compose-test .env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,8 +97,13 @@ pooler: $(STAMP) ## the storage and all that stands on it through a real PgBounc
 observe: $(STAMP) ## alerts, dashboard and metrics in a real Prometheus that scrapes registry and service (needs prometheus)
 	$(BIN)/pytest -m observe
 
-browser: $(STAMP) ## a login in a real Chromium (needs chromium and chromedriver)
+browser: $(STAMP) ## a login and the whole console in a real Chromium, with screenshots in build/screenshots (needs chromium, chromedriver, npm)
 	$(BIN)/pytest -m browser
+
+pictures: $(STAMP) ## docs/pictures: the console's pages, as the tests in Chromium see them (needs chromium, chromedriver, npm)
+	$(BIN)/pytest -m browser tests/browser
+	@mkdir -p docs/pictures
+	@cp build/screenshots/docs/*.png docs/pictures/
 
 coverage: $(STAMP) ## the tests of `make test`, with the lines and branches that none of them reaches
 	$(BIN)/pytest -n $(WORKERS) -m "$(NOT_ALONE)" --cov --cov-report=term-missing:skip-covered

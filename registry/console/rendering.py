@@ -41,11 +41,20 @@ HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A place in the navigation: the endpoint of its page, its name, and the role that may see it."""
+    """A place in the navigation: the endpoint of its page, its name, and the role that may see it.
+
+    ``parts`` are further blueprints whose pages belong to it.
+    """
 
     endpoint: str
     name: str
     needs: Role = Role.VIEWER
+    parts: tuple[str, ...] = ()
+
+    def has(self, endpoint: str | None) -> bool:
+        """Whether the page of that endpoint is one of this place."""
+        blueprints = (self.endpoint.rpartition(".")[0], *(f"console.{part}" for part in self.parts))
+        return endpoint is not None and endpoint.rpartition(".")[0] in blueprints
 
 
 def page(template: str, status: int = 200, **values: Any) -> Response:

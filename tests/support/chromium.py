@@ -25,13 +25,14 @@ def need_chromium() -> None:
 
 @contextmanager
 def chromium(folder: Path) -> Iterator[Chrome]:
-    """A fresh browser with its profile under ``folder``."""
+    """A fresh browser with its profile under ``folder``. Its log, which `Chrome.get_log` empties, has all messages."""
     need_chromium()
     options = ChromeOptions()
     options.binary_location = str(shutil.which("chromium"))
     for argument in ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server"):
         options.add_argument(argument)
     options.add_argument(f"--user-data-dir={folder / 'profile'}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")  # Chromium does not start as root with it
     browser = Chrome(options, Service(shutil.which("chromedriver")))

@@ -30,7 +30,7 @@ PAGES = (
 )
 PLACES = (
     Place("console.overview.show", "Overview"),
-    Place("console.services.listed", "Services"),
+    Place("console.services.listed", "Services", parts=("ending", "policy")),
     Place("console.approvals.show", "Approvals"),
     Place("console.join_tokens.show", "Join tokens"),
     Place("console.graph.show", "Trust graph"),

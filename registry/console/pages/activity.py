@@ -81,7 +81,7 @@ def _row(event: Event) -> dict[str, Any]:
         "type": event.type,
         "type_link": link("console.activity.show", type=event.type),
         "service": event.service,
-        "service_link": event.service and link("console.services.show", service=event.service),
+        "service_link": event.service and link("console.activity.show", service=event.service),
         "subject": None if event.subject == of_operator else event.subject,
         "by": "unknown: the entry was altered" if event.by is None else by_text(event.by),
         "by_link": of_operator and link("console.activity.show", operator=of_operator),

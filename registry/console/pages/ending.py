@@ -21,7 +21,7 @@ _REASONS = (Reason.COMPROMISED, Reason.RETIRED)
 def show(service: str, thumbprint: str) -> Response:
     """What ends with the key, and the form."""
     operator(Role.OPERATOR)
-    return _page(service, thumbprint)
+    return _page(service, thumbprint, reason=request.args.get("reason"))
 
 
 @blueprint.post(_PATH)
@@ -30,7 +30,7 @@ def end(service: str, thumbprint: str) -> Response:
     by, reason = act(), _reason()
     registry().records.key(service, thumbprint)  # raises NotFound: a pending key is rejected elsewhere
     if field("service") != service:
-        return _page(service, thumbprint, f"Nothing was changed: type {service} to confirm.", 400)
+        return _page(service, thumbprint, f"Nothing was changed: type {service} to confirm.", 400, reason)
     ended = registry().ending.end(service, thumbprint, reason, by)
     done = "retired" if reason is Reason.RETIRED else "revoked"
     if ended:
@@ -47,7 +47,9 @@ def _reason() -> Reason:
     return Reason(text)
 
 
-def _page(service: str, thumbprint: str, refused: str | None = None, status: int = 200) -> Response:
+def _page(
+    service: str, thumbprint: str, refused: str | None = None, status: int = 200, reason: str | None = None
+) -> Response:
     key = registry().records.key(service, thumbprint)
     kid = key["kid"]
     return page(
@@ -58,6 +60,7 @@ def _page(service: str, thumbprint: str, refused: str | None = None, status: int
         key=key,
         falling=registry().records.falling(service, thumbprint, _SHOWN),
         refused=refused,
+        reason=reason,
         typed=request.form,
         terminal=(f"peerseal-registry revoke {kid}", f"peerseal-registry revoke {kid} --reason retired"),
     )

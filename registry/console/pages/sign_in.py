@@ -23,12 +23,12 @@ def show() -> Response:
 @blueprint.post("/sign-in")
 def begin() -> Response:
     """Signs in. The answer to a wrong token is the same for each reason, and counts against the address."""
-    wanted = take_wanted()
     try:
         secret = registry().console_sessions.begin(field("token"))
     except OperatorRefused as error:
         log_refusal(error.status, error.code, str(error), "")
         return page("sign_in.html", error.status, refused=True)
+    wanted = take_wanted()
     begin_session(secret)
     return redirect(wanted or link("console.overview.show"))
 

@@ -159,6 +159,7 @@ function search(graph, choose, view, said) {
 function camera(svg, places) {
   const all = { x: -20, y: -20, width: places.width + 40, height: places.height + 40 };
   let seen = { ...all };
+  svg.classList.toggle("low", all.height * 3 < all.width);
   let dragged = false;
   const scale = () => Math.min(svg.clientWidth / seen.width, svg.clientHeight / seen.height) || 1;
   const put = () => {

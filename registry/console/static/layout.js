@@ -4,6 +4,7 @@
 const SWEEPS = 6;
 export const COLUMN = 260;
 export const ROW = 30;
+const MOST = 24; // layers; a deeper graph, such as a cycle of all services, shares them out
 const TALLEST = 60; // rows of a column; a layer with more nodes gets several columns
 
 /** The neighbours of each of `size` nodes: {out, in}, without loops. */
@@ -50,7 +51,8 @@ function ordered(out, into) {
   return { order: done.reverse(), back };
 }
 
-/** The layer of each node: one more than that of its last caller, cycles left aside. */
+/** The layer of each node: later than that of its last caller, cycles left aside. In a graph of more than `MOST` layers
+ * neighbours may share one. */
 export function layers({ out, in: into }) {
   const { order, back } = ordered(out, into);
   const layer = new Int32Array(out.length);
@@ -59,7 +61,8 @@ export function layers({ out, in: into }) {
       if (!back.has(`${node},${callee}`)) layer[callee] = Math.max(layer[callee], layer[node] + 1);
     }
   }
-  return layer;
+  const deep = layer.reduce((most, number) => Math.max(most, number + 1), 0);
+  return deep <= MOST ? layer : layer.map((number) => Math.floor((number * MOST) / deep));
 }
 
 /** The nodes of each layer, ordered by the mean place of their neighbours (the barycentre method). */

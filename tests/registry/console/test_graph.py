@@ -290,6 +290,17 @@ def test_two_thousand_services_and_ten_thousand_calls_get_places_of_their_own() 
 
 
 @needs_node
+def test_a_cycle_of_all_services_is_not_drawn_as_one_long_row() -> None:
+    script = """
+    const calls = Array.from({ length: 2000 }, (_, n) => [n, (n + 1) % 2000, 0]);
+    const { x, y, width, height } = lib.layout(2000, calls);
+    const places = new Set([...x].map((at, n) => `${at}/${y[n]}`)).size;
+    console.log(JSON.stringify({ places, broad: width > 5 * height }));
+    """
+    assert node(script) == {"places": 2000, "broad": False}
+
+
+@needs_node
 def test_the_script_reaches_what_the_server_reaches(registry: Driver, viewer: Browser) -> None:
     chain(registry)
     allow(registry, "web", ledger=[])

@@ -1,0 +1,89 @@
+"""A real registry with 2,000 services, and one Chromium for all tests."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from demo.processes import BIN
+from registry.services.access.operators import Role
+from tests.browser.person import Person
+from tests.browser.populated import Populated, populated
+from tests.registry.driver import DOMAIN
+from tests.support.chromium import chromium, need_chromium
+from tests.support.stack import Stack
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The source of axe-core, installed in the virtual environment's folder: the checkout stays clean."""
+    if shutil.which("npm") is None:
+        missing("npm is not here: packages nodejs, npm")
+    folder = BIN.parent / "axe"
+    shutil.copytree(Path(__file__).parent / "axe", folder, dirs_exist_ok=True)
+    file = folder / "node_modules" / "axe-core" / "axe.min.js"
+    if not file.exists():
+        command = ["npm", "ci", "--ignore-scripts"]
+        run = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", timeout=200)
+        if run.returncode != 0:
+            missing(f"npm ci: {(run.stdout + run.stderr)[-1000:]}")
+    return file.read_text(encoding="utf-8")
+
+
+def missing(reason: str) -> NoReturn:
+    """Skips a test for want of a tool; in CI, where each is there, fails it."""
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+
+
+@pytest.fixture(scope="session")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Populated]:
+    """What the registry has."""
+    need_chromium()
+    found = populated(tmp_path_factory.mktemp("console"))
+    yield found
+    found.driver.close()
+
+
+@pytest.fixture(scope="session")
+def stack(state: Populated, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The real registry, with a console."""
+    with Stack(tmp_path_factory.mktemp("stack"), database_url=state.driver.url, domain=DOMAIN) as stack:
+        stack.registry_settings |= {
+            "REGISTRY_HOME": str(state.driver.home),
+            "REGISTRY_CONSOLE": "on",
+            "REGISTRY_APPLICANTS": "on",
+            "REGISTRY_REFUSALS_PER_MINUTE": "100000",  # tests act as many people from one address
+        }
+        stack.start_registry(workers=1)
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def chrome(stack: Stack, axe: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
+    """The browser."""
+    with chromium(tmp_path_factory.mktemp("chromium")) as browser:
+        yield Person(browser, stack.registry_url, axe)
+
+
+@pytest.fixture
+def stranger(chrome: Person) -> Iterator[Person]:
+    """A person who never signed in. A fault of any page that the test opens fails it."""
+    chrome.forget()
+    chrome.faults()
+    yield chrome
+    assert chrome.faults() == []
+
+
+@pytest.fixture
+def signed_in(stranger: Person, state: Populated) -> Callable[[Role], Person]:
+    """The same person as an operator with that role."""
+
+    def sign_in(role: Role) -> Person:
+        stranger.sign_in(state.tokens[role])
+        return stranger
+
+    return sign_in
