@@ -15,6 +15,7 @@ from tests.browser.person import Person
 from tests.browser.populated import Populated, populated
 from tests.registry.driver import DOMAIN
 from tests.support.chromium import chromium, need_chromium
+from tests.support.sign_in_issuer import CLIENT, SECRET, SignInIssuer, running_sign_in_issuer
 from tests.support.stack import Stack
 
 
@@ -67,6 +68,35 @@ def chrome(stack: Stack, axe: str, tmp_path_factory: pytest.TempPathFactory) -> 
     """The browser."""
     with chromium(tmp_path_factory.mktemp("chromium")) as browser:
         yield Person(browser, stack.registry_url, axe)
+
+
+@pytest.fixture
+def issuer() -> Iterator[SignInIssuer]:
+    """An issuer on another site than the console: a browser tells ``localhost`` from ``127.0.0.1``."""
+    with running_sign_in_issuer() as issuer:
+        issuer.url = issuer.url.replace("127.0.0.1", "localhost")
+        yield issuer
+
+
+@pytest.fixture
+def colleague(state: Populated, issuer: SignInIssuer, chrome: Person, axe: str, tmp_path: Path) -> Iterator[Person]:
+    """A stranger at another node of the registry, whose operators may sign in at the issuer."""
+    with Stack(tmp_path, database_url=state.driver.url, domain=DOMAIN) as stack:
+        stack.registry_settings |= {
+            "REGISTRY_HOME": str(state.driver.home),
+            "REGISTRY_CONSOLE": "on",
+            "REGISTRY_CONSOLE_URL": f"{stack.registry_url}/console",
+            "REGISTRY_CONSOLE_OIDC_ISSUER": issuer.url,
+            "REGISTRY_CONSOLE_OIDC_CLIENT_ID": CLIENT,
+            "REGISTRY_CONSOLE_OIDC_CLIENT_SECRET": SECRET,
+            "REGISTRY_CONSOLE_OIDC_GROUPS": "sre=operator",
+        }
+        stack.start_registry(workers=1)
+        person = Person(chrome.chrome, stack.registry_url, axe)
+        person.forget()
+        person.faults()
+        yield person
+        assert person.faults() == []
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from selenium.webdriver.common.keys import Keys
 from registry.services.access.operators import Role
 from tests.browser.person import Person
 from tests.browser.populated import SERVICES, SHOP, TILL, Populated
+from tests.support.sign_in_issuer import SignInIssuer
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.browser
@@ -45,6 +46,29 @@ def test_a_wrong_token_is_refused_and_a_good_one_leads_to_the_page_that_was_aske
     stranger.click("main button.primary")
     stranger.see("h1", "Trust graph of billing")
     assert state.tokens[Role.OPERATOR] not in stranger.chrome.page_source
+
+
+def test_a_person_signs_in_at_the_issuer_on_another_site_and_sees_the_page_that_was_asked_for(
+    colleague: Person,
+) -> None:
+    colleague.open("/graph?of=billing")
+    colleague.see("h1", "Sign in")
+    colleague.inspect("sign-in-at-issuer")
+    colleague.click("form[action$='/sign-in/oidc'] button")
+    colleague.see("h1", "Trust graph of billing")
+    colleague.see(".who summary", "ada")
+    assert "code=" not in colleague.chrome.current_url
+
+
+def test_a_person_whose_groups_have_no_role_is_told_so_and_not_let_in(colleague: Person, issuer: SignInIssuer) -> None:
+    issuer.person["groups"] = ["guests"]
+    colleague.open("/")
+    colleague.click("form[action$='/sign-in/oidc'] button")
+    colleague.see("[role=alert]", "none of your groups has a role")
+    [told] = colleague.faults()
+    assert "403" in told
+    colleague.open("/")
+    colleague.see("h1", "Sign in")
 
 
 def test_signing_out_everywhere_ends_the_sessions_of_other_browsers_too(stranger: Person, state: Populated) -> None:
