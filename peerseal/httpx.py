@@ -99,6 +99,17 @@ class AsyncSessionOptions(CallOptions, total=False):
     default_encoding: str | Callable[[bytes], str]
 
 
+class _ProvenCookies(httpx.Cookies):
+    """Cookies of a session that requires signed answers: httpx takes those of each answer before it is checked."""
+
+    def extract_cookies(self, response: httpx.Response) -> None:
+        """Takes none; see `take`."""
+
+    def take(self, response: httpx.Response) -> None:
+        """Takes those of an answer that is checked."""
+        super().extract_cookies(response)
+
+
 class AsyncPeerSession(httpx.AsyncClient):
     """An `httpx.AsyncClient` whose requests to ``base_url`` are signed for ``audience``, a service's name or id, with
     the limits, retries and circuits of `peerseal.requests.PeerSession`. It works with asyncio.
@@ -131,6 +142,17 @@ class AsyncPeerSession(httpx.AsyncClient):
         self._circuits = circuits or Circuits()
         self._sleep = sleep
         super().__init__(**_client_options(self._callee, self._settings, client))
+        self._proven_cookies = _ProvenCookies(client.get("cookies"))
+
+    @property
+    def cookies(self) -> httpx.Cookies:
+        """As AsyncClient's. With ``require_signed_response`` only answers that are proven set cookies."""
+        return self._proven_cookies if self._settings.require_signed_response else super().cookies
+
+    @cookies.setter
+    def cookies(self, cookies: Any) -> None:
+        self._proven_cookies = _ProvenCookies(cookies)
+        httpx.AsyncClient.cookies.fset(self, cookies)  # type: ignore[attr-defined]  # mypy takes it for a value
 
     def build_request(self, method: str, url: httpx.URL | str, **options: Any) -> httpx.Request:
         """As AsyncClient's, with the URL below the base URL."""
@@ -215,6 +237,7 @@ class AsyncPeerSession(httpx.AsyncClient):
                         await response.aclose()
                         raise
                     if not goes_on:
+                        self._proven_cookies.take(response)
                         return await self._whole(response, circuit, attempt, until, stream)
                     await response.aclose()
 

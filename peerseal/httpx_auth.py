@@ -68,7 +68,7 @@ class Auth(httpx.Auth):
 
     With ``require_signed_response`` ResponseRefusedError ends a call whose answer is not signed by the callee for this
     very request, and no request is sent to another origin (docs/how-to/signed-responses.md). httpx calls the response
-    hooks of a client before the answer is checked: give it none.
+    hooks of a client, and takes cookies, before the answer is checked: give it no hooks, and rely on no cookie.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Auth(httpx.Auth):
         while True:
             response = yield self._kept(attempt, _Trace)
             with _closed_if_refused(response, request):
-                if _is_refusal(response):
+                if self._may_read(response):
                     if self._responses is not None:
                         self._raw(response)
                     response.read()
@@ -126,7 +126,7 @@ class Auth(httpx.Auth):
         while True:
             response = yield self._kept(attempt, _AsyncTrace)
             async with _aclosed_if_refused(response, request):
-                if _is_refusal(response):
+                if self._may_read(response):
                     if self._responses is not None:
                         await self._araw(response)
                     await response.aread()
@@ -139,6 +139,10 @@ class Auth(httpx.Auth):
                 attempt = flow.send(response)
             except StopIteration:
                 return
+
+    def _may_read(self, response: httpx.Response) -> bool:
+        """Whether it is a refusal that is read before it is proven: none that could be long once it is unpacked."""
+        return _is_refusal(response) and (self._responses is None or "Content-Encoding" not in response.headers)
 
     def _raw(self, response: httpx.Response) -> bytes:
         """The body as it arrived, before it is unpacked; the response can be read afterwards. Raises
@@ -201,7 +205,7 @@ class Auth(httpx.Auth):
     def _was_sent_twice(self, response: httpx.Response) -> bool:
         """Whether the callee has seen the token, and the method is idempotent: a proxy may have sent it twice."""
         repeatable = is_repeatable(self._options.retry_policy, response.request.method)
-        refused = response.status_code == Replayed.status and _is_refusal(response)
+        refused = response.status_code == Replayed.status and self._may_read(response)
         return repeatable and refused and code_in(response.content) == Replayed.code
 
     def _signed(self, request: httpx.Request) -> httpx.Request:

@@ -110,6 +110,10 @@ class ResponseSigning:
         """The body is longer than the bound, so the answer is sent unsigned."""
         self._unsigned("too_long", call, f"its body is longer than max_signed_body, {self.max_body} bytes")
 
+    def other_way(self, call: ProvenCall, kind: str) -> None:
+        """The body goes to the server in another way than as bytes, so the answer is sent unsigned."""
+        self._unsigned("stream", call, f"its body is sent by {kind}")
+
     def _unsigned(self, outcome: str, call: ProvenCall, why: str) -> None:
         self._tally.add(outcome)
         log.warning("an answer to %s is not signed: %s", call.caller, why)
@@ -185,7 +189,8 @@ class _HeldAnswer:
                 self._add(piece)
                 if self._size > self._signing.max_body:
                     self._pass_on()
-                    return rest.after(self._pieces)
+                    held, self._pieces = self._pieces, []
+                    return rest.after(held)
         except BaseException:
             rest.close()
             raise
@@ -266,36 +271,51 @@ class SigningSend:
 
     async def __call__(self, event: Event) -> None:
         """See the specification of ASGI. Trailers, and files that the server reads itself, are not signed."""
-        if self._call is None:
-            return await self._send(event)
-        if event["type"] == "http.response.start" and not self._signing.is_stream(self._call, _texts(event)):
-            self._head = event
-        elif event["type"] == "http.response.body" and self._head is not None:
-            await self._hold(self._call, event)
+        call, kind = self._call, event["type"]
+        if call is None:
+            await self._send(event)
+        elif kind == "http.response.start":
+            await self._begin(call, {**event, "headers": list(event.get("headers", ()))})
+        elif self._head is None or kind in _ASIDE:
+            await self._send(event)
+        elif kind == "http.response.body":
+            await self._hold(call, event)
         else:
+            self._signing.other_way(call, kind)
             await self._pass_on(event)
-        return None
+
+    async def _begin(self, call: ProvenCall, event: Event) -> None:
+        if self._head is not None:
+            raise RuntimeError("http.response.start was sent twice")
+        if self._signing.is_stream(call, _texts(event)):
+            await self._pass_on(event)
+        else:
+            self._head = event
 
     async def _hold(self, call: ProvenCall, event: Event) -> None:
-        self._pieces.append(bytes(event.get("body", b"")))
-        self._size += len(self._pieces[-1])
+        piece = bytes(event.get("body", b""))
+        self._size += len(piece)
         if self._size > self._signing.max_body:
             self._signing.too_long(call)
-            await self._pass_on({**event, "body": b"".join(self._pieces)})
-        elif not event.get("more_body"):
+            await self._pass_on(event)
+            return
+        self._pieces.append(piece)
+        if not event.get("more_body"):
             await self._sign(call)
 
     async def _pass_on(self, event: Event) -> None:
-        """From here on, send the answer as it comes."""
-        head, self._head = self._head, None
-        if event["type"].startswith("http.response"):
-            self._call = None
+        """Send what is held, and from this event on the answer as it comes."""
+        (head, self._head), (pieces, self._pieces) = (self._head, None), (self._pieces, [])
+        self._call = None
         if head is not None:
             await self._send(head)
+        if pieces:
+            await self._send({"type": "http.response.body", "body": b"".join(pieces), "more_body": True})
         await self._send(event)
 
     async def _sign(self, call: ProvenCall) -> None:
         head, body = self._head or {}, b"".join(self._pieces)
+        self._pieces = []
         token = self._signing.header(call, self._method, head["status"], _texts(head), body)
         kept = [pair for pair in head.get("headers", ()) if pair[0].lower() != _HEADER]
         added = [] if token is None else [(_HEADER, token.encode("ascii"))]
@@ -304,6 +324,8 @@ class SigningSend:
 
 
 _HEADER: Final = RESPONSE_HEADER.lower().encode("ascii")
+_ASIDE: Final = ("http.response.early_hint", "http.response.push", "http.response.debug")
+"""Events that stand aside of the answer, and may come before or within it."""
 
 
 def _texts(head: Event) -> list[tuple[str, str]]:

@@ -168,13 +168,21 @@ class Witness:
                 key = Ed25519PrivateKey.generate()
                 folder.write(_KEY_FILE, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
                 return key
-            if _STATE_FILE not in folder.names():
+            if _STATE_FILE not in folder.names() or not self._has_state():
                 raise ConfigurationError(
-                    f"{folder.shown} has the key and no {_STATE_FILE}: this witness would cosign a log that was rolled"
-                    " back. Restore the file, or begin with a new folder and have the new key configured"
+                    f"{folder.shown} has the key and no state in {_STATE_FILE}: this witness would cosign a log that"
+                    " was rolled back. Restore the file, or begin with a new folder and have the new key configured"
                 )
-        self._make_state()
         return _ed25519(pem, f"{folder.shown}/{_KEY_FILE}")
+
+    def _has_state(self) -> bool:
+        """Whether the file has the table, which is made before the key."""
+        try:
+            with closing(self._connect()) as connection:
+                connection.execute("SELECT 1 FROM cosigned LIMIT 1")
+        except sqlite3.Error:
+            return False
+        return True
 
     def _make_state(self) -> None:
         try:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from flask import Flask, flash, g, request, session
 from flask.sessions import SecureCookieSessionInterface
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 COOKIE = "peerseal-console"
 CSRF = CSRFProtect()
 _SECRET, _WANTED = "secret", "wanted"
+_LONGEST_WANTED = 1_000  # characters: browsers drop cookies of 4 KiB
 
 
 class ConsoleCookie(SecureCookieSessionInterface):
@@ -85,7 +86,10 @@ def end() -> None:
 def note_wanted() -> None:
     """Notes the page that was asked for, to show it after the sign-in. What a script asked for is no page."""
     if request.headers.get("Sec-Fetch-Mode", "navigate") == "navigate":
-        session[_WANTED] = registry().settings.external_prefix + request.full_path.rstrip("?")
+        query = request.query_string.decode("ascii", "replace")
+        wanted = registry().settings.external_prefix + quote(request.path) + (f"?{query}" if query else "")
+        if len(wanted) <= _LONGEST_WANTED and wanted.isascii():
+            session[_WANTED] = wanted
 
 
 def take_wanted() -> str | None:

@@ -1,5 +1,6 @@
 """Attacks on signed answers: none of what arrives reaches the application."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 import requests
 
 from peerseal.errors import ResponseRefused, TokenError
+from peerseal.httpx import AsyncPeerSession
 from peerseal.protocol.encoding import b64url, b64url_decode
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.tokens.request import REQUEST_TYP
@@ -19,7 +21,8 @@ from peerseal.verify.response import ResponseHead, ResponseVerifier
 from tests.attacks import forge
 from tests.attacks.forge import CALLEE, CALLER, NOW, OTHER, Keys, ec_key, rsa_key
 from tests.attacks.mutations import resigned, respelled
-from tests.support.signed_answers import BODY, WAYS, Sent, Way, World, signing_service
+from tests.support.signed_answers import BODY, PLAIN, WAYS, Sent, Way, World, signing_service
+from tests.support.signed_answers import CALLEE as SIGNER
 
 each_way = pytest.mark.parametrize("call", WAYS)
 
@@ -173,6 +176,31 @@ def test_a_retry_after_an_error_page_brings_the_signed_answer(world: World, call
     world.between = lambda sent: next(pages, sent)
     assert call(world).body == BODY
     assert len(world.sent) == 2
+
+
+def test_an_async_session_keeps_no_cookie_of_an_answer_that_is_not_proven(world: World) -> None:
+    async def jar(world: World) -> dict[str, str]:
+        async def pause(_: float) -> None:
+            """Not at all."""
+
+        wired: Any = {"require_signed_response": True, "verify": PLAIN, "sleep": pause}
+        async with AsyncPeerSession(world.caller, SIGNER, world.url, **wired) as session:
+            await session.get("/orders")
+            return dict(session.cookies)
+
+    evil = Sent("502 Bad Gateway", (("Set-Cookie", "sid=evil; Path=/"), ("Content-Length", "0")), b"", "")
+    pages = iter([evil])
+    world.between = lambda sent: next(pages, sent)
+    assert asyncio.run(jar(world)) == {}
+    world.between = lambda sent: sent.plus("Set-Cookie", "sid=good; Path=/")
+    assert asyncio.run(jar(world)) == {"sid": "good"}
+
+
+@each_way
+def test_a_refusal_that_is_packed_is_not_unpacked_before_it_is_proven(world: World, call: Way) -> None:
+    head = (("Content-Type", "application/problem+json"), ("Content-Encoding", "gzip"), ("Content-Length", "7"))
+    world.between = lambda sent: Sent("401 NO", head, b"no gzip", "")
+    assert refused(call, world).code == "unsigned_response"
 
 
 @each_way

@@ -5,7 +5,7 @@ import sqlite3
 import struct
 import threading
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
@@ -264,10 +264,11 @@ def test_a_restart_forgets_nothing(tmp_path: Path) -> None:
     assert _outcome(again, log.fork().submission(0, 5)) == 409
 
 
-def test_a_witness_that_lost_its_state_does_not_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lose", [Path.unlink, lambda file: file.write_bytes(b""), lambda file: file.write_bytes(b"?")])
+def test_a_witness_that_lost_its_state_does_not_start(tmp_path: Path, lose: Callable[[Path], object]) -> None:
     log = ForeignLog()
     Witness(tmp_path, "witness.example", [log.key])
-    (tmp_path / "witness.sqlite3").unlink()
+    lose(tmp_path / "witness.sqlite3")
     with pytest.raises(ConfigurationError, match="would cosign a log that was rolled back"):
         Witness(tmp_path, "witness.example", [log.key])
 

@@ -176,3 +176,43 @@ def test_asgi_signs_refusals_and_passes_long_and_unasked_answers_on(pair: tuple[
     assert asgi_call(pair, asgi_app(b"one", b"two"), max_signed_body=4) == (200, b"onetwo", False)
     assert asgi_call(pair, asgi_app(b"one"), wanted=False) == (200, b"one", False)
     assert asgi_call(pair, asgi_app(b"one", kind=b"text/event-stream")) == (200, b"one", False)
+
+
+START = {"type": "http.response.start", "status": 200, "headers": []}
+ONE, TWO = (
+    {"type": "http.response.body", "body": piece, "more_body": more}
+    for piece, more in ((b"one", True), (b"two", False))
+)
+
+
+def sends(*events: dict[str, Any]) -> Any:
+    """An application that sends these events."""
+
+    async def app(_: Any, __: Any, send: Any) -> None:
+        for event in events:
+            await send(event)
+
+    return app
+
+
+@pytest.mark.parametrize("kind", ["http.response.early_hint", "http.response.push", "http.response.debug"])
+def test_events_aside_of_an_asgi_answer_neither_end_its_signing_nor_cost_a_byte(
+    pair: tuple[Identity, Identity], kind: str
+) -> None:
+    aside = {"type": kind}
+    assert asgi_call(pair, sends(aside, START, aside, ONE, aside, TWO)) == (200, b"onetwo", True)
+
+
+def test_a_body_that_the_server_reads_itself_is_passed_on_after_what_was_held(pair: tuple[Identity, Identity]) -> None:
+    from_file = {"type": "http.response.zerocopysend", "file": 3, "more_body": False}
+    assert asgi_call(pair, sends(START, ONE, from_file)) == (200, b"one", False)
+
+
+def test_headers_of_an_asgi_answer_may_be_read_once(pair: tuple[Identity, Identity]) -> None:
+    start = {**START, "headers": iter([(b"content-type", b"text/plain"), (b"x-frame-options", b"DENY")])}
+    assert asgi_call(pair, sends(start, TWO)) == (200, b"two", True)
+
+
+def test_an_asgi_answer_that_begins_twice_is_an_error_of_the_application(pair: tuple[Identity, Identity]) -> None:
+    with pytest.raises(RuntimeError, match="twice"):
+        asgi_call(pair, sends(START, ONE, START, TWO))

@@ -18,6 +18,7 @@ from registry.console.rendering import link, page
 from registry.console.request import ConsoleCookie, end, take_wanted
 from registry.console.request import begin as begin_session
 from registry.domain.errors import NotFound, OperatorRefused, RoleRefused
+from registry.services.access.console_sessions import SIGN_IN_LASTS
 from registry.services.access.issuer_sign_in import Attempt, IssuerSignIn
 from registry.web.problems import log_refusal
 from registry.web.wire import registry
@@ -25,8 +26,6 @@ from registry.web.wire import registry
 blueprint = Blueprint("issuer_sign_in", __name__)
 
 COOKIE = "peerseal-console-sign-in"
-LIFETIME = 600
-"""Seconds that a person has for the sign-in at the issuer."""
 _PURPOSE = "console sign-in"
 
 
@@ -35,7 +34,7 @@ def begin() -> Response:
     """Leads to the issuer: by a page, since ``form-action`` in our policy also forbids redirects to another site. A
     session of before ends here, where its cookie is sent."""
     wanted = take_wanted()
-    secret, until = secrets.token_urlsafe(32), int(registry().clock()) + LIFETIME
+    secret, until = secrets.token_urlsafe(32), int(registry().clock()) + SIGN_IN_LASTS
     try:
         address = _issuer().address(_attempt(secret))
     except TrustUnavailable as error:
@@ -43,7 +42,7 @@ def begin() -> Response:
     end()
     answer = page("issuer_leave.html", address=address)
     value = want_bytes(_serializer().dumps({"secret": secret, "until": until, "wanted": wanted})).decode("ascii")
-    return _with_cookie(answer, value, LIFETIME)
+    return _with_cookie(answer, value, SIGN_IN_LASTS)
 
 
 @blueprint.get("/sign-in/oidc/callback")

@@ -10,8 +10,8 @@ from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.ledger.checkpoint import ledger_jwk, signed_note_key
 from registry.console.policy_draft import readable
 from registry.console.rendering import link, page, redirect
-from registry.console.request import act, field, is_new_form, number_field, operator
-from registry.domain.errors import BadRequest, PreconditionFailed
+from registry.console.request import act, field, is_new_form, number_field, operator, signed_in
+from registry.domain.errors import BadRequest, PreconditionFailed, RoleRefused
 from registry.domain.policy import explain_domain
 from registry.services.access.operators import Role
 from registry.services.authority.authority import RENEW_BEFORE, Authority
@@ -120,11 +120,19 @@ def operators() -> Response:
 def create() -> Response:
     """Makes an operator token. Only this answer contains it."""
     maker = operator(Role.ADMIN)
+    if _came_by_issuer():
+        raise RoleRefused("a token would outlive the issuer: make it with an operator token, or at a terminal")
     if not is_new_form():
         return redirect(link("console.settings.operators"))
     ttl = number_field("days") * _DAY
     record, token = registry().operators.create(role_named(field("role")), ttl, maker.by, maker.role)
     return _operators_page(201, made=record, token=token)
+
+
+def _came_by_issuer() -> bool:
+    """Whether the operators' issuer named this person."""
+    session = signed_in()
+    return session is not None and session.name is not None
 
 
 def _operators_page(status: int = 200, **made: object) -> Response:
@@ -138,6 +146,7 @@ def _operators_page(status: int = 200, **made: object) -> Response:
         rows=found["operator_tokens"],
         names=registry().operators.names([row["id"] for row in found["operator_tokens"]]),
         next=found["next"],
+        may_make=not _came_by_issuer(),
         roles=[role.label for role in Role],
         days=[days for days in DAYS if days <= most],
         usual_days=min(USUAL_DAYS, most),

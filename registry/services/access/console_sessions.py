@@ -19,6 +19,8 @@ from registry.storage.queries.console_sessions import SessionRecord
 from registry.storage.queries.tokens import OPERATOR_TOKENS
 
 _LONGEST_SECRET = 100
+SIGN_IN_LASTS = 600
+"""Seconds that a sign-in at the operators' issuer may take."""
 SESSIONS = 20
 """Sessions of one operator. One more ends the oldest."""
 
@@ -82,9 +84,9 @@ class ConsoleSessions(UseCase):
             console_sessions.end(connection, _hash(secret))
 
     def claim_form(self, name: str) -> bool:
-        """Whether this is the first form with that name. All nodes remember it for as long as a session lasts. Raises
-        TrustUnavailable where the database takes no writes."""
-        return self._guard.claim("console", name, self._clock() + self._limits.console_session)
+        """Whether this is the first form with that name. All nodes remember it for as long as a session, or a sign-in,
+        lasts. Raises TrustUnavailable where the database takes no writes."""
+        return self._guard.claim("console", name, self._clock() + max(self._limits.console_session, SIGN_IN_LASTS))
 
     def end_all(self, operator: Operator) -> int:
         """Ends all sessions of an operator, in each browser. Returns their number."""

@@ -111,6 +111,26 @@ def refusal(registry: Driver, browser: Browser, status: int = 401) -> str:
 # ---- the way in
 
 
+@pytest.mark.parametrize("path", ["services/a%0d%0aX:y", "services/a%3Fkey=1", "services?q=" + "a" * 4000])
+def test_whatever_page_a_stranger_asked_for_the_sign_in_leads_to_a_page_of_ours(registry: Driver, path: str) -> None:
+    browser = Browser(registry)
+    browser.open(f"/console/{path}")
+    answer = browser.sign_in(token_of(registry, Role.VIEWER))
+    assert answer.status_code in (200, 400, 404)
+    assert answer.request.path.startswith("/console/")
+    assert "key=" not in answer.request.query_string.decode()
+
+
+def test_an_admin_of_the_issuer_makes_no_token_that_would_outlive_it(registry: Driver, issuer: SignInIssuer) -> None:
+    issuer.person["groups"] = ["platform-admins"]
+    browser = Browser(registry)
+    sign_in(browser)
+    assert "make it with an operator token" in browser.open("/console/settings/operators").get_data(as_text=True)
+    before = len(registry.registry.operators.page("", 100)["operator_tokens"])
+    assert browser.send("/console/settings/operators", role="admin", days="90").status_code == 403
+    assert len(registry.registry.operators.page("", 100)["operator_tokens"]) == before
+
+
 @pytest.mark.parametrize(
     ("groups", "role"),
     [
