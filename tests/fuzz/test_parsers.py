@@ -37,6 +37,7 @@ from peerseal.protocol.tokens import claims as shared
 from peerseal.protocol.tokens import introspection, oidc
 from peerseal.protocol.tokens import proof as proofs
 from peerseal.protocol.tokens import request as tokens
+from peerseal.protocol.tokens import response as responses
 from peerseal.protocol.tokens import transaction as transactions
 from peerseal.testing import MemoryRegistry
 from peerseal.verify.target import check_external_prefix, routed_target
@@ -162,6 +163,8 @@ def protocol_parsers() -> list[Parser]:
     note_key = named_note_key()
     note = checkpoint.sign_checkpoint(checkpoint.Checkpoint(forge.DOMAIN, 3, b"r" * 32), note_key)
     ledger_jwk = checkpoint.ledger_jwk(note_key.public_key())
+    hashed = responses.request_hash(request)
+    answer = responses.ResponseToken(forge.CALLEE, forge.CALLER, forge.NOW, hashed, 200, encoding.DIGEST_OF_NOTHING)
     log_key = str(cosignature.NoteKey.of(forge.DOMAIN, cosignature.LOG_KEY, note_key.public_key()))
     signatures = note.partition("\n\n")[2]
     transaction = transactions.TransactionToken(
@@ -202,6 +205,7 @@ def protocol_parsers() -> list[Parser]:
             ),
         ),
         members(tokens.check_request_claims, claims),
+        members(responses.check_response_claims, answer.claims()),
         text(shared.check_jti, forge.JTI),
         members(events_module().check_event_claims, event),
         octets(transactions.TransactionToken.read, encoding.canonical_json(transaction.claims())),

@@ -27,6 +27,7 @@ ENDPOINTS = {
     "asap": "active_key",
     "described": "docs openapi",
     "documents": "changes current key_set_part key_statement plain_key_set recent_changes signed_key_set",
+    "error_codes": "show",
     "exchange": "token",
     "front": "front",
     "health": "healthz readyz",
