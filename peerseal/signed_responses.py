@@ -1,4 +1,4 @@
-"""Signed responses, the callee's side: what is signed, for whom, and the wrappers that do it for WSGI and ASGI.
+"""The callee signs its responses: what it signs, for which callers, and the wrappers for WSGI and ASGI.
 
 Only an answer to a verified caller is signed, and only once that caller's token is spent: so a stranger, or a copy of a
 request, gets no signature. The wrappers stand outside of the check before the application, and see the answer as the
@@ -21,7 +21,7 @@ from peerseal.protocol.tokens.response import (
     signed_headers,
 )
 from peerseal.runtime.metrics import Tally
-from peerseal.runtime.options import check_header_name, check_is, check_whole, shortened
+from peerseal.runtime.options import check_header_names, check_whole, shortened
 from peerseal.wsgi_environ import environ_key
 
 if TYPE_CHECKING:
@@ -123,11 +123,7 @@ def check_signing(mode: object, bound: Any, max_body: object) -> None:
     """Raises ConfigurationError for invalid options."""
     if not (isinstance(mode, bool) or plain_text(mode) == _ON_REQUEST):
         raise ConfigurationError(f"sign_responses={shortened(mode)}: expected True, False or {_ON_REQUEST!r}")
-    if isinstance(bound, str):
-        raise ConfigurationError("bind_response_headers is one string; give a tuple of names")
-    check_is("bind_response_headers", bound, Collection, "a tuple of names")
-    for name in bound:
-        check_header_name("bind_response_headers", name)
+    check_header_names("bind_response_headers", bound)
     if wrong := _NOT_SIGNED.intersection(name.lower() for name in bound):
         raise ConfigurationError(f"bind_response_headers: these headers cannot be signed: {', '.join(sorted(wrong))}")
     check_whole("max_signed_body", max_body)

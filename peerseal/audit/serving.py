@@ -25,7 +25,7 @@ _QUEUED = 1024
 """Connections that wait for one of these to end: peers that learn of a change ask for the documents all at once."""
 _PATIENCE = 1.0
 """Seconds for which the first of them waits before it is closed: idle connections do not keep others out for long."""
-LOOK = 0.1
+_LOOK = 0.1
 """Seconds between two looks whether the server is to end."""
 
 
@@ -117,14 +117,23 @@ def served(folder: Path, address: str | None, peers: WaitingPeers | None = None)
     if address is None:
         yield None
         return
+    handler = partial(_Handler, folder=folder, peers=peers)
+    with running(lambda at: BoundedServer(at, handler), f"--serve {address}", address, "mirror") as port:
+        yield port
+
+
+@contextmanager
+def running(
+    make: Callable[[tuple[str, int]], BoundedServer], option: str, address: str, thread_name: str
+) -> Iterator[int]:
+    """Runs a server at ``HOST:PORT`` in the block, in a thread, and gives the port. Raises ConfigurationError, which
+    names the ``option``."""
     host, _, port = address.rpartition(":")
     try:
-        server = BoundedServer(
-            (host.strip("[]") or "127.0.0.1", int(port)), partial(_Handler, folder=folder, peers=peers)
-        )
+        server = make((host.strip("[]") or "127.0.0.1", int(port)))
     except (OSError, ValueError, OverflowError) as error:
-        raise ConfigurationError(f"--serve {address}: expected HOST:PORT that is free ({error})") from error
-    thread = Thread(target=server.serve_forever, args=(LOOK,), name="mirror", daemon=True)
+        raise ConfigurationError(f"{option}: expected HOST:PORT that is free ({error})") from error
+    thread = Thread(target=server.serve_forever, args=(_LOOK,), name=thread_name, daemon=True)
     thread.start()
     try:
         yield server.server_port

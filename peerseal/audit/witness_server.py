@@ -9,12 +9,10 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler
 from socket import SHUT_RDWR, socket
-from threading import Thread
 from typing import Any, Final
 
-from peerseal.audit.serving import LOOK, BoundedServer
+from peerseal.audit.serving import BoundedServer, running
 from peerseal.audit.witness import MAX_SUBMISSION, SIZE_TYPE, SubmissionRefused, Witness
-from peerseal.errors import ConfigurationError
 from peerseal.runtime.metrics import Metric, Tally, metrics
 from peerseal.runtime.settings import whole_number
 
@@ -164,16 +162,6 @@ class _Server(BoundedServer):
 def witnessing(witness: Witness, address: str, tell: Told = lambda _: None) -> Iterator[int]:
     """Serves the witness at ``HOST:PORT`` in the block, and gives the port. At the end of the block it takes no more
     submissions; one that is kept by then and was not answered may be repeated. Raises ConfigurationError."""
-    host, _, port = address.rpartition(":")
-    try:
-        server = _Server((host.strip("[]") or "127.0.0.1", int(port)), _Served(witness, tell))
-    except (OSError, ValueError, OverflowError) as error:
-        raise ConfigurationError(f"--listen {address}: expected HOST:PORT that is free ({error})") from error
-    thread = Thread(target=server.serve_forever, args=(LOOK,), name="witness", daemon=True)
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    served = _Served(witness, tell)
+    with running(lambda at: _Server(at, served), f"--listen {address}", address, "witness") as port:
+        yield port

@@ -7,8 +7,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Collection, Sequence
+from typing import Any, cast
 
 from peerseal.errors import ConfigurationError, InvalidName
 from peerseal.protocol.names import check_thumbprint
@@ -88,6 +88,15 @@ def check_header_name(name: str, value: object) -> None:
     text = plain_text(value)
     if text is None or not _HEADER_NAME.fullmatch(text):
         raise _mistake(name, value, "the name of a request header")
+
+
+def check_header_names(name: str, value: Any) -> None:
+    """Raises ConfigurationError for anything but a collection of names of HTTP headers."""
+    if isinstance(value, str):
+        raise ConfigurationError(f"{name} is one string; give a tuple of names")
+    check_is(name, value, Collection, "a tuple of names")
+    for header in value:
+        check_header_name(name, header)
 
 
 def check_pin(pin: object) -> str:

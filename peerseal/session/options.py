@@ -13,6 +13,7 @@ from peerseal.runtime.options import (
     check_callable,
     check_flag,
     check_header_name,
+    check_header_names,
     check_is,
     check_number,
     check_whole,
@@ -104,7 +105,7 @@ class SessionOptions:
         check_header_name("header", self.header)
         check_callable("sleep", self.sleep)
         check_flag("require_signed_response", self.require_signed_response)
-        _check_names("signed_response_headers", self.signed_response_headers)
+        check_header_names("signed_response_headers", self.signed_response_headers)
         _check_bound(self.bind_headers)
 
     @property
@@ -123,15 +124,7 @@ class SessionOptions:
         return (self.limits.connect_timeout, self.limits.read_timeout) if self.timeout is None else self.timeout
 
 
-def _check_names(option: str, names: Collection[str]) -> None:
-    if isinstance(names, str):
-        raise ConfigurationError(f"{option} is one string; give a tuple of names")
-    check_is(option, names, Collection, "a tuple of names")
-    for name in names:
-        check_header_name(option, name)
-
-
 def _check_bound(names: Collection[str]) -> None:
-    _check_names("bind_headers", names)
+    check_header_names("bind_headers", names)
     if wrong := _OF_THE_TRANSPORT.intersection(name.lower() for name in names):
         raise ConfigurationError(f"headers that only the transport knows cannot be bound: {', '.join(sorted(wrong))}")

@@ -146,7 +146,7 @@ class Note:
 
 
 def read_signature_lines(lines: str) -> Iterator[SignatureLine]:
-    """The signatures in the lines, each of which ends with a newline. Raises DocumentRefused."""
+    """Reads signature lines. Each line ends with a newline. Raises DocumentRefused."""
     each = (plain_text(lines) or "").split("\n")
     if each.pop() or not 0 < len(each) <= MAX_SIGNATURES:
         raise _bad(f"{len(each)} signature lines, expected 1 to {MAX_SIGNATURES}, each with its newline")
