@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from urllib.parse import quote, urlsplit
 
-from flask import Flask, flash, g, request, session
+from flask import Flask, current_app, flash, g, request, session
 from flask.sessions import SecureCookieSessionInterface
 from flask_wtf import CSRFProtect  # type: ignore[import-untyped]
 
@@ -13,7 +13,7 @@ from peerseal.protocol.hosts import is_loopback_host
 from registry.domain.errors import BadRequest, RoleRefused, StorageUnavailable
 from registry.services.access.console_sessions import Session
 from registry.services.access.operators import Operator, Role
-from registry.web.wire import registry
+from registry.web.wire import is_navigation, registry
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +27,33 @@ class ConsoleCookie(SecureCookieSessionInterface):
     """The cookie of a browser: no script reads it, no other site sends it, and off loopback it needs https."""
 
     def get_cookie_secure(self, app: Flask) -> bool:
-        """See SessionInterface. A proxy may ask with the address of this host: what it adds tells that it is there."""
-        forwarded = any(name == "Forwarded" or name.startswith("X-Forwarded-") for name, _ in request.headers)
-        return forwarded or not is_loopback_host(urlsplit(f"//{request.host}").hostname)
+        """See SessionInterface."""
+        return needs_https()
+
+    def get_cookie_name(self, app: Flask) -> str:
+        """See SessionInterface."""
+        return placed(COOKIE, super().get_cookie_path(app))[0]
+
+    def get_cookie_path(self, app: Flask) -> str:
+        """See SessionInterface."""
+        return placed(COOKIE, super().get_cookie_path(app))[1]
+
+
+def needs_https() -> bool:
+    """Whether browsers may send cookies over https alone: where the console's own URL has https, and off loopback. A
+    proxy may ask with the address of this host; what it adds tells that it is there."""
+    settings = registry().settings
+    own = "" if settings.operator_issuer is None else settings.operator_issuer.console_url
+    forwarded = any(name == "Forwarded" or name.startswith("X-Forwarded-") for name, _ in request.headers)
+    return own.startswith("https:") or forwarded or not is_loopback_host(urlsplit(f"//{request.host}").hostname)
+
+
+def placed(name: str, path: str) -> tuple[str, str]:
+    """The name and the path of a cookie. With ``__Host-`` no other host of the domain can set it, and it is for the
+    whole host; below a prefix, where the host has other programs, its path stays (RFC 6265bis section 4.1.3)."""
+    if not needs_https():
+        return name, path
+    return (f"__Secure-{name}", path) if registry().settings.external_prefix else (f"__Host-{name}", "/")
 
 
 def signed_in() -> Session | None:
@@ -46,7 +70,7 @@ def arrives_without_cookie() -> bool:
     """Whether a link of another site led here. The browser then keeps our cookie back, and would take a new one in its
     place: the page has to be asked for once more, from a page of ours (RFC 6265bis section 5.2)."""
     foreign = request.headers.get("Sec-Fetch-Site") == "cross-site" and request.method == "GET"
-    return foreign and COOKIE not in request.cookies
+    return foreign and current_app.session_interface.get_cookie_name(current_app) not in request.cookies
 
 
 def operator(needs: Role = Role.VIEWER) -> Operator:
@@ -85,7 +109,7 @@ def end() -> None:
 
 def note_wanted() -> None:
     """Notes the page that was asked for, to show it after the sign-in. What a script asked for is no page."""
-    if request.headers.get("Sec-Fetch-Mode", "navigate") == "navigate":
+    if is_navigation():
         query = request.query_string.decode("ascii", "replace")
         wanted = registry().settings.external_prefix + quote(request.path) + (f"?{query}" if query else "")
         if len(wanted) <= _LONGEST_WANTED and wanted.isascii():

@@ -29,7 +29,7 @@ from peerseal.protocol.hosts import inner_address
 from peerseal.runtime.backoff import backoff
 from registry.services.bounded_cache import BoundedCache
 from registry.settings import Settings
-from registry.web.wire import WRITING
+from registry.web.wire import WRITING, is_navigation
 
 log = logging.getLogger(__name__)
 
@@ -127,9 +127,11 @@ def limit_refusals(app: Flask, settings: Settings) -> None:
         if _is_counted() and limit.exceeded(account := calling_account()):
             log.info("more than %d refusals per minute: account=%s", settings.limits.refusals_per_minute, account)
             raise TooManyRequests(retry_after=WINDOW)
+        if _is_sign_in():
+            limit.add(calling_account())
 
     def count(response: Response) -> Response:
-        if _is_counted() and _is_refusal(response):
+        if _is_counted() and not _is_sign_in() and _is_refusal(response):
             limit.add(calling_account())
         return response
 
@@ -138,18 +140,24 @@ def limit_refusals(app: Flask, settings: Settings) -> None:
 
 
 SIGN_INS = frozenset(("console.sign_in.begin", "console.issuer_sign_in.finish"))
-"""The endpoints whose calls all count: each that succeeds adds a row to the audit trail, which keeps it."""
+"""The endpoints whose calls all count, since each that succeeds adds a row to the audit trail, which keeps it. They
+count before they are answered: of many at once, all would ask the issuer before the first is refused."""
+
+
+def _is_sign_in() -> bool:
+    """Whether a person signs in. A picture or a frame in a page of another site spends no refusals: it is refused
+    before anything is read."""
+    return request.endpoint in SIGN_INS and (request.method in WRITING or is_navigation())
 
 
 def _is_counted() -> bool:
-    """Whether the call may be refused for its account: it writes, or it comes back from the operators' issuer."""
-    return bool(request.endpoint) and (request.method in WRITING or request.endpoint in SIGN_INS)
+    """Whether the call may be refused for its account: it writes, or a person signs in."""
+    return bool(request.endpoint) and (request.method in WRITING or _is_sign_in())
 
 
 def _is_refusal(response: Response) -> bool:
     """Refused, or left pending. What failed on our side is not the caller's refusal."""
-    counts = response.status_code == 202 or request.endpoint in SIGN_INS
-    return counts or 400 <= response.status_code < 500
+    return response.status_code == 202 or 400 <= response.status_code < 500
 
 
 def _storage(url: str) -> Storage:

@@ -25,6 +25,14 @@ EXTENSION = "peerseal-registry"
 WRITING = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 """The methods of calls that may change something."""
 
+
+def is_navigation() -> bool:
+    """Whether the call shows a page, as far as the browser says: no picture, frame or script of a page asks (Fetch
+    Metadata Request Headers, sections 2.1 and 2.2)."""
+    mode, place = request.headers.get("Sec-Fetch-Mode", "navigate"), request.headers.get("Sec-Fetch-Dest", "document")
+    return (mode, place) == ("navigate", "document")
+
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # PostgreSQL takes no NUL in a text
 _JSON = re.compile(r"application/json(?: *; *charset=\"?utf-8\"?)?", re.IGNORECASE)
 

@@ -138,6 +138,20 @@ def test_only_the_jobs_have_the_owners_url_and_only_init_the_root_key(everything
     assert mounting("peerseal-registry-database") == {NAME}
 
 
+def test_the_console_proves_itself_to_the_issuer_with_files_of_secrets(everything: Objects) -> None:
+    node = named(everything, "Deployment", NAME)["spec"]["template"]["spec"]
+    files = {each["name"]: each.get("value") for each in node["containers"][0]["env"]}
+    mounted = {each["mountPath"]: each["name"] for each in node["containers"][0]["volumeMounts"]}
+    secrets = {each["name"]: each["secret"] for each in node["volumes"] if "secret" in each}
+    for setting, secret in (
+        ("REGISTRY_CONSOLE_OIDC_CLIENT_SECRET_FILE", "registry-console-client"),
+        ("REGISTRY_CONSOLE_OIDC_CA_FILE", "registry-console-ca"),
+    ):
+        folder, _, name = str(files[setting]).rpartition("/")
+        assert secrets[mounted[folder]]["secretName"] == secret
+        assert [item["path"] for item in secrets[mounted[folder]]["items"]] == [name]
+
+
 def test_init_runs_before_the_first_install_and_migrate_before_each_upgrade(everything: Objects) -> None:
     hooks = {
         each["metadata"]["name"]: each["metadata"]["annotations"]["helm.sh/hook"]

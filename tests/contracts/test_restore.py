@@ -392,6 +392,15 @@ def test_no_call_that_was_accepted_before_is_accepted_again(life: Life, node: Dr
     assert node.rotate(life.current, key(), "client").status_code == 201
 
 
+def test_sessions_that_were_ended_after_the_backup_stay_ended(registry: Driver, tmp_path: Path, clock: Clock) -> None:
+    sessions = registry.registry.console_sessions
+    secret = sessions.begin(registry.registry.operators.create(Role.VIEWER, 3_600)[1])
+    copy = keep(registry, tmp_path / "copy")
+    assert sessions.find(secret) is not None
+    assert not restored(registry, copy).anything
+    assert sessions.find(secret) is None
+
+
 def test_applicants_of_the_backup_are_let_go(registry_database: str, tmp_path: Path, clock: Clock) -> None:
     """Some were admitted since, some rejected: no copy tells which."""
     registry = Driver(registry_database, tmp_path / "home", clock, applicants=True)

@@ -15,13 +15,13 @@ from itsdangerous import BadSignature, URLSafeSerializer, want_bytes
 
 from peerseal.errors import TrustUnavailable
 from registry.console.rendering import link, page
-from registry.console.request import ConsoleCookie, end, take_wanted
 from registry.console.request import begin as begin_session
+from registry.console.request import end, needs_https, placed, take_wanted
 from registry.domain.errors import NotFound, OperatorRefused, RoleRefused
 from registry.services.access.console_sessions import SIGN_IN_LASTS
 from registry.services.access.issuer_sign_in import Attempt, IssuerSignIn
 from registry.web.problems import log_refusal
-from registry.web.wire import registry
+from registry.web.wire import is_navigation, registry
 
 blueprint = Blueprint("issuer_sign_in", __name__)
 
@@ -38,7 +38,7 @@ def begin() -> Response:
     try:
         address = _issuer().address(_attempt(secret))
     except TrustUnavailable as error:
-        return _refused(error, "unavailable")
+        return _forget(_refused(error, "unavailable"))
     end()
     answer = page("issuer_leave.html", address=address)
     value = want_bytes(_serializer().dumps({"secret": secret, "until": until, "wanted": wanted})).decode("ascii")
@@ -47,43 +47,52 @@ def begin() -> Response:
 
 @blueprint.get("/sign-in/oidc/callback")
 def finish() -> Response:
-    """Signs in as the person whom the issuer names. An attempt counts once, whatever comes of it."""
+    """Signs in as the person whom the issuer names. An attempt counts once, whatever comes of it; an answer that is of
+    no attempt of this browser leaves its attempt as it is."""
     try:
-        secret, wanted = _begun()
-        person, role = _issuer().person(_attempt(secret), _parameters())
-        session = registry().console_sessions.begin_as(person, role)
-    except TrustUnavailable as error:
-        return _refused(error, "unavailable")
-    except RoleRefused as error:
-        return _refused(error, "no_role")
+        attempt, wanted = _begun()
     except OperatorRefused as error:
         return _refused(error, "answer")
+    try:
+        return _forget(_finished(attempt, wanted))
+    except TrustUnavailable as error:
+        return _forget(_refused(error, "unavailable"))
+    except RoleRefused as error:
+        return _forget(_refused(error, "no_role"))
+    except OperatorRefused as error:
+        return _forget(_refused(error, "answer"))
+
+
+def _finished(attempt: Attempt, wanted: str | None) -> Response:
+    """The page after the sign-in. Raises OperatorRefused, RoleRefused or TrustUnavailable."""
+    session = registry().console_sessions.begin_as(*_issuer().person(attempt, _parameters()))
     begin_session(session)
-    return _forget(page("issuer_arrival.html", address=wanted or link("console.overview.show")))
+    return page("issuer_arrival.html", address=wanted or link("console.overview.show"))
 
 
 def _refused(error: TrustUnavailable | RoleRefused | OperatorRefused, why: str) -> Response:
     """The sign-in page, which says why in general; the log has the details."""
     log_refusal(error.status, error.code, str(error), "")
-    return _forget(page("sign_in.html", error.status, issuer_refused=why))
+    return page("sign_in.html", error.status, issuer_refused=why)
 
 
-def _begun() -> tuple[str, str | None]:
-    """The secret of the attempt that this browser began, and the page that was asked for before. Raises
-    OperatorRefused."""
+def _begun() -> tuple[Attempt, str | None]:
+    """The attempt that this browser began, and the page that was asked for before. Raises OperatorRefused."""
+    if not is_navigation():
+        raise OperatorRefused("a part of a page asks, such as a picture: the issuer sends the browser itself")
     try:
-        value: Mapping[str, str | int | None] = _serializer().loads(request.cookies.get(COOKIE, ""))
+        value: Mapping[str, str | int | None] = _serializer().loads(request.cookies.get(_cookie()[0], ""))
     except BadSignature as error:
         raise OperatorRefused("this browser began no sign-in at the issuer") from error
     secret, until, wanted = str(value["secret"]), int(value["until"] or 0), value["wanted"]
     if registry().clock() >= until:
         raise OperatorRefused("the sign-in at the issuer took too long")
-    sent = request.args.get("state", "")
-    if not hmac.compare_digest(sent.encode("utf-8", "replace"), _attempt(secret).state.encode()):
+    attempt = _attempt(secret)
+    if not attempt.is_answered_by(request.args.get("state", "")):
         raise OperatorRefused("the issuer's answer is not of the sign-in that this browser began")
     if not registry().console_sessions.claim_form(f"sign-in {hashlib.sha256(secret.encode()).hexdigest()}"):
         raise OperatorRefused("the sign-in was finished before")
-    return secret, None if wanted is None else str(wanted)
+    return attempt, None if wanted is None else str(wanted)
 
 
 def _parameters() -> Mapping[str, str]:
@@ -127,6 +136,11 @@ def _forget(answer: Response) -> Response:
 
 def _with_cookie(answer: Response, value: str, seconds: int) -> Response:
     """Sets the cookie of the attempt, for so many seconds; 0 removes it."""
-    path, secure = link("console.issuer_sign_in.begin"), ConsoleCookie().get_cookie_secure(current_app)
-    answer.set_cookie(COOKIE, value, max_age=seconds, path=path, secure=secure, httponly=True, samesite="Lax")
+    name, path = _cookie()
+    answer.set_cookie(name, value, seconds, path=path, secure=needs_https(), httponly=True, samesite="Lax")
     return answer
+
+
+def _cookie() -> tuple[str, str]:
+    """The name and the path of that cookie."""
+    return placed(COOKIE, link("console.issuer_sign_in.begin"))

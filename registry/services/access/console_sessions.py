@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from peerseal.verify.replay.guards import ReplayGuard
+from registry.domain.errors import RoleRefused
 from registry.services.access.operators import Operator, Operators, Person, Role
 from registry.services.use_case import Node, UseCase
 from registry.storage.queries import audit, console_sessions, people
@@ -50,11 +51,15 @@ class ConsoleSessions(UseCase):
         with self._store.write() as connection:
             return self._begun(connection, operator, operator.id)
 
-    def begin_as(self, person: Person, role: Role) -> str:
-        """Begins a session of a person with that role, as `begin` does."""
+    def begin_as(self, person: Person, role: Role | None) -> str:
+        """Begins a session of a person with that role, as `begin` does. Raises RoleRefused for a person without one,
+        whose sessions of before end."""
         with self._store.write() as connection:
-            operator = self._operators.of_person(connection, person, role, self._limits.console_session)
-            return self._begun(connection, operator, f"{operator.id}: {person}")
+            if role is not None:
+                operator = self._operators.of_person(connection, person, role, self._limits.console_session)
+                return self._begun(connection, operator, f"{operator.id}: {person}")
+            self._operators.revoke_person(connection, person)
+        raise RoleRefused(f"no group of {person} has a role here")
 
     def _begun(self, connection: Connection, operator: Operator, subject: str) -> str:
         secret, now = secrets.token_urlsafe(32), self._now()

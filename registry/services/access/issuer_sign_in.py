@@ -3,9 +3,9 @@ RFC 7636, RFC 9207). Authlib speaks the protocol, `peerseal.transport` makes the
 ID token. The steps:
 
 1. `IssuerSignIn.address`: the address at the issuer, with ``state``, ``nonce`` and the challenge of one attempt
-2. `IssuerSignIn.person`: the answer is of this attempt and this issuer; the code becomes an ID token
-3. the ID token is signed by the issuer's key, for this client and this attempt, and valid now
-4. the groups in it have a role
+2. `Attempt.is_answered_by`: the answer is of this attempt
+3. `IssuerSignIn.person`: the answer is of this issuer; the code becomes an ID token, which is signed by the issuer's
+   key, for this client and this attempt, and valid now; the groups in it have a role
 """
 
 import hmac
@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from threading import BoundedSemaphore, Lock
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
@@ -35,7 +36,7 @@ from peerseal.protocol.tokens.oidc import MAX_DISCOVERY, UnverifiedToken, Verifi
 from peerseal.runtime.limits import FetchLimits
 from peerseal.transport.fetch import Answer, HttpFetcher, is_loopback, no_larger_than
 from peerseal.verify.issuers import DISCOVERY, OidcIssuer, check_jwks_uri
-from registry.domain.errors import OperatorRefused, RoleRefused
+from registry.domain.errors import OperatorRefused
 from registry.domain.key_quality import check_quality
 from registry.operator_issuer import OperatorIssuer
 from registry.services.access.operators import Person, Role
@@ -48,6 +49,8 @@ METADATA_KEPT: Final = 300.0
 """Seconds for which the issuer's discovery document is used."""
 PAUSE: Final = 5.0
 """Seconds without a call for that document after one that failed: an issuer that hangs must not hold all threads."""
+EXCHANGES: Final = 2
+"""Codes that a worker exchanges at once. Others are refused: an issuer that hangs must not hold all threads."""
 MOST_GROUPS: Final = 1_000
 LONGEST_NAME: Final = 100
 _ID_TOKEN_TYPES: Final = (None, "JWT")
@@ -61,6 +64,10 @@ class Attempt:
     state: str = field(repr=False)
     nonce: str = field(repr=False)
     verifier: str = field(repr=False)
+
+    def is_answered_by(self, state: str) -> bool:
+        """Whether an answer with that ``state`` is of this attempt, so of the browser that began it."""
+        return hmac.compare_digest(state.encode("utf-8", "replace"), self.state.encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +92,7 @@ class IssuerSignIn:
         )
         self._metadata: _Metadata | None = None
         self._read_at = self._failed_at = -math.inf
+        self._exchanges, self._verifying = BoundedSemaphore(EXCHANGES), Lock()
 
     def address(self, attempt: Attempt) -> str:
         """Where the browser goes. Raises TrustUnavailable."""
@@ -94,17 +102,23 @@ class IssuerSignIn:
         )
         return str(url)
 
-    def person(self, attempt: Attempt, answer: Mapping[str, str]) -> tuple[Person, Role]:
-        """Who signed in, and the highest role of the person's groups, by the parameters with which the browser came
-        back. Raises OperatorRefused, RoleRefused for groups without a role, or TrustUnavailable."""
-        if not hmac.compare_digest(answer.get("state", "").encode(), attempt.state.encode()):
-            raise OperatorRefused("the issuer's answer is not of the sign-in that this browser began")
+    def person(self, attempt: Attempt, answer: Mapping[str, str]) -> tuple[Person, Role | None]:
+        """Who signed in, and the highest role of the person's groups, if one of them has a role, by the parameters with
+        which the browser came back, for `attempt.is_answered_by` them. Raises OperatorRefused, or TrustUnavailable also
+        while the issuer is slow for others."""
         metadata = self._discovered()
         if answer.get("iss", None if metadata.names_itself else self._settings.issuer) != self._settings.issuer:
             raise OperatorRefused(f"the answer has iss {answer.get('iss')!r:.100}, expected {self._settings.issuer}")
         if "error" in answer or not answer.get("code"):
             raise OperatorRefused(f"the issuer answered {answer.get('error', 'without a code')!r:.60}")
-        verified = self._verified(self._exchanged(metadata, answer["code"], attempt), attempt)
+        if not self._exchanges.acquire(blocking=False):
+            raise TrustUnavailable(f"{EXCHANGES} sign-ins wait for the issuer: begin again", int(PAUSE))
+        try:
+            id_token = self._exchanged(metadata, answer["code"], attempt)
+            with self._verifying:  # or the second of two would be refused while the first fetches the issuer's keys
+                verified = self._verified(id_token, attempt)
+        finally:
+            self._exchanges.release()
         return _person(verified), self._role(verified)
 
     def _exchanged(self, metadata: _Metadata, code: str, attempt: Attempt) -> str:
@@ -138,17 +152,17 @@ class IssuerSignIn:
             raise OperatorRefused(f"the ID token has azp {authorized!r:.100}, expected {self._settings.client_id}")
         return verified
 
-    def _role(self, verified: VerifiedClaims) -> Role:
-        """The highest role. Raises RoleRefused."""
+    def _role(self, verified: VerifiedClaims) -> Role | None:
+        """The highest role; None, and a line in the log, where no group has one."""
         given = verified.claims.get(self._settings.groups_claim, [])
         groups = [given] if isinstance(given, str) else given
         if not isinstance(groups, list) or len(groups) > MOST_GROUPS:
-            raise RoleRefused(f"the claim {self._settings.groups_claim} is no list of at most {MOST_GROUPS} groups")
+            log.warning("the claim %s is no list of at most %d groups", self._settings.groups_claim, MOST_GROUPS)
+            return None
         named = {group for group in groups if isinstance(group, str)} & self._settings.groups.keys()
-        roles = [Role.of(self._settings.groups[group]) for group in named]
-        if not roles:
-            raise RoleRefused(f"none of the {len(groups)} groups in {self._settings.groups_claim} has a role here")
-        return max(roles)
+        if not named:
+            log.info("none of the %d groups in %s has a role here", len(groups), self._settings.groups_claim)
+        return max((Role.of(self._settings.groups[group]) for group in named), default=None)
 
     def _client(self, metadata: _Metadata) -> Any:
         """Authlib's client, over our calls."""

@@ -15,7 +15,7 @@ from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json
 from peerseal.protocol.ledger.entries import OPERATOR_CREATED, OPERATOR_REVOKED
 from registry.domain.errors import BadRequest, NotFound, OperatorRefused, RoleRefused
 from registry.services.use_case import Json, UseCase
-from registry.storage.queries import audit, people
+from registry.storage.queries import audit, ledger, people
 from registry.storage.queries.ledger import Change
 from registry.storage.queries.tokens import OPERATOR_TOKENS, OperatorTokenRecord
 from registry.storage.unit import Store
@@ -82,7 +82,7 @@ class Person:
 
     def __str__(self) -> str:
         """As the audit trail has it."""
-        return f"{self.name}, {self.subject!r} of {self.issuer}"
+        return f"{self.name!r}, {self.subject!r} of {self.issuer}"
 
 
 def check_operator_token(text: str) -> str:
@@ -179,6 +179,7 @@ class Operators(UseCase):
         """The operator that a person is with that role, for ``lasts`` seconds at least: a record of before, or a new
         one, whose secret is forgotten at once. The ledger therefore knows who acts as it knows each operator, and
         nothing of the person. Records with another role are revoked, and their sessions end with them."""
+        ledger.lock(connection)  # before reading, or a sign-in at another node would add a second record
         now, found = self._now(), None
         for record in people.records(connection, person.digest, now):
             if record.role != role.label:
@@ -189,6 +190,12 @@ class Operators(UseCase):
             found, _ = _add_token(connection, role, max(lasts, _PERSON_TTL), now, CONSOLE)
             people.name(connection, found.id, person.digest, person.name)
         return Operator(found.id, role)
+
+    def revoke_person(self, connection: Connection, person: Person) -> None:
+        """Revokes the records of a person who has no role any more."""
+        now = self._now()
+        for record in people.records(connection, person.digest, now):
+            _revoke(connection, record.id, now, CONSOLE)
 
     def names(self, token_ids: Collection[str]) -> dict[str, str]:
         """The names of the people among these operators, by id."""

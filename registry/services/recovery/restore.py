@@ -28,7 +28,7 @@ from registry.services.recovery.compare import Retention, repair
 from registry.services.recovery.public_copy import PublicCopy, RestoreRefused, Source, read_copy
 from registry.services.recovery.replay import Progress, no_progress
 from registry.services.recovery.verify import check_kept, claimed_size
-from registry.storage.queries import applicants, audit, ledger, used_tokens
+from registry.storage.queries import applicants, audit, console_sessions, ledger, used_tokens
 from registry.storage.queries.ledger import Change
 from registry.storage.unit import Store
 
@@ -168,9 +168,15 @@ def _plan(
 
 
 def _close_guard(store: Store, now: int) -> int:
-    """Refuses signed calls for a while: the tokens that were accepted since the backup are not known."""
     with store.write() as connection:
-        used_tokens.close(connection, now + CLOSED_FOR)
+        return _close(connection, now)
+
+
+def _close(connection: Connection, now: int) -> int:
+    """Ends all sessions of the console, since some of a backup were ended later, and refuses signed calls for a while:
+    the tokens that were accepted since the backup are not known. Returns until when."""
+    console_sessions.remove_all(connection)
+    used_tokens.close(connection, now + CLOSED_FOR)
     return now + CLOSED_FOR
 
 
@@ -261,10 +267,9 @@ def _written(connection: Connection, plan: _Plan, limits: Limits, now: int, dry_
         raise RestoreRefused("copy_altered", "the entries changed in the temporary file")
     rows = repair(connection, copy.replayed.state, copy.replayed.documents(), Retention(now, limits.spent_kept))
     lost = _lost(copy, now, applicants.remove_all(connection))
-    used_tokens.close(connection, now + CLOSED_FOR)
+    until = _close(connection, now)
     change = Change(REGISTRY_RESTORED, by=LOCAL, data={"first": before.size + 1, "last": size})
     edge = audit.append_act(connection, now, change, copy.checkpoint.origin).after
-    until = now + CLOSED_FOR
     return Restored(copy.source.name, before.size, size, edge.size, edge.root, dry_run, rows, lost, until, dropped)
 
 

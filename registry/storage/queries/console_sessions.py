@@ -51,3 +51,8 @@ def end_all(connection: Connection, operator: str) -> int:
 def remove_past(connection: Connection, now: int) -> int:
     """Removes expired sessions, and returns their number."""
     return connection.execute(delete(console_sessions).where(console_sessions.c.expires_at <= now)).rowcount
+
+
+def remove_all(connection: Connection) -> None:
+    """Removes the sessions of all operators."""
+    connection.execute(delete(console_sessions))

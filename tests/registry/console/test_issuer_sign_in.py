@@ -3,9 +3,11 @@
 import logging
 import re
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import jwt
@@ -17,13 +19,16 @@ from werkzeug.test import TestResponse
 
 from peerseal.errors import ConfigurationError
 from registry.operator_issuer import OperatorIssuer
+from registry.services.access.issuer_sign_in import EXCHANGES
 from registry.services.access.operators import Role
 from registry.services.recovery.verify import verify
 from registry.settings import Settings
+from registry.storage.queries import used_tokens
 from registry.storage.tables import entries
 from tests.registry.console.browser import Browser
 from tests.registry.console.conftest import browser_of, token_of
 from tests.registry.driver import Clock, Driver
+from tests.support.brokers import eventually
 from tests.support.issuer import DISCOVERY, ENDLESS, JWKS
 from tests.support.sign_in_issuer import CLIENT, SECRET, TOKEN, SignInIssuer, running_sign_in_issuer
 
@@ -185,7 +190,7 @@ def test_the_audit_trail_names_the_person_and_the_ledger_does_not(
     sign_in(stranger)
     last = acts(registry)[-1]
     assert last["act"] == "signed_in"
-    assert last["subject"] == f"{last['by']['operator']}: ada, '8f1d' of {issuer.url}"
+    assert last["subject"] == f"{last['by']['operator']}: 'ada', '8f1d' of {issuer.url}"
     with registry.store.read() as connection:
         bodies = b"".join(connection.execute(select(entries.c.body)).scalars())
     assert last["by"]["operator"].encode() in bodies
@@ -247,6 +252,19 @@ def test_a_person_with_another_role_loses_the_sessions_of_the_role_before(
     sign_in(other)
     assert (is_in(stranger), is_in(other)) == (False, True)
     assert "viewer ada" in other.text()
+
+
+def test_a_person_who_lost_all_groups_loses_the_sessions_of_before(
+    registry: Driver, issuer: SignInIssuer, stranger: Browser
+) -> None:
+    sign_in(stranger)
+    issuer.person["groups"] = []
+    assert sign_in(Browser(registry)).status_code == 403
+    assert not is_in(stranger)
+    issuer.person["groups"] = ["sre"]
+    sign_in(stranger)
+    assert is_in(stranger)
+    assert verify(registry.store, registry.settings.limits, clock=registry.clock).whole
 
 
 def test_an_admin_ends_a_persons_sessions_by_the_operators_id(
@@ -456,7 +474,83 @@ def test_an_issuer_that_is_down_is_not_asked_by_each_click(issuer: SignInIssuer,
     assert issuer.fetched[DISCOVERY] <= 2  # a closed connection is tried once more
 
 
+@pytest.fixture
+def slow_issuer(issuer: SignInIssuer) -> Iterator[Event]:
+    """The token endpoint answers once the event is set."""
+    answers = Event()
+
+    def forge(token: str) -> str:
+        answers.wait(20)
+        return token
+
+    issuer.forge = forge
+    yield answers
+    answers.set()
+
+
+def come_back_and_wait(pool: ThreadPoolExecutor, node: Driver, issuer: SignInIssuer) -> list[Future[int]]:
+    """As many people as may wait for the issuer at once."""
+    ways = [(browser, leave(browser)) for browser in (Browser(node) for _ in range(EXCHANGES))]
+    answers = [pool.submit(lambda way: come_back(*way).status_code, way) for way in ways]
+    eventually(lambda: len(issuer.forms) == EXCHANGES, "a full queue at the issuer")
+    return answers
+
+
+def test_an_issuer_that_hangs_holds_few_threads(registry: Driver, issuer: SignInIssuer, slow_issuer: Event) -> None:
+    with ThreadPoolExecutor(EXCHANGES) as pool:
+        answers = come_back_and_wait(pool, registry, issuer)
+        late = Browser(registry)
+        assert come_back(late, leave(late)).status_code == 503
+        assert "does not answer now" in late.text()
+        slow_issuer.set()
+        assert [answer.result(20) for answer in answers] == [200] * EXCHANGES
+    assert len(issuer.forms) == EXCHANGES
+    sign_in(late)
+    assert is_in(late)
+
+
+def test_brute_force_a_burst_is_counted_before_the_issuer_answers(
+    registry: Driver, issuer: SignInIssuer, slow_issuer: Event
+) -> None:
+    limits = replace(registry.settings.limits, refusals_per_minute=EXCHANGES)
+    node = registry.node(console=True, operator_issuer=operator_issuer(issuer), limits=limits)
+    with ThreadPoolExecutor(EXCHANGES) as pool:
+        come_back_and_wait(pool, node, issuer)
+        assert Browser(node).client.get(f"{CALLBACK}?state=x&code=y").status_code == 429
+        slow_issuer.set()
+    node.close()
+
+
+def test_a_database_that_takes_no_sign_ins_is_not_the_issuers_fault(registry: Driver, stranger: Browser) -> None:
+    address = leave(stranger)
+    with registry.store.write() as connection:
+        used_tokens.close(connection, int(registry.clock()) + 100)
+    assert come_back(stranger, address).status_code == 503
+    assert "issuer does not answer" not in stranger.text()
+
+
 # ---- attacks
+
+
+@pytest.mark.parametrize(("mode", "place"), [("no-cors", "image"), ("navigate", "iframe"), ("cors", "empty")])
+def test_cross_site_parts_of_a_page_neither_end_an_attempt_nor_spend_refusals(
+    registry: Driver, issuer: SignInIssuer, mode: str, place: str
+) -> None:
+    limits = replace(registry.settings.limits, refusals_per_minute=2)
+    node = registry.node(console=True, operator_issuer=operator_issuer(issuer), limits=limits)
+    browser = Browser(node)
+    address = leave(browser)
+    headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": place}
+    for shown in (address, f"{CALLBACK}?state=x&code=y") * 2:
+        assert browser.client.get(shown, headers=headers).status_code == 401
+    assert come_back(browser, address).status_code == 200
+    node.close()
+
+
+def test_login_csrf_an_answer_of_no_attempt_leaves_the_attempt_of_the_browser(stranger: Browser) -> None:
+    address = leave(stranger)
+    assert come_back(stranger, f"{CALLBACK}?state=x&code=y").status_code == 401
+    assert come_back(stranger, address).status_code == 200
 
 
 def test_login_csrf_a_browser_that_began_nothing_is_not_signed_in(registry: Driver, stranger: Browser) -> None:
@@ -582,6 +676,34 @@ def test_cookies_the_attempt_is_lax_and_the_session_strict(registry: Driver, str
     session = next(each for each in cookies if each.startswith("peerseal-console="))
     assert {"HttpOnly", "SameSite=Strict"} <= {part.strip() for part in session.split(";")[1:]}
     assert any(each.startswith("peerseal-console-sign-in=;") and "Max-Age=0" in each for each in cookies)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "session", "attempt"),
+    [
+        ("", ("__Host-peerseal-console", "/"), ("__Host-peerseal-console-sign-in", "/")),
+        (
+            "/trust",
+            ("__Secure-peerseal-console", "/trust/console"),
+            ("__Secure-peerseal-console-sign-in", "/trust/console/sign-in/oidc"),
+        ),
+    ],
+)
+def test_cookies_over_https_are_of_this_host_alone(
+    registry: Driver, issuer: SignInIssuer, prefix: str, session: tuple[str, str], attempt: tuple[str, str]
+) -> None:
+    """Also where the proxy that ends https adds no header."""
+    settings = operator_issuer(issuer, console_url=f"https://localhost{prefix}/console")
+    node = registry.node(console=True, operator_issuer=settings, external_prefix=prefix)
+    browser = Browser(node)
+    cookies = browser.open("/console/sign-in").headers.getlist("Set-Cookie")
+    value = cookies[0].partition(";")[0].partition("=")[2]
+    browser.client.set_cookie(session[0], value, path="/console")  # the proxy strips the prefix of the path
+    cookies += browser.send("/console/sign-in/oidc").headers.getlist("Set-Cookie")
+    for name, path in (session, attempt):
+        mine = next(each for each in cookies if each.startswith(f"{name}="))
+        assert {"Secure", "HttpOnly", f"Path={path}"} <= {part.strip() for part in mine.split(";")[1:]}
+    node.close()
 
 
 def test_secrets_are_in_no_page_address_or_log(

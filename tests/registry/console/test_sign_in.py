@@ -189,8 +189,10 @@ def test_headers_no_frame_no_inline_code_nothing_from_elsewhere(viewer: Browser,
 )
 def test_cookies_are_strict_and_off_loopback_need_https(registry: Driver, host: str, secure: bool) -> None:
     answer = registry.app.test_client().get("/console/sign-in", base_url=f"http://{host}")
-    flags = {part.strip() for part in answer.headers["Set-Cookie"].split(";")[1:]}
-    assert {"HttpOnly", "SameSite=Strict", "Path=/console"} <= flags
+    cookie, *flags = (part.strip() for part in answer.headers["Set-Cookie"].split(";"))
+    name, path = ("__Host-peerseal-console", "/") if secure else ("peerseal-console", "/console")
+    assert cookie.startswith(f"{name}=")
+    assert {"HttpOnly", "SameSite=Strict", f"Path={path}"} <= set(flags)
     assert ("Secure" in flags) is secure
 
 
