@@ -35,6 +35,7 @@ _CLIENT_FOLLOWED = (
 )
 _TRACE: Final = "trace"
 _RAW: Final = "peerseal_raw"  # the body of an answer as it arrived
+_PROVEN: Final = "peerseal_proven"
 _BEFORE_HEADERS: Final = ".send_request_headers.started"
 SENT_BACK: Final = "another origin redirects to this service: such a request is not signed"
 
@@ -114,6 +115,7 @@ class Auth(httpx.Auth):
                     token = self._signer.token_in(attempt.headers)
                     checked = self._responses.check(_head_of(response), request_token=token)
                     checked.with_content(self._raw(response))
+                    _keep_proven_history(response)
             try:
                 attempt = flow.send(response)
             except StopIteration:
@@ -135,6 +137,7 @@ class Auth(httpx.Auth):
                     token = self._signer.token_in(attempt.headers)
                     checked = await _check_in_thread(self._responses, _head_of(response), token)
                     checked.with_content(await self._araw(response))
+                    _keep_proven_history(response)
             try:
                 attempt = flow.send(response)
             except StopIteration:
@@ -288,6 +291,12 @@ def _head_of(response: httpx.Response) -> ResponseHead:
     return ResponseHead.of(
         response.status_code, ((name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs)
     )
+
+
+def _keep_proven_history(response: httpx.Response) -> None:
+    """The history of a proven answer without refusals that were not: they were only a reason to sign once more."""
+    response.extensions[_PROVEN] = True
+    response.history = [earlier for earlier in response.history if _PROVEN in earlier.extensions]
 
 
 def _put_back(response: httpx.Response, content: bytes) -> None:

@@ -211,6 +211,17 @@ def test_a_pretended_replay_costs_one_attempt_and_brings_nothing(world: World, c
     assert len(world.sent) == 2
 
 
+@each_way
+def test_a_pretended_replay_is_not_in_the_history_of_the_answer(world: World, call: Way) -> None:
+    problem = Sent("401 NO", (("Content-Type", "application/problem+json"),), b'{"code": "replayed"}', "")
+    pretended = problem.plus("Content-Length", str(len(problem.body)))
+    world.between = lambda sent: pretended if len(world.sent) in (1, 3) else sent
+    got = call(world, "/moved")
+    assert (got.status, got.body) == (200, BODY)
+    assert [each for each in got.history if each == 401] == []
+    assert len(world.sent) == 4
+
+
 def test_a_copy_of_a_request_gets_no_signature(world: World) -> None:
     WAYS[0](world)
     headers = {"Authorization": f"Bearer {world.sent[-1].request_token}", "Peerseal-Want-Response": "1"}
