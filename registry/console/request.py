@@ -117,7 +117,7 @@ def note_wanted() -> None:
 
 
 def take_wanted() -> str | None:
-    """The path of the page that was asked for, if any. It never leaves the session, so no link can set it."""
+    """The path of the page that was asked for, if any. It stays in signed cookies, so no link can set it."""
     wanted: str | None = session.pop(_WANTED, None)
     return wanted
 
@@ -138,7 +138,7 @@ def is_new_form() -> bool:
         raise BadRequest("invalid_parameter", "the form has no name of its own: send it from the console's own page")
     is_new = registry().console_sessions.claim_form(name)
     if not is_new:
-        flash("This form was sent before: its token was shown once. Make another one if it is lost.", "notice")
+        flash("This form was sent before, and its answer was shown once. Send a new one if that is lost.", "notice")
     return is_new
 
 
