@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 from flask import Blueprint, Response, flash
 
 from peerseal.errors import MalformedToken
-from peerseal.protocol.documents.domain import DomainSettings
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.ledger.checkpoint import ledger_jwk, signed_note_key
+from peerseal.protocol.policies import DomainSettings
 from registry.console.policy_draft import readable
 from registry.console.rendering import link, page, redirect
 from registry.console.request import act, field, is_new_form, number_field, operator, signed_in
