@@ -19,7 +19,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, PeersealError, TrustUnavailable
+from peerseal.errors import (
+    ConfigurationError,
+    DocumentRefused,
+    FetchError,
+    InvalidName,
+    PeersealError,
+    TrustUnavailable,
+)
 from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.ledger.checkpoint import Checkpoint, parse_checkpoint, verify_checkpoint
 from peerseal.protocol.ledger.split_view import (
@@ -389,4 +396,7 @@ class PeerCheckpoints:
 
 def _is_peer(service: str, domain: str) -> bool:
     """Whether it is another service of the domain than the registry itself."""
-    return split_service_id(service)[0] == domain and service != registry_id(domain)
+    try:
+        return split_service_id(service)[0] == domain and service != registry_id(domain)
+    except InvalidName:
+        return False

@@ -97,6 +97,7 @@ class TestWhatIsTold:
         trust = Service(registry).trust
         assert trust.checkpoint_for("test.internal/registry") is None
         assert trust.checkpoint_for("elsewhere.internal/peer") is None
+        assert trust.checkpoint_for("no service id") is None
 
     def test_only_the_logs_own_signature_is_told(self, registry: MemoryRegistry) -> None:
         plain, cosigned = registry.ledger.checkpoint(), "— witness.example " + "AAAA" * 25 + "\n"
@@ -400,7 +401,8 @@ class TestFalseReports:
     def test_a_report_of_a_foreign_service_is_of_another_domain(self, registry: MemoryRegistry) -> None:
         hearer = Service(registry)
         hearer.hears(registry.ledger.checkpoint().encode().hex(), "elsewhere.internal/peer", "no_note")
-        hearer.hears(cp_of(registry.ledger.checkpoint()), "elsewhere.internal/peer", "other_domain")
+        for stranger in ("elsewhere.internal/peer", "test.internal/registry", "no service id", ""):
+            hearer.hears(cp_of(registry.ledger.checkpoint()), stranger, "other_domain")
 
     def test_a_peer_that_tells_much_has_one_place(self, registry: MemoryRegistry) -> None:
         """Its next report replaces the one before."""
