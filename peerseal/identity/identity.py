@@ -101,8 +101,9 @@ class Identity:
                                 join token. Default: only without ``key_dir``.
     ``audit``                   whether accepted requests and minted transactions are audited (docs/how-to/audit.md); by
                                 default as ``PEERSEAL_AUDIT`` says
-    ``share_checkpoints``       whether requests tell callees which checkpoint of the ledger this service believes, once
-                                after each change. All callees must know the claim ``cp`` (docs/how-to/split-view.md).
+    ``share_checkpoints``       whether requests and signed answers tell peers which checkpoint of the ledger this
+                                service believes, once after each change. All callees must know the claim ``cp``
+                                (docs/how-to/split-view.md).
     ``split_view_webhook``      URL that is told if a peer's checkpoint proves that the ledger has two histories
     ``clock``                   returns the seconds since the epoch
     ``fetcher``                 calls the registry; HTTP by default
@@ -385,7 +386,6 @@ class Identity:
         status: int,
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
-        checkpoint: str | None = None,
     ) -> str:
         """A response token (compact JWS): this service answers the request that carried ``request_token`` with exactly
         this status, body and headers. Call it only after a `Verifier` has accepted that request; ``caller`` is the
@@ -393,8 +393,7 @@ class Identity:
 
         ``body`` is what is sent, after content-coding, and empty for an answer to HEAD and for 204 and 304.
         ``headers`` are the headers to sign: ``content-type``, ``content-encoding``, ``location`` and ``etag`` if the
-        answer has them, and any other. ``checkpoint`` is a signed note of the ledger in base64url, at most 512 bytes.
-        Raises UnsignableRequest or TrustUnavailable.
+        answer has them, and any other. Raises UnsignableRequest or TrustUnavailable.
         """
         return response_token(
             self._keys.current(),
@@ -403,7 +402,7 @@ class Identity:
             status=status,
             body=body,
             headers={} if headers is None else headers,
-            checkpoint=checkpoint,
+            checkpoint_for=self._checkpoint_for,
             now=self.clock(),
         )
 

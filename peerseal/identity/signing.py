@@ -109,20 +109,23 @@ def response_token(
     status: int,
     body: bytes = b"",
     headers: Mapping[str, str] = MappingProxyType({}),
-    checkpoint: str | None = None,
+    checkpoint_for: Callable[[str], str | None] | None = None,
     now: float,
 ) -> str:
-    """A response token for one answer; see `Identity.sign_response`."""
+    """A response token for one answer; see `Identity.sign_response`. ``checkpoint_for`` as of `request_token`."""
+    audience = qualify(caller, key.domain)
     token = ResponseToken(
         issuer=key.owner,
-        audience=qualify(caller, key.domain),
+        audience=audience,
         issued_at=int(now),
         request=_checked(lambda: request_hash(request_token)),
         status=status,
         content_digest=_digest_of(_octets(body), None),
         headers=_sendable(headers),
-        checkpoint=checkpoint,
     )
+    if checkpoint_for is not None and (cp := checkpoint_for(audience)) is not None:
+        telling = replace(token, checkpoint=cp)
+        token = telling if len(_checked(telling.payload)) <= _MOST_WITH_CP else token
     return _compact(key, RESPONSE_TYP, token.payload)
 
 

@@ -80,7 +80,7 @@ def call_from(address: str) -> None:
             self.bind((address, 0))
         connect(self, target)
 
-    socket.socket.connect = from_address  # type: ignore[method-assign] # no client library takes an address from us
+    socket.socket.connect = from_address  # type: ignore[method-assign, assignment] # no client library takes an address from us
 
 
 def main() -> None:

@@ -278,8 +278,8 @@ def _shape(made: Vectors) -> None:
     made.bad("iat-with-exponent", "malformed_token", "18e8 is no JSON integer", token=written(exponent))
     made.good("ctx", "data of the application", claims(ctx={"tenant": "a"}), token=token(ctx={"tenant": "a"}))
     made.good("ctx-longest", "1,024 bytes of canonical JSON", token=token(ctx={"a": "b" * 1016}))
-    told = {"cp": told_checkpoint()}
-    made.good("cp", "the checkpoint that the caller believes", claims(**told), token=token(**told))
+    told = told_checkpoint()
+    made.good("cp", "the checkpoint that the caller believes", claims(cp=told), token=token(cp=told))
     comment = "what a cp says is compared later, and refuses no request"
     for name, text in {"empty": "", "no-note": "AAAA", "no-base64url": "?", "too-long": "A" * 700}.items():
         made.good(f"cp-{name}", comment, token=token(cp=text))

@@ -11,11 +11,13 @@ import pytest
 import peerseal
 from demo.processes import environment
 from peerseal import Identity, TrustLimits, Verifier
-from peerseal.errors import ConfigurationError, InvalidName
+from peerseal.errors import ConfigurationError, InvalidName, ResponseRefused
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.ledger.split_view import MAX_CP
+from peerseal.protocol.tokens.response import RESPONSE_HEADER
 from peerseal.testing import MemoryRegistry
+from peerseal.verify.response import ResponseHead, ResponseVerifier
 from tests.support.released import released_code
 from tests.support.two_histories import grow, second_view
 from tests.support.waiting import until
@@ -149,3 +151,30 @@ def test_a_callee_of_the_last_release_refuses_a_token_that_tells_one(domain: Mem
         return run.stdout.strip()
 
     assert [read(signed(caller)), read(signed(caller))] == ["malformed_token", "unknown_key"]
+
+
+class TestAnswers:
+    def answered(self, callee: Identity, caller: Identity) -> tuple[str, str]:
+        """A request token, and the token of its answer."""
+        request = signed(caller)
+        return request, callee.sign_response(request, caller="test.internal/caller", status=204)
+
+    def test_a_signed_answer_tells_each_caller_once(self, domain: MemoryRegistry) -> None:
+        caller = domain.identity("caller", limits=LIMITS)
+        callee = domain.identity("callee", limits=LIMITS, share_checkpoints=True)
+        told = ["cp" in claims_of(self.answered(callee, caller)[1]) for _ in range(3)]
+        assert told == [True, False, False]
+        quiet = domain.identity("quiet", limits=LIMITS)
+        assert "cp" not in claims_of(self.answered(quiet, caller)[1])
+
+    def test_the_caller_compares_it_once_the_head_is_verified(self, domain: MemoryRegistry) -> None:
+        caller = domain.identity("caller", limits=LIMITS)
+        callee = domain.identity("callee", limits=LIMITS, share_checkpoints=True)
+        caller.trust.follow_ledger()
+        verifier = ResponseVerifier(caller.trust, caller="caller", audience="callee")
+        request, answer = self.answered(callee, caller)
+        with pytest.raises(ResponseRefused):
+            verifier.verify(ResponseHead(200, ((RESPONSE_HEADER, answer),)), request_token=request, body=b"")
+        assert heard(caller, "agreed") + heard(caller, "waiting") == 0
+        verifier.verify(ResponseHead(204, ((RESPONSE_HEADER, answer),)), request_token=request, body=b"")
+        until(lambda: heard(caller, "agreed") + heard(caller, "waiting") == 1, what="the comparison")
