@@ -16,7 +16,7 @@ from peerseal.protocol.ledger.split_view import MAX_EVIDENCE, Evidence, Verdict
 from peerseal.runtime.files import read_file
 from peerseal.runtime.options import check_pin
 from peerseal.runtime.settings import named
-from peerseal.runtime.terminal import say, say_json
+from peerseal.runtime.terminal import say_folded, say_json
 
 NOT_PROVEN: Final = 1
 """The exit code where the file proves no split view."""
@@ -100,7 +100,7 @@ def _say(arguments: argparse.Namespace, verdict: Verdict, evidence: Evidence | N
         told = {} if evidence is None else {"domain": evidence.domain, "seen": [one.to_json() for one in evidence.seen]}
         say_json({**asdict(verdict), **told})
     else:
-        say(f"{'PROVEN' if verdict.proven else 'NOT PROVEN'} ({verdict.code}): {verdict.detail}")
+        say_folded(f"{'PROVEN' if verdict.proven else 'NOT PROVEN'} ({verdict.code}): {verdict.detail}")
         for one in () if evidence is None else evidence.seen:
-            say(f"  note {one.note} told by {one.source} at {one.at} (not signed)")
+            say_folded(f"note {one.note} told by {one.source} at {one.at} (not signed)")
     return 0 if verdict.proven else NOT_PROVEN
