@@ -36,6 +36,7 @@ from peerseal.protocol.ledger.merkle import (
     consistency_proof,
     root_hash,
 )
+from peerseal.protocol.plain import kind_of, plain_bytes
 from peerseal.protocol.tokens.claims import LATEST_TIME, claim, number_claim, time_claim
 
 MAX_CP: Final = 512
@@ -169,9 +170,11 @@ class Evidence:
     def decode(cls, data: bytes) -> Self:
         """Reads a file, and checks no signature. Raises DocumentRefused with ``document_malformed``."""
         with errors_as_document_refused():
-            if len(data) > MAX_EVIDENCE:
-                raise MalformedToken(f"the file has {len(data)} bytes, expected {MAX_EVIDENCE} at most")
-            members = strict_json_object(data)
+            octets = plain_bytes(data)
+            if octets is None or len(octets) > MAX_EVIDENCE:
+                given = kind_of(data) if octets is None else f"{len(octets)} bytes"
+                raise MalformedToken(f"evidence is a file of {MAX_EVIDENCE} bytes at most, and this is {given}")
+            members = strict_json_object(octets)
             notes, seen = (claim(members, name, list) for name in ("notes", "seen"))
             statements = claim({"statements": [], **members}, "statements", list)
             if len(notes) != 2 or len(seen) > MAX_SEEN or any(type(text) is not str for text in (*notes, *statements)):
