@@ -141,6 +141,8 @@ class ResponseVerifier:
             check_header_name("headers", name)
         self._trust = trust
         self._deadline = deadline_of(trust)
+        # Only a TrustStore has it: what the callee believes of the ledger is compared there, later.
+        self._heard: Callable[[str, str], object] | None = getattr(trust, "heard", None)
         self._names = check_name_or_id(caller), check_name_or_id(audience)
         self._signed = (*ALWAYS_SIGNED, *(name.lower() for name in headers))
         self._leeway = leeway
@@ -195,6 +197,8 @@ class ResponseVerifier:
         check_times(issued_at, issued_at, claims["exp"], now=now, leeway=leeway, cap=RESPONSE_LIFETIME)
         check_window(issued_at, key, leeway)
         _check_head(claims, head, self._signed)
+        if "cp" in claims and self._heard is not None:
+            self._heard(claims["cp"], key.service_id)
         return CheckedResponse(key.kid, MappingProxyType(claims))
 
     def _resolved(self) -> tuple[str, str]:

@@ -78,7 +78,7 @@ def test_a_mirror_reports_what_the_page_lists(tmp_path: Path) -> None:
 
 
 def metrics_of_a_callee(registry: MemoryRegistry, client: Identity, folder: Path) -> str:
-    """Of a service that accepts and refuses calls and events, and whose audit fails."""
+    """Of a service that accepts and refuses calls and events, hears of a checkpoint, and whose audit fails."""
     identity, messages = registry.identity("callee", key_dir=folder), Messages()
     app = Flask(__name__)
     PeerAuth(app, identity, allow={"client": {"read"}}, on_verified=lambda _: 1 / 0, sign_responses=True)
@@ -95,6 +95,7 @@ def metrics_of_a_callee(registry: MemoryRegistry, client: Identity, folder: Path
     for event_id in ("e-1", "e-2"):
         messages.put(b"{}", event_headers(client, event_id))
         consumer.run_once(handle)
+    identity.trust.heard("A" * 1000, client.id)  # too long to be looked at
     identity.add_metrics(lambda: 1 / 0)  # type: ignore[arg-type, return-value] # a source that fails
     identity.metrics()
     return identity.metrics()

@@ -31,7 +31,7 @@ from peerseal.protocol.documents import (
     registry_keys,
     statement,
 )
-from peerseal.protocol.ledger import checkpoint, cosignature, entries, evidence
+from peerseal.protocol.ledger import checkpoint, cosignature, entries, evidence, split_view
 from peerseal.protocol.tokens import assertion as assertions
 from peerseal.protocol.tokens import claims as shared
 from peerseal.protocol.tokens import introspection, oidc
@@ -239,6 +239,10 @@ def protocol_parsers() -> list[Parser]:
             "peerseal.protocol.ledger.cosignature.NoteKey.parse",
             text(lambda given: cosignature.NoteKey.parse(given, cosignature.LOG_KEY), log_key),
         ),
+        text(split_view.decode_cp, encoding.b64url(note.encode())),
+        value(split_view.Fork.from_json, {"root": "A" * 43, "path": checkpoint.encode_proof((b"a" * 32,))}),
+        value(split_view.Sighting.from_json, {"note": 0, "from": forge.CALLER, "at": NOW}),
+        octets(split_view.Evidence.decode, split_view.Evidence(forge.DOMAIN, (note, note)).encode()),
         octets(checkpoint.decode_bundle, checkpoint.encode_bundle([b"one", b"two"])),
         value(checkpoint.decode_proof, checkpoint.encode_proof((b"a" * 32, b"b" * 32))),
         text(oidc.UnverifiedToken.parse, user_token()),
