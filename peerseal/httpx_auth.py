@@ -15,7 +15,7 @@ from peerseal.session.request_ctx import RequestCtx
 from peerseal.session.retries import is_repeatable
 from peerseal.session.signed_answer import NO_ONE_SIGNS, response_verifier, too_long
 from peerseal.session.signing import TRANSACTION, AttemptSigner, Signer
-from peerseal.verify.response import UNSIGNED, CheckedResponse, ResponseHead, ResponseVerifier
+from peerseal.verify.response import UNSIGNED, CheckedResponse, ResponseHead, ResponseVerifier, check_asked_for
 
 try:
     import httpx as httpx  # peerseal.httpx has it from here: one place names the extra if it is missing
@@ -113,6 +113,7 @@ class Auth(httpx.Auth):
                 again = not again and self._was_sent_twice(response)
                 if self._responses is not None and not again:
                     token = self._signer.token_in(attempt.headers)
+                    check_asked_for(response.status_code, attempt.headers)
                     checked = self._responses.check(_head_of(response), request_token=token)
                     checked.with_content(self._raw(response))
                     _keep_proven_history(response)
@@ -135,6 +136,7 @@ class Auth(httpx.Auth):
                 again = not again and self._was_sent_twice(response)
                 if self._responses is not None and not again:
                     token = self._signer.token_in(attempt.headers)
+                    check_asked_for(response.status_code, attempt.headers)
                     checked = await _check_in_thread(self._responses, _head_of(response), token)
                     checked.with_content(await self._araw(response))
                     _keep_proven_history(response)

@@ -176,17 +176,19 @@ Way = Callable[..., Got]
 def by_requests(world: World, path: str = "/orders", method: str = "GET", **options: Any) -> Got:
     """A call of `peerseal.requests`."""
     call = options.pop("call", {})
+    sent = options.pop("headers", None)
     wired = {"sleep": lambda _: None, "require_signed_response": True, **options}
     with world.caller.session(CALLEE, world.url, **wired) as session:
-        answer = session.request(method, path, **call)
+        answer = session.request(method, path, headers=sent, **call)
     return Got(answer.status_code, answer.content, answer.headers, [each.status_code for each in answer.history])
 
 
 def by_httpx(world: World, path: str = "/orders", method: str = "GET", **options: Any) -> Got:
     """A call of an httpx.Client with `Auth`."""
+    sent = options.pop("headers", None)
     wired = {"require_signed_response": True, "follow_redirects": True, **options}
     with httpx.Client(auth=Auth(world.caller, CALLEE, world.url, **wired), verify=PLAIN) as client:
-        answer = client.request(method, world.url + path)
+        answer = client.request(method, world.url + path, headers=sent)
     return Got(answer.status_code, answer.content, answer.headers, [each.status_code for each in answer.history])
 
 
@@ -196,10 +198,12 @@ def by_async_session(world: World, path: str = "/orders", method: str = "GET", *
     async def pause(_: float) -> None:
         """Not at all."""
 
+    sent = options.pop("headers", None)
+
     async def call() -> Got:
         wired = {"require_signed_response": True, "follow_redirects": True, "verify": PLAIN, "sleep": pause, **options}
         async with AsyncPeerSession(world.caller, CALLEE, world.url, **wired) as session:
-            answer = await session.request(method, path)
+            answer = await session.request(method, path, headers=sent)
         return Got(answer.status_code, answer.content, answer.headers, [each.status_code for each in answer.history])
 
     return asyncio.run(call())
