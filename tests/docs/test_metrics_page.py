@@ -16,8 +16,10 @@ from peerseal.audit.witness_server import witnessing
 from peerseal.errors import MessageRefused
 from peerseal.flask import PeerAuth
 from peerseal.messaging import EventConsumer
+from peerseal.protocol.ledger.cosignature import WITNESS_KEY, NoteKey
 from peerseal.testing import MemoryRegistry
 from peerseal.trust.store import ServiceStatus, TrustStatus
+from registry.witness_addresses import WitnessAddress
 from tests.peerseal.verify.test_audit_log import Messages, event_headers, user, verifier_of
 from tests.registry.driver import Driver
 from tests.support.foreign_log import ForeignLog
@@ -50,7 +52,8 @@ def _reported(texts: Iterable[str]) -> Iterator[tuple[str, tuple[str, frozenset[
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[Driver]:
-    driver = Driver(f"sqlite:///{tmp_path / 'registry.sqlite3'}", tmp_path / "home")
+    witness = WitnessAddress(NoteKey("w.example", WITNESS_KEY, bytes(32)), "http://127.0.0.1:1")
+    driver = Driver(f"sqlite:///{tmp_path / 'registry.sqlite3'}", tmp_path / "home", witnesses=(witness,))
     yield driver
     driver.close()
 

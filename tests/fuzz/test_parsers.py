@@ -31,7 +31,7 @@ from peerseal.protocol.documents import (
     registry_keys,
     statement,
 )
-from peerseal.protocol.ledger import checkpoint, cosignature, entries, evidence, split_view
+from peerseal.protocol.ledger import checkpoint, cosignature, entries, evidence, quorum, split_view
 from peerseal.protocol.tokens import assertion as assertions
 from peerseal.protocol.tokens import claims as shared
 from peerseal.protocol.tokens import introspection, oidc
@@ -339,12 +339,16 @@ def document_parsers(signing: dict[str, keys.PublicKey]) -> list[Parser]:
             payload(kind, payload_of(jws)),
         ]
     keys_jws = a_document(registry_keys.RegistryKeys)
+    witness = cosignature.NoteKey.of("witness.example", cosignature.WITNESS_KEY, named_note_key().public_key())
+    witnessed = quorum.Quorum.of([str(witness)], 1).members()
     parsers += [
         of(
             "peerseal.protocol.documents.registry_keys.read_registry_keys",
             Parser("", lambda jws: registry_keys.read_registry_keys(jws, pin=None, now=NOW), keys_jws, signed(KEY)),
         ),
         payload(registry_keys.RegistryKeys, payload_of(keys_jws)),
+        payload(registry_keys.RegistryKeys, {**payload_of(keys_jws), **witnessed}),
+        members(quorum.Quorum.read, witnessed),
     ]
     listed = payload_of(a_document(key_set.KeySetDocument))["keys"][0]
     owner = names.split_kid(listed["kid"])[0]
