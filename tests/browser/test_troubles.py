@@ -7,13 +7,18 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 
 from registry.services.access.operators import Role
+from registry.storage.queries import ledger
+from registry.storage.queries.ledger import Change
 from tests.browser.person import Person
 from tests.browser.populated import Populated
+from tests.registry.driver import BY
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.browser
 
 SignIn = Callable[[Role], Person]
+KEPT = 500
+"""Rows of the page of activity, at most."""
 NEW_CALLER, NEW_SCOPES = "[aria-label='New caller']", "[aria-label='Scopes of the new caller']"
 
 
@@ -53,6 +58,21 @@ def test_on_a_slow_network_each_new_event_is_shown_once(operator: Person, stack:
         stack.join_token("last-shift")
         operator.see("#events tr.new", "last-shift")
     assert sum("slow-shift" in row.text for row in operator.all("#events tr")) == 1
+
+
+def test_after_hours_the_page_has_so_many_events_and_says_where_older_ones_are(
+    operator: Person, state: Populated
+) -> None:
+    operator.open("/activity")
+    operator.see("main a[rel=next]")
+    with state.driver.registry.store.write() as connection:
+        changes = [Change("noted", by=BY, data={"number": number}) for number in range(501)]
+        ledger.append(connection, int(state.driver.clock()), *changes)
+    operator.see("#left-out", "Older rows have left this page")
+    operator.wait(lambda: operator.count("#events tr") == KEPT, "all rows")
+    assert operator.count("main a[rel=next]") == 0
+    operator.click("#left-out a")
+    operator.see("main a[rel=next]")
 
 
 def test_an_answer_about_a_policy_is_gone_once_something_else_is_typed(operator: Person) -> None:
