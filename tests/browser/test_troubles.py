@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from registry.services.access.operators import Role
@@ -17,6 +18,7 @@ from tests.support.stack import Stack
 pytestmark = pytest.mark.browser
 
 SignIn = Callable[[Role], Person]
+HOSTILE = "</td><img src=x onerror=alert(1)><a href='javascript:alert(2)'>x</a>{{ 7 * 7 }}"
 KEPT = 500
 """Rows of the page of activity, at most."""
 NEW_CALLER, NEW_SCOPES = "[aria-label='New caller']", "[aria-label='Scopes of the new caller']"
@@ -135,3 +137,27 @@ def test_after_the_sign_out_no_page_comes_back(stranger: Person, state: Populate
     stranger.see("h1", "Sign in")
     stranger.chrome.back()
     stranger.see("h1", "Sign in")
+
+
+# ---- hostile texts
+
+
+def test_stored_xss_a_hostile_entry_is_text_where_scripts_show_it(operator: Person, state: Populated) -> None:
+    operator.open("/activity")
+    operator.see("#live", "New events appear")
+    with state.driver.registry.store.write() as connection:
+        change = Change("hostile", HOSTILE, f"{HOSTILE}/{HOSTILE}", {"oidc": HOSTILE}, data={"id": HOSTILE})
+        ledger.append(connection, int(state.driver.clock()), change)
+    row = operator.see("#events tr.new", HOSTILE)
+    for linked in row.find_elements(By.CSS_SELECTOR, "a"):
+        assert str(linked.get_attribute("href")).startswith(f"{operator.url}/console/")
+    operator.open("/ledger")
+    operator.fill("#verification-pin", state.driver.pin)
+    operator.press(Keys.ENTER)
+    operator.see("#verification-verdict.done", "Verified by this browser")
+    operator.open("/ledger?at=1")
+    operator.see("#verification-verdict.done")
+    operator.open("/activity?type=hostile")
+    operator.see("#events tr", HOSTILE)
+    operator.inspect("activity-hostile")
+    operator.chrome.execute_script("localStorage.clear()")
