@@ -24,6 +24,7 @@
     │   ├── CallerNotAllowed        caller_not_allowed
     │   └── InsufficientScope       insufficient_scope
     ├── TrustUnavailable            503: the key is not available now
+    │   └── SplitViewFound          split_view: the ledger has two histories
     ├── ContentTooLarge             413: the body is longer than this service reads
     ├── ContentUnreadable           400: the body ended early
     ├── InvalidName                 a trust domain, service name or kid that is not one (also a ValueError)
@@ -198,6 +199,13 @@ class TrustUnavailable(PeersealError, code="trust_unavailable", status=503, step
     def __init__(self, detail: str, retry_after: int = 5) -> None:
         super().__init__(detail)
         self.retry_after: int = retry_after
+
+
+class SplitViewFound(TrustUnavailable, code="split_view"):
+    """The registry's ledger has two histories: no key is believed until the root key explains them.
+
+    Raised only where `TrustLimits.refuse_split_view` is set.
+    """
 
 
 class ContentTooLarge(PeersealError, code="content_too_large", status=413):

@@ -103,6 +103,7 @@ class TrustStore:
         shelves = self._domain_shelf, self._policy_shelf, self._key_shelf, self._statement_shelf
         evidence = None if folder is None else cache_folder(folder).inner("split-views")
         self._checkpoints = PeerCheckpoints(self.reader, limits, clock, evidence, on_split_view)
+        self._refuses = limits.refuse_split_view
         self.reader.replaced_ledgers.caches = *shelves, confirmation, current, self._checkpoints
         self._renewal = Renewal(context, self._changes, shelves, working)
         self._thread = BackgroundThread(
@@ -116,6 +117,9 @@ class TrustStore:
     def key(self, kid: str) -> TrustedKey:
         """See KeySource."""
         self._begin()
+        if self._refuses and not self._checkpoints.standing.are_none:
+            with waiting(self._limits.patience):
+                self._checkpoints.standing.check()
         kid = kid if type(kid) is str else exact_name(kid)
         found = self._key_shelf.in_memory(kid)
         if found is not None:
@@ -130,6 +134,8 @@ class TrustStore:
         """As `key`, from memory alone, so that an event loop may use it; None where memory lacks the key. It never
         waits and makes no call."""
         self._begin()
+        if self._refuses and not self._checkpoints.standing.are_none:
+            return None
         found = self._key_shelf.in_memory(kid)
         if found is not None:
             self._hits += 1
@@ -187,6 +193,8 @@ class TrustStore:
         may wait. This method never waits and makes no call, so an event loop may use it.
         """
         self._begin()
+        if self._refuses and not self._checkpoints.standing.are_none:
+            return None
         registry_keys, settings = self.reader.registry_keys_in_memory(), self._domain_shelf.settings_in_memory()
         if registry_keys is None or (recorded_kid is not None and settings is None):
             return None
@@ -228,7 +236,7 @@ class TrustStore:
         """
         notice_fork()
         self._renewal.refresh()
-        self._checkpoints.work_soon()
+        self._checkpoints.follow()
 
     def stop(self) -> None:
         """End the background threads of this process, for good."""
@@ -322,7 +330,7 @@ class TrustStore:
 
     def _round(self, stopping: threading.Event) -> RoundResult:
         result = self._renewal.round(stopping)
-        self._checkpoints.work_soon()
+        self._checkpoints.follow()
         return result
 
     def _begin(self) -> None:
