@@ -1,7 +1,7 @@
 """The federation document: which other trust domains a registry's services may believe (docs/protocol.md)."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Self
 
 from peerseal.errors import InvalidName, MalformedToken
@@ -17,11 +17,14 @@ MAX_URLS: Final = 10
 """URLs of one foreign registry, with its mirrors, at most."""
 MAX_NAMED: Final = 200
 """Services, or scopes, that are named for one foreign domain, at most."""
+MAX_ROOTS: Final = 2
+"""Registries of one foreign domain, at most: the present one, and the one that replaces it with a new root."""
 
 
 @dataclass(frozen=True, slots=True)
 class FederatedDomain:
-    """A foreign trust domain that is believed: its name, the URLs of its registry, and the thumbprint of its ``root``.
+    """A registry of a foreign trust domain that is believed: the domain's name, the registry's URLs, and the thumbprint
+    of its ``root``.
 
     Only the ``services`` (short names) and ``scopes`` that are named are allowed; None stands for all. With
     ``transactions`` its transactions may cross, with these scopes at most.
@@ -68,7 +71,8 @@ class FederatedDomain:
 
 @dataclass(frozen=True, slots=True)
 class Federation:
-    """All foreign trust domains that are believed, each once, in the order of their names."""
+    """All foreign trust domains that are believed, in the order of their names. While a foreign domain replaces its
+    root, two members name it: they differ in ``root`` and ``urls``, and in nothing else."""
 
     domains: tuple[FederatedDomain, ...] = ()
 
@@ -86,18 +90,19 @@ class Federation:
         if len(listed) > MAX_DOMAINS:
             raise MalformedToken(f"domains has {len(listed)} members, expected {MAX_DOMAINS} at most")
         domains = [FederatedDomain.from_json(one) for one in listed]
-        names = [one.domain for one in domains]
-        if own in names:
+        if own in {one.domain for one in domains}:
             raise MalformedToken(f"domains names {own}, the registry's own trust domain")
-        if len(set(names)) != len(names):
-            raise MalformedToken("domains names one trust domain twice")
         if len({one.root for one in domains}) != len(domains):
-            raise MalformedToken("domains has one root for two trust domains, expected one each")
-        return cls(tuple(sorted(domains, key=lambda one: one.domain)))
+            raise MalformedToken("domains has one root twice, expected one registry for each root")
+        federation = cls(tuple(sorted(domains, key=lambda one: (one.domain, one.root))))
+        for one in federation.domains:
+            _check_overlap(federation.of(one.domain))
+        return federation
 
-    def of(self, domain: str) -> FederatedDomain | None:
-        """The foreign trust domain with that name, where it is believed."""
-        return next((one for one in self.domains if one.domain == domain), None)
+    def of(self, domain: str) -> tuple[FederatedDomain, ...]:
+        """The registries of that foreign trust domain which are believed: none, one, or two while it replaces its
+        root."""
+        return tuple(one for one in self.domains if one.domain == domain)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +123,19 @@ class FederationDocument(LedgerFrame):
         at_least(claims, {"domains"})
         federation = Federation.from_json({"domains": claims["domains"]}, claim(claims, "sub", str))
         return {**cls.read_ledger_claims(claims), "federation": federation}
+
+
+def _check_overlap(registries: Sequence[FederatedDomain]) -> None:
+    """Raises MalformedToken for more registries of one domain than a change of the root needs, or for two that may not
+    do the same."""
+    first = registries[0]
+    if len(registries) > MAX_ROOTS:
+        raise MalformedToken(f"domains has {len(registries)} roots of {first.domain}, expected {MAX_ROOTS} at most")
+    if any(replace(one, root=first.root, urls=first.urls) != first for one in registries):
+        raise MalformedToken(
+            f"the members for {first.domain} differ in more than root and urls, expected the same services, scopes and "
+            "transactions"
+        )
 
 
 def _urls(urls: list[Any]) -> tuple[str, ...]:

@@ -22,10 +22,9 @@ def read(*domains: Any) -> Federation:
 
 
 def test_what_is_left_out_limits_no_service_and_lets_no_transaction_cross() -> None:
-    partner = read(PARTNER).of("partner.example")
-    assert partner is not None
+    [partner] = read(PARTNER).of("partner.example")
     assert (partner.services, partner.scopes, partner.transactions) == (None, None, False)
-    assert read(PARTNER).of("other.example") is None
+    assert read(PARTNER).of("other.example") == ()
 
 
 def test_a_signed_document_says_what_was_written() -> None:
@@ -70,12 +69,31 @@ def test_a_domain_with_one_wrong_member_is_refused(change: dict[str, Any]) -> No
         read({**PARTNER, **change})
 
 
-def test_a_domain_or_a_root_is_named_once_and_domains_are_bounded() -> None:
+def test_a_root_is_of_one_registry_and_domains_are_bounded() -> None:
     for second in (PARTNER, {**PARTNER, "domain": "other.example"}):
-        with pytest.raises(MalformedToken):
+        with pytest.raises(MalformedToken, match="one root twice"):
             read(PARTNER, second)
     with pytest.raises(MalformedToken, match="at most"):
         read(*[PARTNER] * (MAX_DOMAINS + 1))
+
+
+def a_root() -> str:
+    return KeyPair.generate("ES256").public.thumbprint
+
+
+def test_a_domain_has_two_roots_at_most_while_it_replaces_its_root() -> None:
+    new = {**PARTNER, "root": a_root(), "urls": ["https://new.partner.example"]}
+    both = read(new, PARTNER)
+    assert {one.root for one in both.of("partner.example")} == {ROOT, new["root"]}
+    assert both == read(PARTNER, new)
+    with pytest.raises(MalformedToken, match="has 3 roots"):
+        read(PARTNER, new, {**PARTNER, "root": a_root()})
+
+
+@pytest.mark.parametrize("change", [{"services": ["billing"]}, {"scopes": ["a"]}, {"transactions": True}])
+def test_the_two_roots_of_a_domain_may_do_the_same(change: dict[str, Any]) -> None:
+    with pytest.raises(MalformedToken, match="differ in more than root and urls"):
+        read(PARTNER, {**PARTNER, "root": a_root(), **change})
 
 
 ANY = st.recursive(
