@@ -16,6 +16,7 @@ asks the registry once what changed (`peerseal.trust.confirmation`). `peerseal.t
 import hashlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,6 +29,7 @@ from peerseal.protocol.names import exact_name, make_kid, registry_id, split_kid
 from peerseal.protocol.plain import text_like
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.protocol.tokens.claims import LATEST_TIME
+from peerseal.runtime.files import cache_folder
 from peerseal.runtime.forks import BackgroundWork, in_each_child, notice_fork
 from peerseal.runtime.limits import TrustLimits
 from peerseal.runtime.metrics import MOST, OTHER, Metric, counted, metrics
@@ -35,7 +37,7 @@ from peerseal.runtime.options import check_callable, check_is, check_path, check
 from peerseal.transport.deadline import Deadline, waiting
 from peerseal.transport.fetch import Fetcher, HttpFetcher
 from peerseal.trust.awake import AwakePeriods, uptime
-from peerseal.trust.background import BackgroundThread, Renewal
+from peerseal.trust.background import BackgroundThread, Renewal, RoundResult
 from peerseal.trust.beliefs import KnownService, Recalled, TrustedKey
 from peerseal.trust.changes import ChangesFollower
 from peerseal.trust.confirmation import Confirmation
@@ -43,6 +45,7 @@ from peerseal.trust.current import CurrentLists
 from peerseal.trust.disk.document_cache import CopyFolder, NoCopies
 from peerseal.trust.disk.shared_changes import SharedChanges
 from peerseal.trust.documents import D, DocumentReader, Question, check_age
+from peerseal.trust.peer_checkpoints import PeerCheckpoints, SplitView
 from peerseal.trust.shelf import CachedSubject, ShelfContext
 from peerseal.trust.shelves import DomainShelf, KeyShelf, PolicyShelf, StatementShelf
 
@@ -57,8 +60,8 @@ class TrustStore:
     ``cache_dir`` is a folder in which the documents and the newest checkpoint of the ledger outlive this process, and
     which it shares with the other processes of its host. ``sign_reading`` takes a target at the registry and returns a
     request token for a GET of it; the store reads restricted policies with it. ``uptime`` gives the seconds since the
-    machine started, including the time for which it was suspended. The attribute ``reader`` fetches and checks the
-    documents.
+    machine started, including the time for which it was suspended. ``on_split_view`` is called when a checkpoint that
+    a peer told of proves that the ledger has two histories. The attribute ``reader`` fetches and checks the documents.
 
     The constructor makes no call and starts no thread; the methods do. Safe to use from threads, and before and after a
     fork: each look-up first checks whether the process was forked.
@@ -75,6 +78,7 @@ class TrustStore:
         cache_dir: str | os.PathLike[str] | None = None,
         sign_reading: Callable[[str], str] | None = None,
         uptime: Callable[[], float] = uptime,
+        on_split_view: Callable[[SplitView], object] | None = None,
     ) -> None:
         _check_options(registry, pin, limits, clock, cache_dir, uptime)
         limits = self._limits = limits or TrustLimits()
@@ -97,10 +101,12 @@ class TrustStore:
         self._key_shelf, self._policy_shelf = KeyShelf(context), PolicyShelf(context, sign_reading)
         self._domain_shelf, self._statement_shelf = DomainShelf(context), StatementShelf(context)
         shelves = self._domain_shelf, self._policy_shelf, self._key_shelf, self._statement_shelf
-        self.reader.replaced_ledgers.caches = *shelves, confirmation, current
+        evidence = None if folder is None else cache_folder(folder).inner("split-views")
+        self._checkpoints = PeerCheckpoints(self.reader, limits, clock, evidence, on_split_view)
+        self.reader.replaced_ledgers.caches = *shelves, confirmation, current, self._checkpoints
         self._renewal = Renewal(context, self._changes, shelves, working)
         self._thread = BackgroundThread(
-            self._renewal.round, lambda: self.fetcher.hang_up(), self._changes.outgrown, limits, self._awake
+            self._round, lambda: self.fetcher.hang_up(), self._changes.outgrown, limits, self._awake
         )
         self._reset_counts()
         in_each_child(self._reset_counts)
@@ -222,12 +228,34 @@ class TrustStore:
         """
         notice_fork()
         self._renewal.refresh()
+        self._checkpoints.work_soon()
 
     def stop(self) -> None:
-        """End the background thread of this process, for good."""
+        """End the background threads of this process, for good."""
         notice_fork()
+        self._checkpoints.stop()
         self._thread.stop()
         self._changes.stop()
+
+    # ---- peers as witnesses
+
+    def follow_ledger(self) -> None:
+        """See the newest checkpoints of the ledger from now on, also if this process verifies no caller. A failure is
+        logged only."""
+        try:
+            self.settings()  # what the store holds is renewed, and every answer brings a checkpoint
+        except PeersealError as error:
+            log.warning("the registry's ledger cannot be followed yet: %s", error)
+
+    def checkpoint_for(self, peer: str) -> str | None:
+        """What to tell this service (an id) in ``cp`` now: the newest checkpoint of the ledger, if it was not told yet.
+        None most of the time. Makes no call."""
+        self._begin()
+        return self._checkpoints.checkpoint_for(peer)
+
+    def heard(self, cp: str, from_peer: str) -> None:
+        """Compare, later and in another thread, the checkpoint that this verified service (an id) told of."""
+        self._checkpoints.heard(cp, from_peer)
 
     # ---- single documents, and the state of the store
 
@@ -277,6 +305,10 @@ class TrustStore:
             clock_offset=self.reader.clock_offset,
         )
 
+    def collect_checkpoints(self) -> list[Metric]:
+        """The metrics of the checkpoints that peers told each other."""
+        return self._checkpoints.collect()
+
     @property
     def fetcher(self) -> Fetcher:
         """The HTTP client for the registry."""
@@ -287,6 +319,11 @@ class TrustStore:
         self.reader.fetcher = fetcher
 
     # ---- parts of the above
+
+    def _round(self, stopping: threading.Event) -> RoundResult:
+        result = self._renewal.round(stopping)
+        self._checkpoints.work_soon()
+        return result
 
     def _begin(self) -> None:
         """Called first in each look-up: start the background thread, if this process has none."""

@@ -1,12 +1,16 @@
 """Activity: the ledger and the audit trail as one list."""
 
+import re
 from html import escape, unescape
 from typing import Any
 
 from sqlalchemy import insert, update
 
+from peerseal.protocol.ledger import entries as entry_types
+from registry.console.pages.activity import TYPES
 from registry.services.access.operators import Role
 from registry.services.insight.activity import SHOWN, WINDOW
+from registry.storage.queries import audit as acts
 from registry.storage.queries.ledger import Change, append
 from registry.storage.tables import audit, entries
 from tests.registry.console.browser import Browser
@@ -67,6 +71,15 @@ def test_an_act_that_made_an_entry_is_listed_once(registry: Driver, operator: Br
     registry.operator_ends(held, "billing")
     operator.open("/console/activity", type="key_revoked")
     assert len(rows(operator)) == 1
+
+
+def test_an_entry_about_a_token_names_it(registry: Driver, viewer: Browser) -> None:
+    registry.join_token("billing")
+    made = registry.registry.join_tokens.page("")["join_tokens"][0]["id"]
+    viewer.open("/console/activity", type="join_token_created")
+    assert [made in row for row in rows(viewer)] == [True]
+    viewer.open("/console/activity", type="operator_created")
+    assert all("<code>" in row for row in rows(viewer))
 
 
 def test_pages_go_back_to_the_first_entry_and_lose_no_event(registry: Driver, viewer: Browser, clock: Clock) -> None:
@@ -196,3 +209,12 @@ def test_a_script_that_asks_without_a_session_does_not_decide_where_the_sign_in_
     answer = stranger.client.get("/console/activity.json?after=0.0", headers={"Sec-Fetch-Mode": "cors"})
     assert answer.status_code == 303
     assert stranger.sign_in(registry.registry.operators.create(Role.VIEWER, 600)[1]).request.path == "/console/"
+
+
+def test_each_type_of_entry_and_act_is_offered_as_a_filter() -> None:
+    types = {value for module in (entry_types, acts) for name, value in vars(module).items() if is_type(name, value)}
+    assert set(TYPES) == types
+
+
+def is_type(name: str, value: object) -> bool:
+    return name.isupper() and isinstance(value, str) and re.fullmatch(r"[a-z]+(_[a-z]+)+", value) is not None

@@ -388,6 +388,21 @@ def test_an_altered_policy_is_reported_and_the_rest_is_shown(
     assert ready[0].public.thumbprint in viewer.page
 
 
+def test_a_caller_that_is_not_there_yet_is_told_so(viewer: Browser) -> None:
+    assert viewer.open(path_of("planned")).status_code == 404
+    assert "planned never had a key or a policy" in viewer.text()
+
+
+def test_viewers_find_the_page_that_says_who_may_call(
+    viewer: Browser, registry: Driver, ready: Sequence[KeyPair]
+) -> None:
+    registry.joined(ready[0], "shop")
+    viewer.open(path_of("shop"))
+    assert f'href="{path_of("shop")}/policy">Ask the policy' in viewer.page
+    assert viewer.open(f"{path_of('shop')}/policy").status_code == 200
+    assert f'href="{path_of("shop")}">All of shop' in viewer.page
+
+
 def test_what_does_not_exist_is_a_page_that_says_so(viewer: Browser) -> None:
     for path in ("shop", "shop/keys", f"shop/keys/{'A' * 43}", "registry", "UPPER", "<script>"):
         answer = viewer.open(f"/console/services/{path}")
