@@ -121,7 +121,7 @@ def test_the_page_between_is_accessible_and_works_by_hand(
 def follow(person: Person, front: Lying) -> None:
     """Follows a link to the console on a page of another site: a browser tells ``localhost`` from ``127.0.0.1``."""
     person.chrome.get(f"{front.url.replace('127.0.0.1', 'localhost')}/docs")
-    person.chrome.execute_script("location.href = arguments[0]", f"{front.url}/console/graph?of=billing")
+    person.chrome.execute_script("location.href = arguments[0]", f"{front.url}/console/graph?of=billing#callees")
 
 
 def test_a_page_that_is_not_there_is_told_so(signed_in: Callable[[Role], Person]) -> None:

@@ -84,7 +84,9 @@ class ServiceViews(UseCase):
     """Reads the views."""
 
     def find(self, text: str) -> Found | None:
-        """The service or the key that has exactly this name, id, thumbprint or kid."""
+        """The service or the key that has exactly this name, id, thumbprint or kid. Blanks do not count: people read
+        thumbprints in groups."""
+        text = "".join(text.split())
         domain = self._authority.in_force().domain
         with self._store.look() as connection:
             try:

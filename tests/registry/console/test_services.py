@@ -137,6 +137,13 @@ def test_a_kid_or_a_thumbprint_leads_to_the_service_with_that_key_highlighted(
         assert re.findall(r'<tr id="key-(\S+)" class="sought" aria-current="true">', viewer.page) == [thumbprint]
 
 
+def test_a_thumbprint_in_groups_is_the_same_one(registry: Driver, viewer: Browser, ready: Sequence[KeyPair]) -> None:
+    registry.joined(ready[0], "shop")
+    thumbprint = ready[0].public.thumbprint
+    viewer.open("/console/services", q=" ".join(thumbprint[at : at + 4] for at in range(0, 43, 4)))
+    assert f'<tr id="key-{thumbprint}" class="sought"' in viewer.page
+
+
 def test_a_key_that_is_not_among_the_newest_is_shown_with_older_ones(registry: Driver, viewer: Browser) -> None:
     thumbprints = invented(registry, "fleet", ROWS + 20)
     viewer.open("/console/services", q=thumbprints[5])
