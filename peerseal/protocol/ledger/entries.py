@@ -33,6 +33,7 @@ KEY_RETIRED: Final = "key_retired"
 KEY_REVOKED: Final = "key_revoked"
 POLICY_SET: Final = "policy_set"
 DOMAIN_SET: Final = "domain_set"
+FEDERATION_SET: Final = "federation_set"
 REGISTRY_RESTORED: Final = "registry_restored"
 """The registry's database was lost and restored. ``data`` is ``{"first", "last"}``: the entries from
 ``first`` to ``last`` came back from public copies, and their evidence is lost."""
