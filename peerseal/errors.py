@@ -240,8 +240,8 @@ class DocumentRefused(CodedError):
     ``document_unknown_signer``, ``document_bad_signature``, ``document_wrong_issuer``, ``document_wrong_subject``,
     ``document_wrong_part``, ``document_expired``, ``document_from_future``, ``document_rolled_back``,
     ``document_wrong_root``; and of what the ledger says: ``document_bad_checkpoint``, ``document_not_in_ledger``,
-    ``document_inconsistent``, ``document_revived_key``; and ``document_stale`` where it is in force, but signed too
-    long ago to say anything.
+    ``document_inconsistent``, ``document_revived_key``; ``document_unwitnessed`` where too few witnesses have cosigned
+    the ledger; and ``document_stale`` where it is in force, but signed too long ago to say anything.
 
     ``by_mirror`` says that it came from a mirror while the registry's primary URL gave no answer.
     """

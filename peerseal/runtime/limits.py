@@ -82,6 +82,9 @@ class TrustLimits(_Limits):
     """Seconds between two such requests, at most, while the registry does not answer."""
     look_interval: float = 0.1
     """Seconds between two reads of the changes that another process of the host has fetched for all."""
+    witness_delay: float = 300.0
+    """Seconds for which new entries of the ledger may be used before its witnesses have cosigned them, where a quorum
+    is asked for. Longer than a witness needs to start again, and shorter than ``offline_limit``."""
     refresh_interval: float = 300.0
     """Seconds after which a document is fetched again, changed or not."""
     jitter: float = 0.1
