@@ -17,6 +17,7 @@ from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, Peersea
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.current import CurrentServices
 from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.federation import FederationDocument
 from peerseal.protocol.documents.frame import Document, read_document
 from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart
 from peerseal.protocol.documents.policy import PolicyDocument
@@ -37,7 +38,14 @@ log = logging.getLogger("peerseal.trust")
 
 D = TypeVar(
     "D",
-    bound=KeySetDocument | KeySetPart | KeyStatement | Changes | CurrentServices | PolicyDocument | DomainDocument,
+    bound=KeySetDocument
+    | KeySetPart
+    | KeyStatement
+    | Changes
+    | CurrentServices
+    | PolicyDocument
+    | DomainDocument
+    | FederationDocument,
 )
 """The kinds of document that carry a checkpoint of the ledger."""
 
@@ -61,6 +69,7 @@ _NAMES: Mapping[type, str] = {
     CurrentServices: "current_services",
     PolicyDocument: "policy",
     DomainDocument: "domain",
+    FederationDocument: "federation",
 }
 
 
