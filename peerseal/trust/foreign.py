@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from peerseal.errors import RevokedKey, TrustUnavailable, UnknownKey
 from peerseal.protocol.documents.federation import FederatedDomain, Federation
@@ -23,6 +23,9 @@ from peerseal.protocol.names import REGISTRY, split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.runtime.forks import in_each_child
 from peerseal.trust.beliefs import KeySource, TrustedKey
+
+if TYPE_CHECKING:
+    from peerseal.trust.store import TrustStatus
 
 _JOINED_FOR: Final = 1.0
 """Seconds for which `ForeignDomains.stop` waits for the threads of foreign stores, all together."""
@@ -44,6 +47,9 @@ class ForeignStore(KeySource, Protocol):
         """See TrustStore."""
 
     def stop(self) -> None:
+        """See TrustStore."""
+
+    def status(self, *, start: bool = True) -> "TrustStatus":
         """See TrustStore."""
 
 

@@ -309,6 +309,7 @@ class TrustStore:
             refused=dict(self.reader.refused),
             root_good_for=None if root is None else root.expires_at - now,
             clock_offset=self.reader.clock_offset,
+            foreign={domain: store.status(start=False) for domain, store in self._foreign.stores().items()},
         )
 
     @property
@@ -336,7 +337,7 @@ class TrustStore:
         """A store for a foreign registry: with its own documents, limits, threads and folder, and without foreign
         domains of its own."""
         for_registry = getattr(self.fetcher, "for_registry", HttpFetcher)
-        return TrustStore(
+        store = TrustStore(
             entry.urls,
             pin=entry.root,
             limits=self._limits,
@@ -346,6 +347,8 @@ class TrustStore:
             uptime=self._uptime,
             federation=False,
         )
+        store.reader.hints = False
+        return store
 
     def _registry_key(self, kid: str) -> TrustedKey:
         """The registry's signing key with that kid: such a key signs the tokens that the registry issues in exchange.
@@ -419,7 +422,8 @@ class TrustStatus:
     keys that memory had, and ``misses`` the others. ``fetches`` counts the attempts to fetch a document from the
     registry, by kind, and ``failed`` the attempts that failed, except for 404, which is an answer. ``refused`` counts
     refused documents by code. ``root_good_for`` is the time in seconds until the root's document ends; ``clock_offset``
-    the seconds by which this host's clock is ahead of the registry's. Both are None where they are not known."""
+    the seconds by which this host's clock is ahead of the registry's. Both are None where they are not known.
+    ``foreign`` has the status of the store of each foreign trust domain that was asked about."""
 
     ready: bool
     leads: bool
@@ -431,10 +435,14 @@ class TrustStatus:
     refused: Mapping[str, int] = field(default_factory=dict)
     root_good_for: float | None = None
     clock_offset: float | None = None
+    foreign: Mapping[str, "TrustStatus"] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The status as a JSON object."""
-        return asdict(self)
+        """The status as a JSON object, with ``foreign`` where there are foreign domains."""
+        members = asdict(self)
+        if not self.foreign:
+            del members["foreign"]
+        return members
 
     def metrics(self) -> str:
         """The same in Prometheus' text format (version 0.0.4)."""
@@ -461,13 +469,28 @@ class TrustStatus:
         if self.clock_offset is not None:
             ahead = "Seconds by which this host's clock is ahead of the registry's."
             yield _gauge("clock_offset_seconds", ahead, self.clock_offset)
-        services = sorted(self.services.items())
+        yield from self._of_foreign_domains()
+        services = sorted({**self.services, **dict(_foreign_services(self.foreign))}.items())
         for name, (metric, help, together) in _OF_SERVICES.items():
             values = {service: float(getattr(status, name)) for service, status in services[:MOST]}
             if beyond := [float(getattr(status, name)) for _, status in services[MOST:]]:
                 values[OTHER] = together(beyond)
             samples = tuple(({"service": service}, value) for service, value in values.items())
             yield Metric(f"peerseal_trust_{metric}", "gauge", help, samples)
+
+    def _of_foreign_domains(self) -> Iterator[Metric]:
+        if self.foreign:
+            samples = tuple(({"domain": domain}, int(status.ready)) for domain, status in self.foreign.items())
+            known = "1 if the keys of the foreign domain's registry are known, else 0."
+            yield Metric("peerseal_trust_foreign_ready", "gauge", known, samples)
+            failed = {domain: sum(status.failed.values()) for domain, status in self.foreign.items()}
+            failures = "Documents of foreign registries that could not be fetched, or were refused."
+            yield counted("peerseal_trust_foreign_fetch_failures_total", failures, "domain", failed)
+
+
+def _foreign_services(foreign: Mapping[str, TrustStatus]) -> Iterator[tuple[str, ServiceStatus]]:
+    for status in foreign.values():
+        yield from status.services.items()
 
 
 _OF_SERVICES: Final[dict[str, tuple[str, str, Callable[[Iterable[float]], float]]]] = {

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -112,7 +113,9 @@ def whole_status() -> list[Metric]:
     """A trust store that knows everything."""
     service = {"a/b": ServiceStatus(keys=1, age=1.0, good_for=1.0, failures=0)}
     one = {"x": 1}
-    status = TrustStatus(True, True, 1, 1, one, service, one, refused=one, root_good_for=1.0, clock_offset=0.5)
+    known: dict[str, Any] = {"refused": one, "root_good_for": 1.0, "clock_offset": 0.5}
+    foreign = {"partner.example": TrustStatus(True, True, 1, 1, one)}
+    status = TrustStatus(True, True, 1, 1, one, service, one, foreign=foreign, **known)
     return status.collect()
 
 
