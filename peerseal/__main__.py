@@ -9,7 +9,8 @@ and verifies nothing; ``peerseal verify`` shows each step of verifying it. ``pee
 in the registry's ledger that the service's owner did not make. ``peerseal mirror FOLDER`` keeps a verified copy of all
 that the registry publishes, for any web server; ``peerseal keep-ledger FOLDER`` one of the ledger alone, for the day on
 which the registry's database is lost. ``peerseal witness FOLDER`` cosigns the checkpoints of that ledger, or of another
-log. ``peerseal agent`` signs and verifies for programs without the SDK.
+log. ``peerseal evidence verify FILE`` says whether a file proves that the ledger has two histories. ``peerseal agent``
+signs and verifies for programs without the SDK.
 
 ``peerseal join``, ``whoami``, ``rotate`` and ``retire`` are for the keys of this host; ``peerseal keygen`` makes a key
 pair in a file, and ``peerseal completion`` a script for a shell. ``peerseal doctor`` says what is wrong with the
@@ -47,7 +48,7 @@ try:
     from importlib.metadata import version
     from pathlib import Path
 
-    from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Webhook
+    from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor
     from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
     from peerseal.commands.agent import add_agent
     from peerseal.commands.arguments import (
@@ -62,6 +63,7 @@ try:
     from peerseal.commands.call import add_call
     from peerseal.commands.completion import add_completion
     from peerseal.commands.doctor import add_doctor
+    from peerseal.commands.evidence import add_evidence
     from peerseal.commands.identity import PENDING, add_join, add_retire, add_rotate
     from peerseal.commands.keygen import add_keygen
     from peerseal.commands.mirror import LEDGER_INCONSISTENT, add_keep_ledger, add_mirror
@@ -84,6 +86,7 @@ try:
     from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME
     from peerseal.runtime.files import is_of_disk
     from peerseal.runtime.settings import named, read_bytes
+    from peerseal.transport.webhook import Webhook
 except KeyboardInterrupt:  # the libraries take most of a second, in which `main` does not exist yet
     sys.exit(INTERRUPTED)
 
@@ -326,6 +329,7 @@ COMMANDS: tuple[Callable[[Subcommands], None], ...] = (
     add_call,
     partial(add_completion, build=_parser),
     add_doctor,
+    add_evidence,
     add_inspect,
     add_join,
     add_keep_ledger,

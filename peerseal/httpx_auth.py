@@ -15,7 +15,7 @@ from peerseal.session.request_ctx import RequestCtx
 from peerseal.session.retries import is_repeatable
 from peerseal.session.signed_answer import NO_ONE_SIGNS, response_verifier, too_long
 from peerseal.session.signing import TRANSACTION, AttemptSigner, Signer
-from peerseal.verify.response import UNSIGNED, CheckedResponse, ResponseHead, ResponseVerifier
+from peerseal.verify.response import UNSIGNED, CheckedResponse, ResponseHead, ResponseVerifier, check_asked_for
 
 try:
     import httpx as httpx  # peerseal.httpx has it from here: one place names the extra if it is missing
@@ -35,6 +35,7 @@ _CLIENT_FOLLOWED = (
 )
 _TRACE: Final = "trace"
 _RAW: Final = "peerseal_raw"  # the body of an answer as it arrived
+_PROVEN: Final = "peerseal_proven"
 _BEFORE_HEADERS: Final = ".send_request_headers.started"
 SENT_BACK: Final = "another origin redirects to this service: such a request is not signed"
 
@@ -112,8 +113,10 @@ class Auth(httpx.Auth):
                 again = not again and self._was_sent_twice(response)
                 if self._responses is not None and not again:
                     token = self._signer.token_in(attempt.headers)
+                    check_asked_for(response.status_code, attempt.headers)
                     checked = self._responses.check(_head_of(response), request_token=token)
                     checked.with_content(self._raw(response))
+                    _keep_proven_history(response)
             try:
                 attempt = flow.send(response)
             except StopIteration:
@@ -133,8 +136,10 @@ class Auth(httpx.Auth):
                 again = not again and self._was_sent_twice(response)
                 if self._responses is not None and not again:
                     token = self._signer.token_in(attempt.headers)
+                    check_asked_for(response.status_code, attempt.headers)
                     checked = await _check_in_thread(self._responses, _head_of(response), token)
                     checked.with_content(await self._araw(response))
+                    _keep_proven_history(response)
             try:
                 attempt = flow.send(response)
             except StopIteration:
@@ -288,6 +293,12 @@ def _head_of(response: httpx.Response) -> ResponseHead:
     return ResponseHead.of(
         response.status_code, ((name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs)
     )
+
+
+def _keep_proven_history(response: httpx.Response) -> None:
+    """The history of a proven answer without refusals that were not: they were only a reason to sign once more."""
+    response.extensions[_PROVEN] = True
+    response.history = [earlier for earlier in response.history if _PROVEN in earlier.extensions]
 
 
 def _put_back(response: httpx.Response, content: bytes) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from flask import Flask, Response, request
 
 from registry.console.install import install_console
-from registry.services.authority.ledger_watch import LedgerWatch
 from registry.services.registry import Registry
 from registry.settings import Settings
 from registry.storage.engine import connection_counts
@@ -24,12 +23,15 @@ if TYPE_CHECKING:
 
 
 def watching(app: Flask) -> Flask:
-    """The application for a server: each process watches the ledger from its first request on."""
-    watch: LedgerWatch = app.extensions[EXTENSION].watch
+    """The application for a server: each process watches the ledger, and has witnesses cosign it, from its first
+    request on."""
+    use_cases: Registry = app.extensions[EXTENSION]
+    watch, cosigning = use_cases.watch, use_cases.cosigning
     application = app.wsgi_app
 
     def watched(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         watch.start()
+        cosigning.start()
         return application(environ, start_response)
 
     app.wsgi_app = watched  # type: ignore[method-assign]

@@ -14,6 +14,8 @@ from peerseal.transport.fetch import check_urls
 from peerseal.verify.target import check_external_prefix
 from registry.limits import LIMIT_SETTINGS, Limits
 from registry.operator_issuer import OIDC_SETTINGS, OperatorIssuer
+from registry.witness_addresses import SETTING as WITNESSES
+from registry.witness_addresses import WitnessAddress, read_witnesses
 
 KNOWN = (
     "REGISTRY_HOME",
@@ -28,6 +30,7 @@ KNOWN = (
     "REGISTRY_KEY_PASSPHRASE_FILE",
     "REGISTRY_PUBLIC_URLS",
     "REGISTRY_CHECKPOINT_URLS",
+    WITNESSES,
     "REGISTRY_APPLICANTS",
     "REGISTRY_CONSOLE",
     *OIDC_SETTINGS,
@@ -73,6 +76,8 @@ class Settings:
     checkpoint_urls: tuple[str, ...] = ()
     """Other nodes, mirrors and stored copies, whose checkpoint says which ledger was seen
     (`registry.services.authority.ledger_watch`)."""
+    witnesses: tuple[WitnessAddress, ...] = ()
+    """They cosign the checkpoints of the ledger (`registry.services.witnesses.cosigning`)."""
     external_prefix: str = ""
     """The path that a proxy in front strips. It is part of the targets that callers sign."""
     dev: bool = False
@@ -139,6 +144,7 @@ class Settings:
             "metrics_port": metrics_port(environ),
             "public_urls": _urls(read, "REGISTRY_PUBLIC_URLS"),
             "checkpoint_urls": _urls(read, "REGISTRY_CHECKPOINT_URLS"),
+            "witnesses": read_witnesses(read),
         }
         return cls(**{**values, **changes})  # type: ignore[arg-type]
 

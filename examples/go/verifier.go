@@ -26,6 +26,7 @@ var (
 	further = checks{
 		"tth": func(value any) bool { hash, err := decode(text(value)); return err == nil && len(hash) == 32 },
 		"ctx": func(value any) bool { return isObject(value) && len(canonical(value)) <= 1024 },
+		"cp":  isText,
 	}
 )
 

@@ -70,7 +70,7 @@ export class Verifier {
 
 /** All claims, each of its type, and no other: an unchecked claim must not look as if it was checked. */
 function checkShape(claims) {
-  const known = [...CLAIMS, 'tth', 'ctx']
+  const known = [...CLAIMS, 'tth', 'ctx', 'cp']
   const right = (name) =>
     TIMES.includes(name) ? isTime(claims[name]) : name === 'headers' ? isObject(claims[name]) : typeof claims[name] === 'string'
   const lower = ([name, value]) => typeof value === 'string' && name === name.toLowerCase()
@@ -82,6 +82,7 @@ function checkShape(claims) {
   if ('ctx' in claims && !(isObject(claims.ctx) && Buffer.byteLength(canonical(claims.ctx)) <= 1024)) {
     throw new Refused('malformed_token', 'ctx')
   }
+  if ('cp' in claims && typeof claims.cp !== 'string') throw new Refused('malformed_token', 'cp')
 }
 
 async function checkBinding(claims, { method, target, headers, body }) {

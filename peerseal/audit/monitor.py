@@ -4,16 +4,14 @@ The registry cannot sign in a service's name, but it could admit a key that the 
 without an entry in its ledger, and the monitor reads that entry.
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from peerseal.audit.ledger_reader import TELLS_OF_A_LOSS, LedgerReader, LedgerUpdate
 from peerseal.audit.monitor_state import MonitorState
-from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, PeersealError
+from peerseal.errors import DocumentRefused, FetchError, PeersealError
 from peerseal.protocol.documents.history_statement import Continuation, Head
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import PublicKey
@@ -33,20 +31,13 @@ from peerseal.protocol.ledger.evidence import PROOF, VOUCH, past_proof, past_req
 from peerseal.protocol.ledger.merkle import Frontier
 from peerseal.protocol.names import registry_id, service_id, split_kid
 from peerseal.protocol.tokens.claims import claim
-from peerseal.runtime.limits import FetchLimits
-from peerseal.transport.fetch import Fetcher, HttpFetcher, no_larger_than
-
-log = logging.getLogger("peerseal.webhook")
+from peerseal.transport.fetch import Fetcher, no_larger_than
 
 UNKNOWN_KEY: Final = "unknown_key"
 KEY_ENDED: Final = "key_ended"
 INCONSISTENT: Final = "inconsistent_ledger"
 BAD_CHECKPOINT: Final = "bad_checkpoint"
 UNREACHABLE: Final = "unreachable"
-PAUSES = (0.5, 2.0)
-"""Seconds before the second and the third attempt to post an alert. The next alert waits for them."""
-WEBHOOK_LIMITS = FetchLimits(connect_timeout=2.0, read_timeout=3.0, total_timeout=5.0, max_bytes=64 * 1024)
-"""Of the calls to a webhook."""
 GRACE = 60.0
 """Seconds for which the registry may be unreachable, or withhold evidence, before the monitor reports it."""
 
@@ -256,38 +247,3 @@ class Monitor:
 
     def _alert(self, kind: str, detail: str, entry: Entry | None = None, level: str = ALERT) -> Alert:
         return Alert(kind, self.state.service, detail, int(self._clock()), level, entry)
-
-
-class Webhook:
-    """A URL that takes a monitor's alerts, as JSON by POST, with three attempts each."""
-
-    def __init__(
-        self, url: str, *, fetcher: Fetcher | None = None, sleep: Callable[[float], None] = time.sleep
-    ) -> None:
-        """Raises ConfigurationError for an invalid URL."""
-        try:
-            parts = urlsplit(url)
-        except ValueError as error:
-            raise ConfigurationError("a webhook's URL that cannot be read") from error
-        if parts.fragment:
-            raise ConfigurationError("a webhook's URL has no fragment")
-        self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        self._fetcher = fetcher or HttpFetcher([f"{parts.scheme}://{parts.netloc}"], WEBHOOK_LIMITS)
-        self._sleep = sleep
-
-    def post(self, members: Mapping[str, Any]) -> bool:
-        """Whether the receiver accepted the alert (any 2xx). The log of a failure omits the URL, which may be a
-        secret."""
-        body, headers = canonical_json(dict(members)), {"Content-Type": "application/json"}
-        status: int | None = None
-        for pause in (*PAUSES, None):
-            try:
-                status = self._fetcher.call("POST", self._target, body=body, headers=headers).status
-            except FetchError as error:
-                status = error.http_status
-            if status is not None and 200 <= status < 300:
-                return True
-            if pause is not None:
-                self._sleep(pause)
-        log.error("the webhook did not take %s: status %s", members.get("event"), status)
-        return False

@@ -24,18 +24,28 @@ from peerseal.runtime.options import (
 )
 from peerseal.runtime.settings import SettingsReader, named, warn_of_unknown
 from peerseal.transport.fetch import check_urls
+from peerseal.transport.webhook import Webhook
 from peerseal.verify.audit_log import audit_by_default
 from peerseal.verify.target import check_external_prefix
 
 log = logging.getLogger("peerseal.identity")
 
-_SECRETS = ("JOIN_TOKEN", "KEY_PASSPHRASE", "REPLAY_URL", "INTROSPECTION_SECRET", "OPERATOR_TOKEN")
+_SECRETS = (
+    *("JOIN_TOKEN", "KEY_PASSPHRASE", "REPLAY_URL", "INTROSPECTION_SECRET", "OPERATOR_TOKEN"),
+    "SPLIT_VIEW_WEBHOOK",
+)
 KNOWN = (
     *("PEERSEAL_SERVICE", "PEERSEAL_REGISTRY_URL", "PEERSEAL_REGISTRY_PIN", "PEERSEAL_OIDC_TOKEN_FILE"),
     *("PEERSEAL_KEY_DIR", "PEERSEAL_CACHE_DIR", "PEERSEAL_EXTERNAL_PREFIX"),
     *("PEERSEAL_REPLAY_DIR", "PEERSEAL_REPLAY_UNSAFE_FALLBACK"),
     *("PEERSEAL_ROTATE_EVERY", "PEERSEAL_ROTATE_LEAD", "PEERSEAL_ROTATE_OVERLAP", "PEERSEAL_RETIRE_AT_EXIT"),
-    *("PEERSEAL_AUDIT", "PEERSEAL_LOG_FORMAT", "PEERSEAL_INTROSPECTION_ISSUER", "PEERSEAL_INTROSPECTION_CLIENT_ID"),
+    *(
+        "PEERSEAL_AUDIT",
+        "PEERSEAL_SHARE_CHECKPOINTS",
+        "PEERSEAL_LOG_FORMAT",
+        "PEERSEAL_INTROSPECTION_ISSUER",
+        "PEERSEAL_INTROSPECTION_CLIENT_ID",
+    ),
     *(f"PEERSEAL_{name}{suffix}" for name in _SECRETS for suffix in ("", "_FILE")),
 )
 """Every variable of the SDK and of its commands."""
@@ -61,6 +71,8 @@ def options_in(environ: Mapping[str, str]) -> dict[str, Any]:
         "rotation": _rotation_in(settings),
         "retire_at_exit": settings.optional_flag("PEERSEAL_RETIRE_AT_EXIT"),
         "audit": audit_by_default(environ),
+        "share_checkpoints": settings.flag("PEERSEAL_SHARE_CHECKPOINTS", False),
+        "split_view_webhook": _webhook_in(settings),
     }
 
 
@@ -92,6 +104,13 @@ def _replay_url_in(settings: SettingsReader) -> str | None:
     url = settings.secret("PEERSEAL_REPLAY_URL")
     if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
         raise ConfigurationError("PEERSEAL_REPLAY_URL: expected redis://host:6379/0, rediss://… or unix://…")
+    return url
+
+
+def _webhook_in(settings: SettingsReader) -> str | None:
+    url = settings.secret("PEERSEAL_SPLIT_VIEW_WEBHOOK")
+    if url is not None:
+        named("PEERSEAL_SPLIT_VIEW_WEBHOOK", Webhook, url)
     return url
 
 

@@ -43,6 +43,7 @@ from peerseal.identity.signing import (
     whole_seconds,
 )
 from peerseal.identity.signing_keys import SigningKeys
+from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair, PublicCredentials
 from peerseal.protocol.names import REGISTRY, service_id
@@ -59,6 +60,8 @@ from peerseal.runtime.worker_counters import ServiceMetrics
 from peerseal.session.circuit import Circuits, CircuitStatus
 from peerseal.session.options import PeerSessionOptions
 from peerseal.transport.fetch import Fetcher
+from peerseal.transport.webhook import Webhook
+from peerseal.trust.peer_checkpoints import SplitView
 from peerseal.trust.store import TrustStore
 from peerseal.verify.audit_log import AuditLog
 from peerseal.verify.context import Transaction, note_minted
@@ -106,6 +109,10 @@ class Identity:
                                 join token. Default: only without ``key_dir``.
     ``audit``                   whether accepted requests and minted transactions are audited (docs/how-to/audit.md); by
                                 default as ``PEERSEAL_AUDIT`` says
+    ``share_checkpoints``       whether requests and signed answers tell peers which checkpoint of the ledger this
+                                service believes, once after each change. All callees must know the claim ``cp``
+                                (docs/how-to/split-view.md).
+    ``split_view_webhook``      URL that is told if a peer's checkpoint proves that the ledger has two histories
     ``clock``                   returns the seconds since the epoch
     ``fetcher``                 calls the registry; HTTP by default
     =========================== ========================================================================================
@@ -134,10 +141,13 @@ class Identity:
         limits: TrustLimits | None = None,
         retire_at_exit: bool | None = None,
         audit: bool | None = None,
+        share_checkpoints: bool = False,
+        split_view_webhook: str | None = None,
         clock: Callable[[], float] = time.time,
         fetcher: Fetcher | None = None,
     ) -> None:
         check_switches(unsafe_replay_fallback=unsafe_replay_fallback, retire_at_exit=retire_at_exit)
+        check_switches(share_checkpoints=share_checkpoints)
         check_places(registry, key_dir=key_dir, cache_dir=cache_dir, replay_dir=replay_dir, replay_url=replay_url)
         check_parts(alg, rotation, limits, clock, oidc_token)
         self.service, self.external_prefix = check_own_service(service), check_external_prefix(external_prefix)
@@ -151,7 +161,9 @@ class Identity:
         else:
             self._replay_folder = cache_folder(Path(replay_dir), "PEERSEAL_REPLAY_DIR")
         self._pin = one_pin(pin, first, self._keys.folder)
-        self._connect(first, alg, rotation or RotationSchedule(), limits, fetcher)
+        webhook = None if split_view_webhook is None else Webhook(split_view_webhook)
+        self._connect(first, alg, rotation or RotationSchedule(), limits, fetcher, webhook)
+        self._checkpoint_for = self.trust.checkpoint_for if share_checkpoints else None
         self._report(AuditLog(audit, clock=clock))
 
     def _open_folders(
@@ -174,6 +186,7 @@ class Identity:
         schedule: RotationSchedule,
         limits: TrustLimits | None,
         fetcher: Fetcher | None,
+        webhook: Webhook | None,
     ) -> None:
         """Make the parts that call the registry."""
         self.trust = TrustStore(
@@ -184,6 +197,7 @@ class Identity:
             fetcher=fetcher,
             cache_dir=self._cache_dir,
             sign_reading=partial(_sign_reading, self._keys),
+            on_split_view=None if webhook is None else partial(_post_split_view, webhook, self.service),
         )
         self._rotation = KeyRotation(self._keys, self.trust, admission=first, alg=alg, schedule=schedule)
         self._minter = Minter(self.trust, self._keys)
@@ -199,6 +213,7 @@ class Identity:
         """Add the sources of metrics."""
         self._audit = audit
         self.add_metrics(lambda: self.trust.status(start=False).collect())
+        self.add_metrics(self.trust.collect_checkpoints)
         self.add_metrics(self._keys.collect)
         self.add_metrics(self._circuits.collect)
         self.add_metrics(audit.collect)
@@ -211,7 +226,8 @@ class Identity:
         Required are ``PEERSEAL_SERVICE`` and ``PEERSEAL_REGISTRY_URL``. The others are ``PEERSEAL_`` and the name of
         the option: ``REGISTRY_PIN``, ``JOIN_TOKEN`` [``_FILE``], ``OIDC_TOKEN_FILE``, ``KEY_DIR``, ``KEY_PASSPHRASE``
         [``_FILE``], ``CACHE_DIR``, ``EXTERNAL_PREFIX``, ``REPLAY_DIR``, ``REPLAY_URL`` [``_FILE``],
-        ``REPLAY_UNSAFE_FALLBACK``, ``RETIRE_AT_EXIT``, ``AUDIT``; and ``ROTATE_EVERY``, ``ROTATE_LEAD``,
+        ``REPLAY_UNSAFE_FALLBACK``, ``RETIRE_AT_EXIT``, ``AUDIT``, ``SHARE_CHECKPOINTS``,
+        ``SPLIT_VIEW_WEBHOOK`` [``_FILE``]; and ``ROTATE_EVERY``, ``ROTATE_LEAD``,
         ``ROTATE_OVERLAP`` in seconds or such as ``24h``. Raises ConfigurationError, which names the variable.
         """
         env = os.environ if environ is None else environ
@@ -243,6 +259,8 @@ class Identity:
         announce(self.credentials.key_id, self._rotation.admitted, self._registry, self._pin)
         warn_without_threads()
         self._rotation_thread.start()
+        if self._checkpoint_for is not None:
+            self.trust.follow_ledger()
         atexit.register(self.stop)
         return self
 
@@ -365,6 +383,7 @@ class Identity:
             content_digest=content_digest,
             headers=headers,
             ctx=ctx,
+            checkpoint_for=self._checkpoint_for,
             now=self.clock(),
         )
         if "/" in audience and headers:
@@ -379,7 +398,6 @@ class Identity:
         status: int,
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
-        checkpoint: str | None = None,
     ) -> str:
         """A response token (compact JWS): this service answers the request that carried ``request_token`` with exactly
         this status, body and headers. Call it only after a `Verifier` has accepted that request; ``caller`` is the
@@ -387,8 +405,7 @@ class Identity:
 
         ``body`` is what is sent, after content-coding, and empty for an answer to HEAD and for 204 and 304.
         ``headers`` are the headers to sign: ``content-type``, ``content-encoding``, ``location`` and ``etag`` if the
-        answer has them, and any other. ``checkpoint`` is a signed note of the ledger in base64url, at most 512 bytes.
-        Raises UnsignableRequest or TrustUnavailable.
+        answer has them, and any other. Raises UnsignableRequest or TrustUnavailable.
         """
         return response_token(
             self._keys.current(),
@@ -397,7 +414,7 @@ class Identity:
             status=status,
             body=body,
             headers={} if headers is None else headers,
-            checkpoint=checkpoint,
+            checkpoint_for=self._checkpoint_for,
             now=self.clock(),
         )
 
@@ -532,3 +549,10 @@ class Identity:
 def _sign_reading(keys: SigningKeys, target: str) -> str:
     """A request token for a GET of ``target`` at the registry."""
     return request_token(keys.current(), REGISTRY, method="GET", target=target, now=keys.clock())
+
+
+def _post_split_view(webhook: Webhook, service: str, found: SplitView) -> None:
+    """Tell the webhook: what is proven, and the evidence itself, which outlives this host there."""
+    evidence = strict_json_object(found.evidence.encode())
+    told = {"event": "split_view", "level": "alert", "service": service, "detail": found.verdict.detail}
+    webhook.post({**told, "at": found.evidence.seen[0].at, "evidence": evidence})

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import lru_cache
 from types import MappingProxyType
@@ -51,6 +52,8 @@ from peerseal.verify.users import User
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE = re.compile(r"[\t -~\x80-\xff]*")  # latin-1 without line breaks and control characters
 _CONTENT_DIGEST = re.compile(r"sha-256=:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=:")
+_MOST_WITH_CP = 3_000
+"""Bytes of the claims of a token that tells a checkpoint, at most: a request must not become too long by it."""
 _RENEWED_BEFORE_END = 60
 """Seconds before the end of an event's transaction token at which the next one is minted."""
 
@@ -65,9 +68,11 @@ def request_token(
     content_digest: str | None = None,
     headers: Mapping[str, str] = MappingProxyType({}),
     ctx: Mapping[str, Any] | None = None,
+    checkpoint_for: Callable[[str], str | None] | None = None,
     now: float,
 ) -> str:
-    """A request token for one request; see `Identity.sign_request`."""
+    """A request token for one request; see `Identity.sign_request`. ``checkpoint_for`` gives the ``cp`` to tell the
+    audience (a service id)."""
     if not is_origin_form(target):
         raise UnsignableRequest("the target is not in origin form, such as /path?query (RFC 9112 section 3.2.1)")
     digest, verb = _digest_of(_octets(body), content_digest), plain_text(method)
@@ -75,9 +80,10 @@ def request_token(
         raise UnsignableRequest(f"the method is {text_like(method)}; expected a text such as GET")
     bound, issued_at = _sendable(headers), int(now)
     transaction = bound.pop(TRANSACTION_HEADER, None)
+    callee = qualify(audience, key.domain)
     token = RequestToken(
         issuer=key.owner,
-        audience=qualify(audience, key.domain),
+        audience=callee,
         issued_at=issued_at,
         not_before=issued_at,
         expires_at=issued_at + REQUEST_LIFETIME,
@@ -89,6 +95,9 @@ def request_token(
         tth=None if transaction is None else _checked(lambda: transaction_hash(transaction)),
         ctx=ctx,
     )
+    if checkpoint_for is not None and (cp := checkpoint_for(callee)) is not None:
+        telling = replace(token, cp=cp)
+        token = telling if len(_checked(telling.payload)) <= _MOST_WITH_CP else token
     return _compact(key, REQUEST_TYP, token.payload)
 
 
@@ -116,20 +125,23 @@ def response_token(
     status: int,
     body: bytes = b"",
     headers: Mapping[str, str] = MappingProxyType({}),
-    checkpoint: str | None = None,
+    checkpoint_for: Callable[[str], str | None] | None = None,
     now: float,
 ) -> str:
-    """A response token for one answer; see `Identity.sign_response`."""
+    """A response token for one answer; see `Identity.sign_response`. ``checkpoint_for`` as of `request_token`."""
+    audience = qualify(caller, key.domain)
     token = ResponseToken(
         issuer=key.owner,
-        audience=qualify(caller, key.domain),
+        audience=audience,
         issued_at=int(now),
         request=_checked(lambda: request_hash(request_token)),
         status=status,
         content_digest=_digest_of(_octets(body), None),
         headers=_sendable(headers),
-        checkpoint=checkpoint,
     )
+    if checkpoint_for is not None and (cp := checkpoint_for(audience)) is not None:
+        telling = replace(token, checkpoint=cp)
+        token = telling if len(_checked(telling.payload)) <= _MOST_WITH_CP else token
     return _compact(key, RESPONSE_TYP, token.payload)
 
 

@@ -12,7 +12,7 @@ from urllib3.exceptions import HTTPError, ProtocolError
 from peerseal.errors import ConfigurationError, ResponseRefused
 from peerseal.session.options import SessionOptions
 from peerseal.session.signing import Signer
-from peerseal.verify.response import UNSIGNED, WRONG_BINDING, ResponseHead, ResponseVerifier
+from peerseal.verify.response import UNSIGNED, WRONG_BINDING, ResponseHead, ResponseVerifier, check_asked_for
 
 _PIECE: Final = 64 * 1024  # bytes read at once
 
@@ -46,6 +46,7 @@ def proven(response: requests.Response, verifier: ResponseVerifier, request_toke
     """Checks an answer of `requests` whose body is still to be read. The body is in memory afterwards, as it arrived,
     and is read or streamed from there. Raises ResponseRefused, or as a read of the body does."""
     raw: BaseHTTPResponse = response.raw
+    check_asked_for(raw.status, response.request.headers)
     checked = verifier.check(ResponseHead.of(raw.status, raw.headers.items()), request_token=request_token)
     content = bytearray()
     for piece in _pieces(raw):

@@ -12,7 +12,7 @@ from peerseal.protocol.documents.key_set import ACTIVE, KeySetDocument
 from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH
 from peerseal.protocol.encoding import canonical_json, digest_header, natural, strict_json_object
 from peerseal.protocol.join import join_mac_matches
-from peerseal.protocol.ledger.checkpoint import CHECKPOINT_PATH, encode_proof
+from peerseal.protocol.ledger.checkpoint import CHECKPOINT_PATH, TILE_HEIGHT, TILE_WIDTH, encode_proof
 from peerseal.protocol.names import REGISTRY, make_kid, registry_id, service_id, split_kid
 from peerseal.protocol.tokens.claims import claim
 from peerseal.protocol.tokens.proof import Proof
@@ -26,6 +26,7 @@ _KEYS: Final = re.compile(r"/v1/services/([^/]+)/keys(?:/([^/.]+)(\.jwt)?)?")
 _POLICY: Final = re.compile(r"/v1/services/([^/]+)/policy\.jwt")
 _CURRENT: Final = re.compile(r"/v1/current/(0|[1-9][0-9]*)\.jwt")
 _JWK_SET: Final = re.compile(r"/v1/services/([^/]+)/jwks\.jwt")
+_TILE: Final = re.compile(r"/ledger/tile/([0-5])/([0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
 _PART: Final = re.compile(r"/v1/services/([^/]+)/jwks/([0-9]|[1-5][0-9]|6[0-3])\.jwt")
 
 
@@ -99,10 +100,21 @@ class Endpoints:
         if path == CHECKPOINT_PATH:
             text = self._registry.ledger.checkpoint().encode("utf-8")
             return Answer(200, text, {"content-type": "text/plain; charset=utf-8"})
+        if found := _TILE.fullmatch(path):
+            level, number, width = (int(text or TILE_WIDTH) for text in found.groups())
+            return self._tile(level, number, width)
         if path != "/ledger/proof":
             return None
         old, new = _number(call, "from"), _number(call, "to")
         return Answer(200, canonical_json({"from": old, "to": new, "proof": self._consistency(old, new)}))
+
+    def _tile(self, level: int, number: int, width: int) -> Answer:
+        """The hashes of a tile (C2SP tlog-tiles), if the ledger is that long."""
+        ledger, begin = self._registry.ledger, number * TILE_WIDTH
+        if begin + width > len(ledger.entries) >> (TILE_HEIGHT * level):
+            raise NotFound("not_found", "no such tile yet")
+        hashes = (ledger.node(TILE_HEIGHT * level, begin + at) for at in range(width))
+        return Answer(200, b"".join(hashes), {"content-type": "application/octet-stream"})
 
     def _conditional(self, call: Call, document: KeySetDocument) -> Answer:
         """RFC 9110 section 13.1.2. The tag covers all members that a new signature does not change."""

@@ -301,6 +301,23 @@ class DocumentReader:
 
     # ---- documents that its keys sign
 
+    @property
+    def ledger(self) -> SeenLedger:
+        """The history that was seen."""
+        return self._ledger
+
+    def signed_registry_keys(self) -> str:
+        """The root's document as it is signed, fetched now. Raises FetchError, DocumentRefused or TrustUnavailable."""
+        root = self.registry_keys()
+
+        def read(answer: Answer) -> str:
+            jws = text_of(answer, RegistryKeys)
+            read_registry_keys(jws, pin=root.root.thumbprint, now=self._clock())
+            return jws
+
+        with no_larger_than(RegistryKeys.MAX_SIZE):
+            return self.fetcher.ask(REGISTRY_KEYS_PATH, read) or ""
+
     def seen(self) -> int:
         """Entries of the newest checkpoint that was seen, before a restart too; 0 where none was. Each later document
         must cover as many. Raises TrustUnavailable, FetchError or DocumentRefused."""

@@ -114,6 +114,16 @@ class ReplacedLedgers:
                 found |= {key.kid: REVOKED_FOR_GOOD for key in document.revoked}
         return found
 
+    def statements(self) -> list[str]:
+        """The statements that the registry serves now, as compact JWSs, not verified. Raises FetchError or
+        DocumentRefused where that cannot be known."""
+        try:
+            return self._fetched()
+        except FetchError as error:
+            if error.http_status != 404:
+                raise
+            return []
+
     def _statements_after(self, error: DocumentRefused | FetchError, root: RegistryKeys) -> list[HistoryStatement]:
         """The root's statements, if the error may come from another ledger and the pause is over."""
         if not _tells_of_another(error) or not self._asking.acquire(blocking=False):

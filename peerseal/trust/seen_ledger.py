@@ -48,7 +48,7 @@ OfferedProof = tuple[int, Proof | None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class SeenCheckpoint:
     """A checkpoint, the note that signs it, and when this host saw it (seconds since the epoch)."""
 
     checkpoint: Checkpoint
@@ -76,9 +76,9 @@ class SeenLedger:
         self._clock = clock
         self._history = self._history_on_file = ""
         self._folder = None if cache_dir is None else cache_folder(cache_dir)
-        self._newest: _Seen | None = None
+        self._newest: SeenCheckpoint | None = None
         self._agreed = BoundedDict[int, bytes](_AGREED)
-        self._on_file: _Seen | None = None
+        self._on_file: SeenCheckpoint | None = None
         self._recalled = False
         self._memory_works = True
         self._lock = threading.Lock()
@@ -90,6 +90,15 @@ class SeenLedger:
             self._recall(root)
         return self._newest.checkpoint.size if self._newest else 0
 
+    @property
+    def newest(self) -> SeenCheckpoint | None:
+        """The newest checkpoint in memory; another object after each change."""
+        return self._newest
+
+    def is_known(self, found: Checkpoint) -> bool:
+        """Whether memory holds it as a checkpoint of the one history."""
+        return self._agreed.get(found.size) == found.root
+
     def follow(self, found: Checkpoint, note: str, root: RegistryKeys, offered: OfferedProof | None = None) -> None:
         """Accept a checkpoint, whose signature was checked, as part of the one history; as the newest if it is larger.
         A proof that came along spares a call, where it is the one that is needed.
@@ -100,7 +109,7 @@ class SeenLedger:
             self._take_newer_signature(found, note, root)
             return
         self._recall(root)  # another process may have seen another history meanwhile
-        if self._compare(_Seen(found, note, self._seen_now()), offered) and not self._remember(root):
+        if self._compare(SeenCheckpoint(found, note, self._seen_now()), offered) and not self._remember(root):
             self._recall(root)  # another process has written one meanwhile: compare the two, then write ours
             self._remember(root)
 
@@ -146,7 +155,7 @@ class SeenLedger:
         with self._lock:
             if self._newest is not newest:
                 return False
-            self._newest = _Seen(found, note, max(self._clock(), float(excused.seen_at)))
+            self._newest = SeenCheckpoint(found, note, max(self._clock(), float(excused.seen_at)))
             self._agreed = BoundedDict(_AGREED, {new.size: new.root, found.size: found.root})
             self._history = history
         lost = f"{newest.checkpoint.size} entries, root {newest.checkpoint.root.hex()}"
@@ -185,7 +194,7 @@ class SeenLedger:
                 log.warning("the newest checkpoint was signed by a ledger key that was dropped: it is forgotten")
                 self._newest, self._agreed = None, BoundedDict(_AGREED)
 
-    def _compare(self, found: _Seen, offered: OfferedProof | None = None) -> bool:
+    def _compare(self, found: SeenCheckpoint, offered: OfferedProof | None = None) -> bool:
         """Prove that it is of the same history, and return whether it is the newest now. Raises as `follow` does."""
         while True:
             newest = self._newest
@@ -211,7 +220,7 @@ class SeenLedger:
             elif offered is not None:
                 check_consistency(old.size, old.root, new.size, new.root, offered)
             else:
-                self._prove_by_asking(old, new)
+                self.ask_for_proof(old, new)
         except DocumentRefused as error:
             if error.code == "document_inconsistent":
                 seen = [f"{checkpoint.size} entries, root {checkpoint.root.hex()}" for checkpoint in (old, new)]
@@ -223,8 +232,9 @@ class SeenLedger:
             shorter = f"the registry does not show that {new.size} entries begin with {old.size}"
             raise DocumentRefused("document_rolled_back", shorter) from error
 
-    def _prove_by_asking(self, old: Checkpoint, new: Checkpoint) -> None:
-        """By the registry's proof; by the tiles of a mirror, which has none. Raises DocumentRefused or FetchError."""
+    def ask_for_proof(self, old: Checkpoint, new: Checkpoint) -> None:
+        """Passes where ``new`` continues ``old``, by the registry's proof, or by the tiles of a mirror, which has none.
+        Raises DocumentRefused or FetchError."""
 
         def read(answer: Answer) -> bool:
             check_consistency(old.size, old.root, new.size, new.root, read_proof(answer, old.size, new.size))
@@ -248,7 +258,7 @@ class SeenLedger:
         if _signed_by(note, root, (root.ledger_key,)) is not None:
             with self._lock:
                 if self._newest is newest:
-                    self._newest = _Seen(found, note, newest.seen_at)
+                    self._newest = SeenCheckpoint(found, note, newest.seen_at)
             self._remember(root)
 
     # ---- across restarts
@@ -264,7 +274,7 @@ class SeenLedger:
             self._on_file = kept
         self._recalled = True
 
-    def _continued_by(self, kept: _Seen) -> bool:
+    def _continued_by(self, kept: SeenCheckpoint) -> bool:
         """Continue with the checkpoint on disk where all that this process has seen was there before: the process that
         replaced it has compared the two (`_may_replace`), so that of many workers one fetches the proof."""
         with self._lock:
@@ -277,7 +287,7 @@ class SeenLedger:
             self._newest = self._on_file = kept
             return True
 
-    def _on_disk(self, root: RegistryKeys) -> _Seen | None:
+    def _on_disk(self, root: RegistryKeys) -> SeenCheckpoint | None:
         """The checkpoint in the file. One that does not verify counts as none: a ledger key may have been dropped
         since, and a user who can damage the file can also remove it."""
         file = self._file(root)
@@ -294,7 +304,7 @@ class SeenLedger:
         if checkpoint is None:
             log.warning("%s is ignored: no ledger key that the root names signed it", file.path)
             return None
-        return _Seen(checkpoint, note, seen_at)
+        return SeenCheckpoint(checkpoint, note, seen_at)
 
     def _remember(self, root: RegistryKeys) -> bool:
         """Put the newest checkpoint on disk, unless a larger one is there. An error of the disk is not fatal. False

@@ -16,6 +16,7 @@ asks the registry once what changed (`peerseal.trust.confirmation`). `peerseal.t
 import hashlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,6 +30,7 @@ from peerseal.protocol.names import exact_name, make_kid, registry_id, split_kid
 from peerseal.protocol.plain import text_like
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.protocol.tokens.claims import LATEST_TIME
+from peerseal.runtime.files import cache_folder
 from peerseal.runtime.forks import BackgroundWork, in_each_child, notice_fork
 from peerseal.runtime.limits import TrustLimits
 from peerseal.runtime.metrics import MOST, OTHER, Metric, counted, metrics
@@ -36,7 +38,7 @@ from peerseal.runtime.options import check_callable, check_flag, check_is, check
 from peerseal.transport.deadline import Deadline, waiting
 from peerseal.transport.fetch import Fetcher, HttpFetcher
 from peerseal.trust.awake import AwakePeriods, uptime
-from peerseal.trust.background import BackgroundThread, Renewal
+from peerseal.trust.background import BackgroundThread, Renewal, RoundResult
 from peerseal.trust.beliefs import ForeignKeySource, KnownService, Recalled, TrustedKey
 from peerseal.trust.changes import ChangesFollower
 from peerseal.trust.confirmation import Confirmation
@@ -45,6 +47,7 @@ from peerseal.trust.disk.document_cache import CopyFolder, NoCopies
 from peerseal.trust.disk.shared_changes import SharedChanges
 from peerseal.trust.documents import D, DocumentReader, Question, check_age
 from peerseal.trust.foreign import NO_FEDERATION, FederationSource, ForeignDomains
+from peerseal.trust.peer_checkpoints import PeerCheckpoints, SplitView
 from peerseal.trust.shelf import CachedSubject, ShelfContext
 from peerseal.trust.shelves import DomainShelf, FederationShelf, KeyShelf, PolicyShelf, StatementShelf
 
@@ -61,7 +64,8 @@ class TrustStore:
     request token for a GET of it; the store reads restricted policies with it. ``uptime`` gives the seconds since the
     machine started, including the time for which it was suspended. With ``federation`` a question about a service of
     another trust domain is answered as the registry's federation document says (`peerseal.trust.foreign`); without it
-    such a service is unknown. The attribute ``reader`` fetches and checks the documents.
+    such a service is unknown. ``on_split_view`` is called when a checkpoint that a peer told of proves that the ledger
+    has two histories. The attribute ``reader`` fetches and checks the documents.
 
     The constructor makes no call and starts no thread; the methods do. Safe to use from threads, and before and after a
     fork: each look-up first checks whether the process was forked.
@@ -79,6 +83,7 @@ class TrustStore:
         sign_reading: Callable[[str], str] | None = None,
         uptime: Callable[[], float] = uptime,
         federation: bool = True,
+        on_split_view: Callable[[SplitView], object] | None = None,
     ) -> None:
         _check_options(registry, pin, limits, clock, cache_dir, uptime)
         check_flag("federation", federation)
@@ -107,10 +112,12 @@ class TrustStore:
             source if federation else NO_FEDERATION, self._open_foreign, limits.foreign_waits
         )
         shelves = self._domain_shelf, federations, self._policy_shelf, self._key_shelf, self._statement_shelf
-        self.reader.replaced_ledgers.caches = *shelves, confirmation, current
+        evidence = None if folder is None else cache_folder(folder).inner("split-views")
+        self._checkpoints = PeerCheckpoints(self.reader, limits, clock, evidence, on_split_view)
+        self.reader.replaced_ledgers.caches = *shelves, confirmation, current, self._checkpoints
         self._renewal = Renewal(context, self._changes, shelves, working)
         self._thread = BackgroundThread(
-            self._renewal.round, lambda: self.fetcher.hang_up(), self._changes.outgrown, limits, self._awake
+            self._round, lambda: self.fetcher.hang_up(), self._changes.outgrown, limits, self._awake
         )
         self._reset_counts()
         in_each_child(self._reset_counts)
@@ -253,15 +260,37 @@ class TrustStore:
         """
         notice_fork()
         self._renewal.refresh()
+        self._checkpoints.work_soon()
         for store in self._foreign.stores().values():
             store.refresh()
 
     def stop(self) -> None:
-        """End the background thread of this process, for good."""
+        """End the background threads of this process, for good."""
         notice_fork()
+        self._checkpoints.stop()
         self._thread.stop()
         self._changes.stop()
         self._foreign.stop()
+
+    # ---- peers as witnesses
+
+    def follow_ledger(self) -> None:
+        """See the newest checkpoints of the ledger from now on, also if this process verifies no caller. A failure is
+        logged only."""
+        try:
+            self.settings()  # what the store holds is renewed, and every answer brings a checkpoint
+        except PeersealError as error:
+            log.warning("the registry's ledger cannot be followed yet: %s", error)
+
+    def checkpoint_for(self, peer: str) -> str | None:
+        """What to tell this service (an id) in ``cp`` now: the newest checkpoint of the ledger, if it was not told yet.
+        None most of the time. Makes no call."""
+        self._begin()
+        return self._checkpoints.checkpoint_for(peer)
+
+    def heard(self, cp: str, from_peer: str) -> None:
+        """Compare, later and in another thread, the checkpoint that this verified service (an id) told of."""
+        self._checkpoints.heard(cp, from_peer)
 
     # ---- single documents, and the state of the store
 
@@ -312,6 +341,10 @@ class TrustStore:
             foreign={domain: store.status(start=False) for domain, store in self._foreign.stores().items()},
         )
 
+    def collect_checkpoints(self) -> list[Metric]:
+        """The metrics of the checkpoints that peers told each other."""
+        return self._checkpoints.collect()
+
     @property
     def fetcher(self) -> Fetcher:
         """The HTTP client for the registry."""
@@ -322,6 +355,11 @@ class TrustStore:
         self.reader.fetcher = fetcher
 
     # ---- parts of the above
+
+    def _round(self, stopping: threading.Event) -> RoundResult:
+        result = self._renewal.round(stopping)
+        self._checkpoints.work_soon()
+        return result
 
     def _begin(self) -> None:
         """Called first in each look-up: start the background thread, if this process has none."""

@@ -21,10 +21,18 @@ def proof_from_tiles(fetcher: Fetcher, old: int, new: int) -> Proof:
 
     Raises DocumentRefused where the mirror's ledger is shorter, or an answer is no tile, and FetchError.
     """
+    return consistency_proof(old, new, nodes_of_mirror(fetcher, new))
+
+
+def nodes_of_mirror(fetcher: Fetcher, at_least: int) -> NodeReader:
+    """The nodes of the mirror's tree as of its own checkpoint: it may have no other files. They are not checked.
+
+    Raises DocumentRefused where the mirror has fewer entries than ``at_least``, FetchError, and as `nodes_from_tiles`.
+    """
     size = _size(fetcher)
-    if size < new:
-        raise DocumentRefused("document_rolled_back", f"the mirror has {size} entries, {new} were seen")
-    return consistency_proof(old, new, nodes_from_tiles(fetcher, size))
+    if size < at_least:
+        raise DocumentRefused("document_rolled_back", f"the mirror has {size} entries, {at_least} were seen")
+    return nodes_from_tiles(fetcher, size)
 
 
 def nodes_from_tiles(fetcher: Fetcher, size: int) -> NodeReader:

@@ -162,6 +162,8 @@ class Verifier:
         self._deadline = deadline_of(trust)
         # Only a RemoteKeySource has it.
         self._recall: Callable[..., KeySource | None] | None = getattr(trust, "recall", None)
+        # Only a TrustStore has it: what the caller believes of the ledger is compared there, later.
+        self._heard: Callable[[str, str], object] | None = getattr(trust, "heard", None)
         self._audience_name = check_name_or_id(audience)
         self._allow = read_allow(allow)
         self._replay = MemoryReplayGuard(clock=clock) if replay is None else replay
@@ -285,6 +287,8 @@ class Verifier:
             raise
         if not first:
             raise Replayed(f"{peer.id} sent the token with jti {jti} before")
+        if "cp" in peer.claims and self._heard is not None:
+            self._heard(peer.claims["cp"], peer.id)
         return peer
 
     def _allowed_scopes(self, caller: str, source: KeySource) -> tuple[str, frozenset[str]]:

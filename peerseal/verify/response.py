@@ -73,6 +73,8 @@ _HINTS: Final[Mapping[str, str]] = {
     "location": "a proxy rewrites redirects (nginx: proxy_redirect off)",
     "content-type": "a proxy adds or replaces the content type",
 }
+_ASKED_BY: Final = {206: ("range",), 304: ("if-none-match", "if-modified-since")}
+"""The headers of a request that ask for answers of these statuses (RFC 9110 sections 13 and 14)."""
 _GATEWAY_ERRORS: Final = (502, 503, 504)
 _SHOWN = 80  # characters of a header that is not verified
 
@@ -141,6 +143,8 @@ class ResponseVerifier:
             check_header_name("headers", name)
         self._trust = trust
         self._deadline = deadline_of(trust)
+        # Only a TrustStore has it: what the callee believes of the ledger is compared there, later.
+        self._heard: Callable[[str, str], object] | None = getattr(trust, "heard", None)
         self._names = check_name_or_id(caller), check_name_or_id(audience)
         self._signed = (*ALWAYS_SIGNED, *(name.lower() for name in headers))
         self._leeway = leeway
@@ -195,6 +199,8 @@ class ResponseVerifier:
         check_times(issued_at, issued_at, claims["exp"], now=now, leeway=leeway, cap=RESPONSE_LIFETIME)
         check_window(issued_at, key, leeway)
         _check_head(claims, head, self._signed)
+        if "cp" in claims and self._heard is not None:
+            self._heard(claims["cp"], key.service_id)
         return CheckedResponse(key.kid, MappingProxyType(claims))
 
     def _resolved(self) -> tuple[str, str]:
@@ -204,6 +210,18 @@ class ResponseVerifier:
             domain = self._trust.domain
             self._parties = qualify(caller, domain), qualify(audience, domain)
         return self._parties
+
+
+def check_asked_for(status: int, sent: Collection[str]) -> None:
+    """Passes an answer whose status the request asked for. ``sent`` are the names of the request's headers, in any
+    case. A part, or the word that nothing changed, is otherwise for a header that was added on the way. Raises
+    ResponseRefused."""
+    asking = _ASKED_BY.get(status)
+    if asking is not None and not {name.lower() for name in sent}.intersection(asking):
+        header = " or ".join(asking)
+        raise ResponseRefused(
+            WRONG_BINDING, f"the answer has status {status}, and the request has no {header}: it was added on the way"
+        )
 
 
 @contextmanager

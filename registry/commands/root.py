@@ -6,16 +6,21 @@ request, sign, publish.
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from peerseal.errors import MalformedToken
 from peerseal.identity.key_passphrase import KeyPassphrase
 from peerseal.protocol.documents.history_statement import HistoryStatement
+from peerseal.protocol.documents.registry_keys import RegistryKeys
+from peerseal.protocol.ledger.quorum import MAX_WITNESSES, Quorum
 from peerseal.runtime.terminal import folded, say
 from registry.commands.common import (
     NEW_FILE,
     OLD_FILE,
+    WholeNumber,
     checkpoints_option,
     json_option,
     read_file,
@@ -46,12 +51,21 @@ def _out(content: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return click.option("--out", type=NEW_FILE, required=True, help=f"File for the {content}.")
 
 
+_witnesses = click.option(
+    "--witness", "vkeys", multiple=True, metavar="VKEY", help="The key of a witness, NAME+ID+KEY."
+)
+_quorum = click.option(
+    "--quorum", type=WholeNumber(1, MAX_WITNESSES), metavar="K", help="How many of them a client needs."
+)
+_no_witnesses = click.option("--no-witnesses", is_flag=True, help="Name no witnesses any more.")
+
+
 @click.group()
 def root() -> None:
-    """New signing and ledger keys, and the removal of stolen ones.
+    """New signing and ledger keys, the removal of stolen ones, and the witnesses of the ledger.
 
-    With the root key on this host, run `roll` or `drop`. With the root key offline, run `request` on this host, `sign`
-    on the machine with the root key, and `publish` on this host.
+    With the root key on this host, run `roll`, `drop` or `witnesses`. With the root key offline, run `request` on this
+    host, `sign` on the machine with the root key, and `publish` on this host.
     """
 
 
@@ -78,14 +92,42 @@ def drop(as_json: bool) -> None:
 
 
 @root.command()
+@_witnesses
+@_quorum
+@_no_witnesses
+@json_option
+def witnesses(vkeys: tuple[str, ...], quorum: int | None, no_witnesses: bool, as_json: bool) -> None:
+    """Names the witnesses of the ledger, and how many of them must have cosigned what clients believe.
+
+    Give all of them: they replace those named before. First have every node submit its checkpoints to them
+    (REGISTRY_WITNESSES): clients that know this version refuse what is not cosigned.
+    """
+    if not vkeys and not no_witnesses:
+        raise click.UsageError("name each witness with --witness VKEY, or none with --no-witnesses")
+    _sign_at_once(_witnessed(_ceremony().requested((), drop_past=False), vkeys, quorum, no_witnesses), as_json)
+
+
+@root.command()
 @click.argument("what", type=_WHAT, nargs=-1)
 @click.option("--drop-past", is_flag=True, help="Make the previous keys invalid.")
+@_witnesses
+@_quorum
+@_no_witnesses
 @_out("request")
 @json_option
-def request(what: tuple[str, ...], drop_past: bool, out: Path, as_json: bool) -> None:
+def request(
+    what: tuple[str, ...],
+    drop_past: bool,
+    vkeys: tuple[str, ...],
+    quorum: int | None,
+    no_witnesses: bool,
+    out: Path,
+    as_json: bool,
+) -> None:
     """Writes the next document to a file, for the root to sign. WHAT names the keys to replace; without WHAT the
-    document is renewed with the same keys."""
-    out.write_bytes(written(_ceremony().requested([Rolled(one) for one in what], drop_past=drop_past)))
+    document is renewed with the same keys, and with the same witnesses unless others are named."""
+    document = _ceremony().requested([Rolled(one) for one in what], drop_past=drop_past)
+    out.write_bytes(written(_witnessed(document, vkeys, quorum, no_witnesses)))
     show({"request": str(out)}, as_json, f"request for the root: {out}")
 
 
@@ -108,8 +150,27 @@ def publish(document_file: Path, as_json: bool) -> None:
     _publish(_read_jws(document_file, _LARGEST_DOCUMENT), as_json)
 
 
+def _witnessed(document: RegistryKeys, vkeys: Sequence[str], quorum: int | None, no_witnesses: bool) -> RegistryKeys:
+    """The document with these witnesses; with those that it names where no option is given. Raises click.UsageError."""
+    if no_witnesses and (vkeys or quorum is not None):
+        raise click.UsageError("--no-witnesses together with --witness or --quorum")
+    if no_witnesses:
+        return replace(document, witnesses=None)
+    if bool(vkeys) != (quorum is not None):
+        raise click.UsageError("--witness and --quorum belong together")
+    if quorum is None:
+        return document
+    try:
+        return replace(document, witnesses=Quorum.of(vkeys, quorum))
+    except MalformedToken as error:
+        raise click.UsageError(f"--witness: {error}") from error
+
+
 def _at_once(what: tuple[str, ...], drop_past: bool, as_json: bool) -> None:
-    document = _ceremony().requested([Rolled(one) for one in what], drop_past=drop_past)
+    _sign_at_once(_ceremony().requested([Rolled(one) for one in what], drop_past=drop_past), as_json)
+
+
+def _sign_at_once(document: RegistryKeys, as_json: bool) -> None:
     settings = the_settings()
     _publish(signed(written(document), settings.root_key_file, settings.key_passphrase), as_json)
 
@@ -123,7 +184,11 @@ def _publish(jws: str, as_json: bool) -> None:
     ceremony.put_in_place(document)
     signing = [key.thumbprint for key in document.signing_keys]
     members = {"version": document.version, "signing_keys": signing, "ledger_keys": list(document.ledger_keys)}
-    show(members, as_json, f"registry keys version {document.version}: {len(signing)} signing key(s) named")
+    told = f"registry keys version {document.version}: {len(signing)} signing key(s) named"
+    if (quorum := document.witnesses) is not None:
+        members |= quorum.members()
+        told += f", {quorum.needed} of {len(quorum.witnesses)} witness(es) needed"
+    show(members, as_json, told)
 
 
 def _ceremony() -> Ceremony:

@@ -11,10 +11,10 @@ from flask import Blueprint, Flask, Response, current_app, g, render_template, r
 from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 
-from peerseal.errors import PeersealError
+from peerseal.errors import CodedError, MissingToken, PeersealError
 from peerseal.protocol.encoding import canonical_json
 from peerseal.runtime.times import utc
-from registry.console.request import signed_in
+from registry.console.request import signed_in, typed_in_vain
 from registry.services.access.operators import Role
 from registry.web.problems import code_of, log_failure, log_refusal
 from registry.web.wire import registry
@@ -37,6 +37,9 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+
+_IN_VAIN = (MissingToken.code, "stale_form")
+"""Errors after which a form cannot be sent again as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,8 @@ def by_text(by: Mapping[str, str]) -> str:
 def error_page(error: Exception) -> Response:
     """An error as a page, with its code, cause and remedy; it is counted and logged as that of a program's call is."""
     if isinstance(error, PeersealError):
-        status, code, detail = error.status, error.code, str(error)
+        status, code = error.status, error.code
+        detail = error.detail if isinstance(error, CodedError) else str(error)
     elif isinstance(error, HTTPException):
         status, detail = error.code or 500, error.description or ""
         code = code_of(status)
@@ -130,7 +134,8 @@ def error_page(error: Exception) -> Response:
     expected = isinstance(error, PeersealError | HTTPException)
     request_id = log_refusal(status, code, detail, "") if expected else log_failure(error)
     title = HTTPStatus(status).phrase
-    answer = page("error.html", status, title=title, code=code, detail=detail, request_id=request_id)
+    typed = typed_in_vain() if code in _IN_VAIN else ()
+    answer = page("error.html", status, title=title, code=code, detail=detail, request_id=request_id, typed=typed)
     for name, value in error.get_headers() if isinstance(error, HTTPException) else ():
         if name in ("Allow", "Retry-After"):
             answer.headers[name] = value

@@ -1,12 +1,13 @@
 """Who asks: the operator who is signed in, by a cookie; and whether a form is one of ours."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote, urlsplit
 
 from flask import Flask, current_app, flash, g, request, session
 from flask.sessions import SecureCookieSessionInterface
 from flask_wtf import CSRFProtect  # type: ignore[import-untyped]
+from flask_wtf.csrf import CSRFError  # type: ignore[import-untyped]
 
 from peerseal.errors import MissingToken
 from peerseal.protocol.hosts import is_loopback_host
@@ -20,6 +21,13 @@ log = logging.getLogger(__name__)
 COOKIE = "peerseal-console"
 CSRF = CSRFProtect()
 _SECRET, _WANTED = "secret", "wanted"
+_STALE = "this form is of an earlier sign-in in this browser: open its page again, and send it from there"
+_NO_COOKIE = (
+    "the browser sent no cookie with this form: allow cookies of this site, open the console with https unless it is "
+    "on this host, and load the page again"
+)
+_TYPED = ("caller", "scopes", "policy", "settings", "service", "why")
+"""Fields with texts that a person typed, and no secrets."""
 _LONGEST_WANTED = 1_000  # characters: browsers drop cookies of 4 KiB
 
 
@@ -77,7 +85,7 @@ def operator(needs: Role = Role.VIEWER) -> Operator:
     """The operator who asks. Raises MissingToken for a stranger, and RoleRefused for too low a role."""
     found = signed_in()
     if found is None:
-        raise MissingToken("no one is signed in")
+        raise MissingToken("you are not signed in any more: sign in, and send the form again")
     if found.operator.role < needs:
         raise RoleRefused(f"this needs the role {needs.label}, and yours is {found.operator.role.label}")
     return found.operator
@@ -117,17 +125,29 @@ def note_wanted() -> None:
 
 
 def take_wanted() -> str | None:
-    """The path of the page that was asked for, if any. It never leaves the session, so no link can set it."""
+    """The path of the page that was asked for, if any. It stays in signed cookies, so no link can set it."""
     wanted: str | None = session.pop(_WANTED, None)
     return wanted
 
 
 def check_form() -> None:
-    """Passes a form that a page of ours sent. Raises BadRequest, or flask_wtf.csrf.CSRFError."""
+    """Passes a form that a page of ours sent in this session. Raises BadRequest."""
     site = request.headers.get("Sec-Fetch-Site", "same-origin")
     if site != "same-origin":
         raise BadRequest("cross_site", f"a form of another site ({site:.20}): use the console's own page")
-    CSRF.protect()
+    try:
+        CSRF.protect()
+    except CSRFError as error:
+        log.info("a form has no token of its session: %s", error.description)
+        raise BadRequest("stale_form", _STALE if request.cookies else _NO_COOKIE) from error
+
+
+def typed_in_vain() -> Sequence[tuple[str, str]]:
+    """The names and texts of what a person typed into the form that is refused, for the person to copy them. Of a form
+    that another site may have sent, nothing."""
+    if request.headers.get("Sec-Fetch-Site") != "same-origin":
+        return []
+    return [(name, text) for name in _TYPED for text in request.form.getlist(name) if text.strip()]
 
 
 def is_new_form() -> bool:
@@ -138,7 +158,7 @@ def is_new_form() -> bool:
         raise BadRequest("invalid_parameter", "the form has no name of its own: send it from the console's own page")
     is_new = registry().console_sessions.claim_form(name)
     if not is_new:
-        flash("This form was sent before: its token was shown once. Make another one if it is lost.", "notice")
+        flash("This form was sent before, and its answer was shown once. Send a new one if that is lost.", "notice")
     return is_new
 
 

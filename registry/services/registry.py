@@ -30,6 +30,7 @@ from registry.services.readiness import Readiness, basic_checks
 from registry.services.recovery.histories import HistoryDeclarations
 from registry.services.setup.keyfiles import read_sealer
 from registry.services.use_case import Node
+from registry.services.witnesses.cosigning import Cosigning
 from registry.settings import Settings
 from registry.storage.durability import DurabilityGuard
 from registry.storage.engine import POSTGRESQL, DatabaseTimeouts, create_engine
@@ -89,6 +90,7 @@ class Registry:
         self.activity = Activity(node)
         self.trust_graphs = TrustGraphs(node)
         self.ledger_pages = LedgerPages(node)
+        self.cosigning = Cosigning(self.settings, node)
 
     def cached_bytes(self) -> dict[str, int]:
         """Bytes that the caches of this process hold, by what they keep."""

@@ -1,8 +1,9 @@
 """Who calls, and how often one address may be refused.
 
-Writing calls that are refused, or left pending, are counted by address. Beyond `Limits.refusals_per_minute` the address
-has to wait. Calls that succeed are not counted, because they proved their right. Reading calls are not counted either.
-Memory answers most of them; the others, such as proofs and documents that no cache holds, read the database.
+Writing calls that are refused, or left pending, are counted by address, and so is each sign-in of a person
+(`SIGN_INS`). Beyond `Limits.refusals_per_minute` the address has to wait. Other calls that succeed are not counted,
+because they proved their right. Other reading calls are not counted either. Memory answers most of them; some, such as
+proofs and documents that no cache holds, read the database.
 
 `calling_account` finds the address that a call comes from, also through proxies, and the account that the call counts
 for. ``REGISTRY_PROXIES`` is the number of proxies that add to ``X-Forwarded-For``. The address stands in that place

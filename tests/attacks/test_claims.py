@@ -116,10 +116,21 @@ def test_member_twice_further_down(callee: Callee, key: KeyPair, ctx: bytes) -> 
     callee.refuses(forge(header(key), with_raw("headers", ctx), key.sign), "malformed_token")
 
 
-@pytest.mark.parametrize("name", ["cnf", "act", "may_act", "crit", "cp", "scope", "ISS", "iss ", "", "__proto__"])
+@pytest.mark.parametrize("name", ["cnf", "act", "may_act", "crit", "cp2", "scope", "ISS", "iss ", "", "__proto__"])
 def test_unknown_claim(callee: Callee, key: KeyPair, name: str) -> None:
-    """A claim that this version does not check must not look as if it were. ``cp`` is reserved."""
+    """A claim that this version does not check must not look as if it were."""
     callee.refuses(honest_token(key, **{name: "a"}), "malformed_token")
+
+
+@pytest.mark.parametrize("cp", [None, 1, 1.5, True, [], {}, ["AAAA"]])
+def test_cp_that_is_no_text(callee: Callee, key: KeyPair, cp: object) -> None:
+    callee.refuses(honest_token(key, cp=cp), "malformed_token")
+
+
+@pytest.mark.parametrize("cp", ["", "a", "?", "A" * 3000])
+def test_cp_that_is_nonsense_refuses_no_request(callee: Callee, key: KeyPair, cp: str) -> None:
+    """It is compared after the request was accepted, and says nothing about the request."""
+    assert callee.accepts(honest_token(key, cp=cp))
 
 
 @pytest.mark.parametrize("payload", [b"", b"null", b"[]", b'"a"', b"1", b"{}", b"[{}]", b"{}{}", b"true", b"\0"])

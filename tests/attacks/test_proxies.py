@@ -13,12 +13,12 @@ import pytest
 import requests
 
 from peerseal import Identity
-from peerseal.audit.monitor import Webhook
 from peerseal.errors import ConfigurationError, FetchError, PeersealError
 from peerseal.protocol.tokens.oidc import UnverifiedToken
 from peerseal.requests import PeerSession
 from peerseal.testing import MemoryRegistry
 from peerseal.transport.fetch import HttpFetcher
+from peerseal.transport.webhook import Webhook
 from peerseal.verify.issuers import OidcIssuer
 from registry.commands.operator_client import HttpOperatorClient
 from tests.peerseal.served import served

@@ -204,11 +204,35 @@ def test_a_refusal_that_is_packed_is_not_unpacked_before_it_is_proven(world: Wor
 
 
 @each_way
+@pytest.mark.parametrize("status", [206, 304])
+def test_an_answer_for_a_header_that_was_added_on_the_way_is_refused(world: World, call: Way, status: int) -> None:
+    """The callee signs it honestly: it saw ``Range`` or ``If-None-Match``, which are not bound."""
+    assert refused(call, world, f"/status/{status}").code == "wrong_binding"
+
+
+@each_way
+@pytest.mark.parametrize(("status", "header"), [(206, "Range"), (304, "If-None-Match"), (304, "If-Modified-Since")])
+def test_an_answer_that_the_request_asked_for_is_accepted(world: World, call: Way, status: int, header: str) -> None:
+    assert call(world, f"/status/{status}", headers={header: "x"}).status == status
+
+
+@each_way
 def test_a_pretended_replay_costs_one_attempt_and_brings_nothing(world: World, call: Way) -> None:
     problem = Sent("401 NO", (("Content-Type", "application/problem+json"),), b'{"code": "replayed"}', "")
     world.between = lambda sent: problem.plus("Content-Length", str(len(problem.body)))
     assert refused(call, world).code == "unsigned_response"
     assert len(world.sent) == 2
+
+
+@each_way
+def test_a_pretended_replay_is_not_in_the_history_of_the_answer(world: World, call: Way) -> None:
+    problem = Sent("401 NO", (("Content-Type", "application/problem+json"),), b'{"code": "replayed"}', "")
+    pretended = problem.plus("Content-Length", str(len(problem.body)))
+    world.between = lambda sent: pretended if len(world.sent) in (1, 3) else sent
+    got = call(world, "/moved")
+    assert (got.status, got.body) == (200, BODY)
+    assert [each for each in got.history if each == 401] == []
+    assert len(world.sent) == 4
 
 
 def test_a_copy_of_a_request_gets_no_signature(world: World) -> None:

@@ -90,10 +90,23 @@ class Person:
             self.chrome.execute_cdp_cmd("Network.setCookie", self._cookies[token])
             return
         self.open("/sign-in")
+        self._send_token(token)
+        self._cookies[token] = self.cookie()
+
+    def sign_in_again(self, token: str) -> None:
+        """Signs in once more in another tab, with the cookies lost. This one stays as it is."""
+        here = self.chrome.current_window_handle
+        self.forget()
+        self.chrome.switch_to.new_window("tab")
+        self.open("/sign-in")
+        self._send_token(token)
+        self.chrome.close()
+        self.chrome.switch_to.window(here)
+
+    def _send_token(self, token: str) -> None:
         self.fill("#token", token)
         self.press(Keys.ENTER)
         self.see(".who")
-        self._cookies[token] = self.cookie()
 
     def cookie(self) -> dict[str, Any]:
         """The cookie of the session."""
@@ -108,9 +121,13 @@ class Person:
         """One element."""
         return self.chrome.find_element(By.CSS_SELECTOR, selector)
 
+    def all(self, selector: str) -> list[WebElement]:
+        """All elements."""
+        return self.chrome.find_elements(By.CSS_SELECTOR, selector)
+
     def count(self, selector: str) -> int:
         """How many there are."""
-        return len(self.chrome.find_elements(By.CSS_SELECTOR, selector))
+        return len(self.all(selector))
 
     def see(self, selector: str, text: str = "") -> WebElement:
         """Waits for an element that is shown and has that text. Raises TimeoutException."""
@@ -131,6 +148,10 @@ class Person:
     def click(self, selector: str) -> None:
         """Clicks on an element, once it is there."""
         self.see(selector).click()
+
+    def double_click(self, selector: str) -> None:
+        """Clicks twice on an element, as hasty people do."""
+        ActionChains(self.chrome).double_click(self.see(selector)).perform()
 
     def fill(self, selector: str, text: str) -> None:
         """Types into a field, in the place of what it has."""

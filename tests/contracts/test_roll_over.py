@@ -1,8 +1,10 @@
 """New keys for the registry, named by a root that may be offline; on both databases."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from peerseal.errors import ConfigurationError, DocumentRefused
 from peerseal.protocol.documents.frame import read_document
@@ -10,8 +12,11 @@ from peerseal.protocol.documents.key_set import KeySetDocument
 from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import verify_checkpoint
+from peerseal.protocol.ledger.cosignature import WITNESS_KEY, NoteKey
+from peerseal.protocol.ledger.quorum import Quorum
 from peerseal.protocol.names import make_kid, registry_id
 from registry.services.setup.ceremony import SETTLED_AFTER, Ceremony, NotSettled, Rolled, signed, written
+from registry.services.setup.initialise import initialise
 from tests.registry.driver import DOMAIN, Clock, Driver
 
 SET = "/v1/services/billing/jwks.jwt"
@@ -136,6 +141,18 @@ def test_a_document_that_does_not_follow_the_one_in_force(registry: Driver, cere
     roll(ceremony, registry, Rolled.LEDGER)
     with pytest.raises(ConfigurationError, match="does not follow"):
         ceremony.publish(first)
+
+
+def test_witnesses_stay_named_through_roll_overs_and_renewals(registry: Driver, ceremony: Ceremony) -> None:
+    witness = NoteKey.of("witness.example", WITNESS_KEY, Ed25519PrivateKey.generate().public_key())
+    quorum = Quorum.of([str(witness)], 1)
+    named = replace(ceremony.requested([], drop_past=False), witnesses=quorum)
+    ceremony.publish(signed(written(named), registry.settings.root_key_file))
+    assert roll(ceremony, registry, Rolled.SIGNING, Rolled.LEDGER).witnesses == quorum
+    moved = replace(registry.settings, public_urls=("https://moved.example",))
+    initialise(moved, registry.store, None, registry.clock)
+    renewed = root_document(registry)
+    assert (renewed.urls, renewed.witnesses) == (moved.public_urls, quorum)
 
 
 def test_only_the_pinned_root_signs(registry: Driver, ceremony: Ceremony, tmp_path: Path) -> None:

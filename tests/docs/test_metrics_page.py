@@ -17,8 +17,10 @@ from peerseal.audit.witness_server import witnessing
 from peerseal.errors import MessageRefused
 from peerseal.flask import PeerAuth
 from peerseal.messaging import EventConsumer
+from peerseal.protocol.ledger.cosignature import WITNESS_KEY, NoteKey
 from peerseal.testing import MemoryRegistry
 from peerseal.trust.store import ServiceStatus, TrustStatus
+from registry.witness_addresses import WitnessAddress
 from tests.peerseal.verify.test_audit_log import Messages, event_headers, user, verifier_of
 from tests.registry.driver import Driver
 from tests.support.foreign_log import ForeignLog
@@ -51,7 +53,8 @@ def _reported(texts: Iterable[str]) -> Iterator[tuple[str, tuple[str, frozenset[
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[Driver]:
-    driver = Driver(f"sqlite:///{tmp_path / 'registry.sqlite3'}", tmp_path / "home")
+    witness = WitnessAddress(NoteKey("w.example", WITNESS_KEY, bytes(32)), "http://127.0.0.1:1")
+    driver = Driver(f"sqlite:///{tmp_path / 'registry.sqlite3'}", tmp_path / "home", witnesses=(witness,))
     yield driver
     driver.close()
 
@@ -79,7 +82,7 @@ def test_a_mirror_reports_what_the_page_lists(tmp_path: Path) -> None:
 
 
 def metrics_of_a_callee(registry: MemoryRegistry, client: Identity, folder: Path) -> str:
-    """Of a service that accepts and refuses calls and events, and whose audit fails."""
+    """Of a service that accepts and refuses calls and events, hears of a checkpoint, and whose audit fails."""
     identity, messages = registry.identity("callee", key_dir=folder), Messages()
     app = Flask(__name__)
     PeerAuth(app, identity, allow={"client": {"read"}}, on_verified=lambda _: 1 / 0, sign_responses=True)
@@ -96,6 +99,7 @@ def metrics_of_a_callee(registry: MemoryRegistry, client: Identity, folder: Path
     for event_id in ("e-1", "e-2"):
         messages.put(b"{}", event_headers(client, event_id))
         consumer.run_once(handle)
+    identity.trust.heard("A" * 1000, client.id)  # too long to be looked at
     identity.add_metrics(lambda: 1 / 0)  # type: ignore[arg-type, return-value] # a source that fails
     identity.metrics()
     return identity.metrics()

@@ -2,12 +2,8 @@
 knowledge, within two seconds."""
 
 import json
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +19,7 @@ from registry.storage.tables import entries, ledger_head
 from registry.storage.unit import Store
 from tests.support.processes import Process
 from tests.support.stack import Stack
+from tests.support.webhook import webhook
 
 pytestmark = pytest.mark.e2e
 
@@ -83,29 +80,6 @@ def size_of(stack: Stack) -> int:
 
 def store_of(stack: Stack) -> Store:
     return Store(create_engine(stack.registry_settings["REGISTRY_DATABASE_URL"]))
-
-
-@contextmanager
-def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A URL on loopback, and what was posted to it."""
-    posted: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/hook?team=billing", posted
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def test_a_key_registered_behind_the_owners_back_is_reported(stack: Stack, tmp_path: Path) -> None:

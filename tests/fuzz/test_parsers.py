@@ -31,7 +31,7 @@ from peerseal.protocol.documents import (
     registry_keys,
     statement,
 )
-from peerseal.protocol.ledger import checkpoint, cosignature, entries, evidence
+from peerseal.protocol.ledger import checkpoint, cosignature, entries, evidence, quorum, split_view
 from peerseal.protocol.tokens import assertion as assertions
 from peerseal.protocol.tokens import claims as shared
 from peerseal.protocol.tokens import introspection, oidc
@@ -239,6 +239,10 @@ def protocol_parsers() -> list[Parser]:
             "peerseal.protocol.ledger.cosignature.NoteKey.parse",
             text(lambda given: cosignature.NoteKey.parse(given, cosignature.LOG_KEY), log_key),
         ),
+        text(split_view.decode_cp, encoding.b64url(note.encode())),
+        value(split_view.Fork.from_json, {"root": "A" * 43, "path": checkpoint.encode_proof((b"a" * 32,))}),
+        value(split_view.Sighting.from_json, {"note": 0, "from": forge.CALLER, "at": NOW}),
+        octets(split_view.Evidence.decode, split_view.Evidence(forge.DOMAIN, (note, note)).encode()),
         octets(checkpoint.decode_bundle, checkpoint.encode_bundle([b"one", b"two"])),
         value(checkpoint.decode_proof, checkpoint.encode_proof((b"a" * 32, b"b" * 32))),
         text(oidc.UnverifiedToken.parse, user_token()),
@@ -335,12 +339,16 @@ def document_parsers(signing: dict[str, keys.PublicKey]) -> list[Parser]:
             payload(kind, payload_of(jws)),
         ]
     keys_jws = a_document(registry_keys.RegistryKeys)
+    witness = cosignature.NoteKey.of("witness.example", cosignature.WITNESS_KEY, named_note_key().public_key())
+    witnessed = quorum.Quorum.of([str(witness)], 1).members()
     parsers += [
         of(
             "peerseal.protocol.documents.registry_keys.read_registry_keys",
             Parser("", lambda jws: registry_keys.read_registry_keys(jws, pin=None, now=NOW), keys_jws, signed(KEY)),
         ),
         payload(registry_keys.RegistryKeys, payload_of(keys_jws)),
+        payload(registry_keys.RegistryKeys, {**payload_of(keys_jws), **witnessed}),
+        members(quorum.Quorum.read, witnessed),
     ]
     listed = payload_of(a_document(key_set.KeySetDocument))["keys"][0]
     owner = names.split_kid(listed["kid"])[0]

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from werkzeug.serving import make_server
 
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.ledger.cosignature import WITNESS_KEY, NoteKey
 from peerseal.protocol.words import words_of
 from registry.__main__ import main
 from registry.app import create_app
@@ -96,6 +98,36 @@ def test_init_needs_a_domain_and_keeps_it(run: Run) -> None:
     refused = run("init", "--trust-domain", "other.internal")
     assert refused.exit_code == 1
     assert "cannot be changed" in refused.stderr
+
+
+def test_the_root_names_witnesses_and_names_none_again(run: Run, registry: Driver, tmp_path: Path) -> None:
+    keys = [NoteKey.of(name, WITNESS_KEY, Ed25519PrivateKey.generate().public_key()) for name in ("a", "b")]
+    named = [option for key in keys for option in ("--witness", str(key))]
+    done = run("root", "witnesses", *named, "--quorum", "2", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["quorum"], [witness["name"] for witness in found["witnesses"]]) == (2, ["a", "b"])
+    request = tmp_path / "request.json"
+    assert run("root", "request", "--out", str(request)).exit_code == 0
+    assert json.loads(request.read_bytes())["witnesses"] == found["witnesses"], "they stay, unless others are named"
+    assert run("root", "request", "--no-witnesses", "--out", str(request)).exit_code == 0
+    assert not json.loads(request.read_bytes()).keys() & {"witnesses", "quorum"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "name each witness"),
+        (["--quorum", "1"], "name each witness"),
+        (["--witness", "a+00000000+AAAA"], "belong together"),
+        (["--witness", "a+00000000+AAAA", "--quorum", "1"], "--witness: the verifier key of a"),
+        (["--witness", "a", "--quorum", "17"], "17 is not in the range"),
+        (["--witness", "a", "--no-witnesses"], "together"),
+    ],
+)
+def test_witnesses_that_cannot_be_named(run: Run, registry: Driver, options: list[str], said: str) -> None:
+    done = run("root", "witnesses", *options)
+    assert (done.exit_code, said in done.stderr) == (2, True), done.stderr
 
 
 def test_the_root_key_can_be_elsewhere(run: Run, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import gzip
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -80,6 +80,8 @@ class Got(NamedTuple):
     status: int
     body: bytes
     headers: Any
+    history: Sequence[int] = ()
+    """The statuses of the answers before it."""
 
 
 class _Silent(WSGIRequestHandler):
@@ -174,18 +176,20 @@ Way = Callable[..., Got]
 def by_requests(world: World, path: str = "/orders", method: str = "GET", **options: Any) -> Got:
     """A call of `peerseal.requests`."""
     call = options.pop("call", {})
+    sent = options.pop("headers", None)
     wired = {"sleep": lambda _: None, "require_signed_response": True, **options}
     with world.caller.session(CALLEE, world.url, **wired) as session:
-        answer = session.request(method, path, **call)
-    return Got(answer.status_code, answer.content, answer.headers)
+        answer = session.request(method, path, headers=sent, **call)
+    return Got(answer.status_code, answer.content, answer.headers, [each.status_code for each in answer.history])
 
 
 def by_httpx(world: World, path: str = "/orders", method: str = "GET", **options: Any) -> Got:
     """A call of an httpx.Client with `Auth`."""
+    sent = options.pop("headers", None)
     wired = {"require_signed_response": True, "follow_redirects": True, **options}
     with httpx.Client(auth=Auth(world.caller, CALLEE, world.url, **wired), verify=PLAIN) as client:
-        answer = client.request(method, world.url + path)
-    return Got(answer.status_code, answer.content, answer.headers)
+        answer = client.request(method, world.url + path, headers=sent)
+    return Got(answer.status_code, answer.content, answer.headers, [each.status_code for each in answer.history])
 
 
 def by_async_session(world: World, path: str = "/orders", method: str = "GET", **options: Any) -> Got:
@@ -194,11 +198,13 @@ def by_async_session(world: World, path: str = "/orders", method: str = "GET", *
     async def pause(_: float) -> None:
         """Not at all."""
 
+    sent = options.pop("headers", None)
+
     async def call() -> Got:
         wired = {"require_signed_response": True, "follow_redirects": True, "verify": PLAIN, "sleep": pause, **options}
         async with AsyncPeerSession(world.caller, CALLEE, world.url, **wired) as session:
-            answer = await session.request(method, path)
-        return Got(answer.status_code, answer.content, answer.headers)
+            answer = await session.request(method, path, headers=sent)
+        return Got(answer.status_code, answer.content, answer.headers, [each.status_code for each in answer.history])
 
     return asyncio.run(call())
 

@@ -9,6 +9,8 @@ from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import Checkpoint, encode_proof, sign_checkpoint
+from peerseal.protocol.ledger.cosignature import WITNESS_KEY, NoteKey
+from peerseal.protocol.ledger.quorum import Quorum
 from peerseal.testing import Clock, MemoryRegistry
 from tests.vectors.world import (
     ABSENT,
@@ -78,6 +80,9 @@ def registry_keys() -> Vectors:
     made.good("honest", "signed by the pinned root", facts, document=good)
     made.good("no-past-keys", "past_ledger_keys may be missing", document=by_root(past_ledger_keys=ABSENT))
     made.good("unknown-member", "members that a reader does not know", document=by_root(future={"a": 1}))
+    witness = NoteKey.of("witness.example", WITNESS_KEY, ledger_key("witness").public_key())
+    named = Quorum.of([str(witness)], 1).members()
+    made.good("witnesses", "witnesses of the ledger are named", document=by_root(**named))
     made.bad("pin", "document_wrong_root", "another pin", document=good, pin=ec_key("other root").public.thumbprint)
     other = ec_key("other root")
     claimed = jws(header_of(other, REGISTRY, RegistryKeys.TYP), document.claims(), other.sign)

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from peerseal.protocol.encoding import b64url, canonical_json, digest_header
 from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.ledger.checkpoint import Checkpoint, sign_checkpoint
 from peerseal.protocol.tokens.request import REQUEST_TYP
 from tests.vectors.world import (
     ABSENT,
@@ -22,9 +23,11 @@ from tests.vectors.world import (
     jti,
     jws,
     kid_of,
+    ledger_key,
     listed,
     object_of,
     rsa_key,
+    seed,
 )
 
 METHOD: Final = "POST"
@@ -97,6 +100,11 @@ def callee() -> dict[str, Any]:
         "headers": dict(HEADERS),
         "scope": SCOPE,
     }
+
+
+def told_checkpoint() -> str:
+    """The ``cp`` of an honest caller."""
+    return b64url(sign_checkpoint(Checkpoint(DOMAIN, 300, seed("root")), ledger_key()).encode())
 
 
 def believed() -> list[Any]:
@@ -258,6 +266,9 @@ def _shape(made: Vectors) -> None:
         "ctx-text": {"ctx": "tenant"},
         "ctx-too-long": {"ctx": {"a": "b" * 1017}},
         "ctx-too-long-with-escapes": {"ctx": object_of(1025)},
+        "cp-number": {"cp": 7},
+        "cp-null": {"cp": None},
+        "cp-list": {"cp": [told_checkpoint()]},
     }
     for name, changes in other.items():
         made.bad(name, "malformed_token", "the shape of the claims is wrong", token=token(**changes))
@@ -267,6 +278,11 @@ def _shape(made: Vectors) -> None:
     made.bad("iat-with-exponent", "malformed_token", "18e8 is no JSON integer", token=written(exponent))
     made.good("ctx", "data of the application", claims(ctx={"tenant": "a"}), token=token(ctx={"tenant": "a"}))
     made.good("ctx-longest", "1,024 bytes of canonical JSON", token=token(ctx={"a": "b" * 1016}))
+    told = told_checkpoint()
+    made.good("cp", "the checkpoint that the caller believes", claims(cp=told), token=token(cp=told))
+    comment = "what a cp says is compared later, and refuses no request"
+    for name, text in {"empty": "", "no-note": "AAAA", "no-base64url": "?", "too-long": "A" * 700}.items():
+        made.good(f"cp-{name}", comment, token=token(cp=text))
     made.good("ctx-longest-with-escapes", "1,024 bytes of canonical JSON", token=token(ctx=object_of(1024)))
 
 

@@ -8,6 +8,7 @@ from peerseal.errors import DocumentRefused, InvalidName, MalformedToken
 from peerseal.protocol.documents.frame import Frame, UnverifiedDocument, check_issued, errors_as_document_refused
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.ledger.checkpoint import ledger_public_key
+from peerseal.protocol.ledger.quorum import Quorum
 from peerseal.protocol.names import make_kid, registry_id, split_kid, split_service_id
 from peerseal.protocol.tokens.claims import at_least, claim, number_claim
 
@@ -21,7 +22,8 @@ class RegistryKeys(Frame):
 
     ``root`` is the key that signs this document; clients pin its thumbprint. ``ledger_key`` is the Ed25519 key (a JWK,
     RFC 8037) that signs checkpoints. ``past_ledger_keys`` are earlier ledger keys. Clients still accept the
-    checkpoints that those signed, so that a ledger key can be replaced.
+    checkpoints that those signed, so that a ledger key can be replaced. ``witnesses`` says which witnesses cosign
+    checkpoints, and how many of them a client needs; None where it needs none.
     """
 
     TYP: ClassVar[str] = "peerseal-registry+jwt"
@@ -32,6 +34,7 @@ class RegistryKeys(Frame):
     ledger_key: Mapping[str, str]
     urls: tuple[str, ...] = ()
     past_ledger_keys: tuple[Mapping[str, str], ...] = ()
+    witnesses: Quorum | None = None
 
     @property
     def ledger_keys(self) -> tuple[Mapping[str, str], ...]:
@@ -49,6 +52,7 @@ class RegistryKeys(Frame):
             "ledger_key": dict(self.ledger_key),
             "past_ledger_keys": [dict(key) for key in self.past_ledger_keys],
             "urls": list(self.urls),
+            **({} if self.witnesses is None else self.witnesses.members()),
         }
 
     @classmethod
@@ -68,6 +72,7 @@ class RegistryKeys(Frame):
             "ledger_key": ledger_key,
             "urls": tuple(urls),
             "past_ledger_keys": tuple(past),
+            "witnesses": Quorum.read(claims),
         }
 
 

@@ -58,7 +58,7 @@ _TEMPLATE = (
 _TYPES = (str, str, int, int, str, str, str, int, str, str)  # of its values
 _QUOTATION_MARKS = _TEMPLATE.count('"')
 _request_values = itemgetter(*_REQUEST_MEMBERS)
-_REQUEST_OPTIONAL = frozenset(("tth", "ctx"))
+_REQUEST_OPTIONAL = frozenset(("tth", "ctx", "cp"))
 
 _USUAL = canonical_object(
     {
@@ -84,7 +84,8 @@ class RequestToken:
     ``issuer`` and ``audience`` are service ids. ``target_digest`` and ``content_digest`` are digests, ``sha-256=:…:``,
     of the origin-form request-target and of the body's bytes. ``headers`` maps the lower-case names of the bound
     headers to their values. ``tth`` is the `transaction_hash` of the request's transaction token, None if it has none.
-    ``ctx`` is data of the caller's application.
+    ``ctx`` is data of the caller's application. ``cp`` is the newest checkpoint that the caller believes
+    (`peerseal.protocol.ledger.split_view`).
     """
 
     issuer: str
@@ -99,6 +100,7 @@ class RequestToken:
     headers: Mapping[str, str] = field(default_factory=dict)
     tth: str | None = None
     ctx: Mapping[str, Any] | None = None
+    cp: str | None = None
 
     def claims(self) -> dict[str, Any]:
         """The JSON payload. Raises as `plain_ctx` for a ``ctx`` that does not fit."""
@@ -119,13 +121,15 @@ class RequestToken:
             claims["tth"] = self.tth
         if self.ctx is not None:
             claims["ctx"] = plain_ctx(self.ctx)
+        if self.cp is not None:
+            claims["cp"] = self.cp
         return claims
 
     def payload(self) -> bytes:
         """The claims in canonical JSON. Raises as `claims`, and ValueError for values that JSON lacks.
 
-        A template writes most tokens, in a fifth of the time: those without headers, ``tth`` and ``ctx`` whose texts
-        are ASCII and need no escapes.
+        A template writes most tokens, in a fifth of the time: those without headers, ``tth``, ``ctx`` and ``cp`` whose
+        texts are ASCII and need no escapes.
         """
         values = (
             self.audience,
@@ -139,8 +143,8 @@ class RequestToken:
             self.issuer,
             self.target_digest,
         )
-        usual = self.ctx is None and self.tth is None and type(self.headers) is dict and not self.headers
-        if usual and tuple(map(type, values)) == _TYPES:
+        bare = self.ctx is None and self.tth is None and self.cp is None
+        if bare and type(self.headers) is dict and not self.headers and tuple(map(type, values)) == _TYPES:
             text = _TEMPLATE % values
             # As many quotation marks as the template has: no text holds one.
             if text.isascii() and text.isprintable() and "\\" not in text and text.count('"') == _QUOTATION_MARKS:
@@ -188,8 +192,8 @@ def check_request_claims(claims: dict[str, Any]) -> None:
 
 
 def usual_request_claims(payload: bytes) -> dict[str, Any] | None:
-    """The claims of a payload as our own signers write it: canonical JSON, ASCII without escapes, no ``ctx``. None for
-    any other payload.
+    """The claims of a payload as our own signers write it: canonical JSON, ASCII without escapes, no ``ctx`` and
+    no ``cp``. None for any other payload.
 
     It gives what `strict_json_object` and `check_request_claims` give together, in a third of their time.
     """
@@ -224,3 +228,5 @@ def _check_optional_claims(claims: dict[str, Any]) -> None:
         raise MalformedToken("tth is not a SHA-256")
     if "ctx" in claims and len(canonical_json(claim(claims, "ctx", dict))) > MAX_CTX:
         raise MalformedToken(f"ctx is longer than {MAX_CTX} bytes")
+    if "cp" in claims:
+        claim(claims, "cp", str)  # what it says is compared later, and refuses no request

@@ -33,12 +33,13 @@ _PURPOSE = "console sign-in"
 def begin() -> Response:
     """Leads to the issuer: by a page, since ``form-action`` in our policy also forbids redirects to another site. A
     session of before ends here, where its cookie is sent."""
-    wanted = take_wanted()
     secret, until = secrets.token_urlsafe(32), int(registry().clock()) + SIGN_IN_LASTS
     try:
         address = _issuer().address(_attempt(secret))
     except TrustUnavailable as error:
-        return _forget(_refused(error, "unavailable"))
+        log_refusal(error.status, error.code, str(error), "")
+        return page("sign_in.html", error.status, issuer_down=True)
+    wanted = take_wanted()
     end()
     answer = page("issuer_leave.html", address=address)
     value = want_bytes(_serializer().dumps({"secret": secret, "until": until, "wanted": wanted})).decode("ascii")
@@ -52,15 +53,11 @@ def finish() -> Response:
     try:
         attempt, wanted = _begun()
     except OperatorRefused as error:
-        return _refused(error, "answer")
+        return _refused(error)
     try:
         return _forget(_finished(attempt, wanted))
-    except TrustUnavailable as error:
-        return _forget(_refused(error, "unavailable"))
-    except RoleRefused as error:
-        return _forget(_refused(error, "no_role"))
-    except OperatorRefused as error:
-        return _forget(_refused(error, "answer"))
+    except (TrustUnavailable, RoleRefused, OperatorRefused) as error:
+        return _forget(_refused(error, wanted))
 
 
 def _finished(attempt: Attempt, wanted: str | None) -> Response:
@@ -70,10 +67,11 @@ def _finished(attempt: Attempt, wanted: str | None) -> Response:
     return page("issuer_arrival.html", address=wanted or link("console.overview.show"))
 
 
-def _refused(error: TrustUnavailable | RoleRefused | OperatorRefused, why: str) -> Response:
-    """The sign-in page, which says why in general; the log has the details."""
+def _refused(error: TrustUnavailable | RoleRefused | OperatorRefused, wanted: str | None = None) -> Response:
+    """A page that says why in general; the log has the details. It has no form: that would set a session's cookie, in
+    the place of one that the browser kept back."""
     log_refusal(error.status, error.code, str(error), "")
-    return page("sign_in.html", error.status, issuer_refused=why)
+    return page("issuer_refused.html", error.status, why=error.code, address=wanted or link("console.sign_in.show"))
 
 
 def _begun() -> tuple[Attempt, str | None]:

@@ -53,6 +53,7 @@ def show() -> Response:
         ready=registry().readiness(),
         fork=registry().fork_guard.fork,
         unconfirmed=registry().fork_guard.unconfirmed,
+        others=registry().watch.others,
         documents=_documents(registry().authority.in_force(), registry().clock()),
         terminal=("peerseal-registry status", "peerseal-registry services", "peerseal-registry verify"),
     )

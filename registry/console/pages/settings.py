@@ -1,20 +1,23 @@
 """The domain's settings, the registry's own keys, and the operators."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, flash
 
 from peerseal.errors import MalformedToken
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.ledger.checkpoint import ledger_jwk, signed_note_key
+from peerseal.protocol.policies import DomainSettings
 from registry.console.policy_draft import readable
 from registry.console.rendering import link, page, redirect
 from registry.console.request import act, field, is_new_form, number_field, operator, signed_in
-from registry.domain.errors import BadRequest, PreconditionFailed, RoleRefused
-from registry.domain.policy import explain_domain
+from registry.domain.errors import BadRequest, NotFound, PreconditionFailed, RoleRefused
+from registry.domain.policy import explain_domain, settings_from
 from registry.services.access.operators import Role
 from registry.services.authority.authority import RENEW_BEFORE, Authority
+from registry.services.documents.policies import Setting
 from registry.web.wire import parameter, registry, role_named
 
 blueprint = Blueprint("settings", __name__)
@@ -40,12 +43,26 @@ def save() -> Response:
     by = act(Role.ADMIN)
     text, seen = field("settings", 2 * registry().settings.limits.policy_body), number_field("entry")
     try:
-        registry().policies.set_domain(strict_json_object(text), {seen}, by)
-    except PreconditionFailed as error:
-        return _domain_page(error.status, text, "Another operator replaced them meanwhile. Compare, and save again")
+        done = _saved(strict_json_object(text), seen, by)
     except (BadRequest, MalformedToken) as error:
         return _domain_page(400, text, str(error))
+    if done is None:
+        conflict = "Another operator replaced them meanwhile. Compare, and save again"
+        return _domain_page(PreconditionFailed.status, text, conflict)
+    flash(f"The settings are those of entry {done.seq}.", "done")
     return redirect(link("console.settings.show"))
+
+
+def _saved(members: Mapping[str, Any], seen: int, by: Mapping[str, str]) -> Setting[DomainSettings] | None:
+    """The settings in force, which are the typed ones; None where others were set since ``seen``. Raises BadRequest or
+    MalformedToken."""
+    try:
+        return registry().policies.set_domain(members, {seen}, by)
+    except PreconditionFailed:
+        stored = registry().policies.domain()
+        return (
+            stored if stored.value == settings_from(members, registry().authority.in_force().domain) else None
+        )  # the same form, sent twice
 
 
 def _domain_page(status: int = 200, typed: str | None = None, refused: str | None = None) -> Response:
@@ -173,7 +190,12 @@ def revoke(token_id: str) -> Response:
     typed = field("confirm")
     if typed != token_id:
         return _revoke_page(token_id, 400, typed)
-    registry().operators.revoke(token_id, by)
+    try:
+        registry().operators.revoke(token_id, by)
+    except NotFound:
+        flash(f"Operator token {token_id} was revoked before, or is not kept any more.", "notice")
+    else:
+        flash(f"Operator token {token_id} is revoked, and its sessions have ended.", "done")
     return redirect(link("console.settings.operators"))
 
 

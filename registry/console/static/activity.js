@@ -10,6 +10,7 @@ const format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeSty
 let after = live.dataset.after;
 let paused = false;
 let ended = false;
+let looking = false;
 let timer;
 
 function cell(row, text, link, tag) {
@@ -24,6 +25,7 @@ function cell(row, text, link, tag) {
 }
 
 function time(row, event) {
+  if (event.time_text === "–") return cell(row, ""); // an altered row has it, and no calendar
   const made = row.appendChild(document.createElement("td")).appendChild(document.createElement("time"));
   const at = new Date(event.time * 1000);
   made.dateTime = at.toISOString();
@@ -46,7 +48,11 @@ function rowOf(event) {
 function show(events) {
   if (events.length) for (const old of list.querySelectorAll("tr.new")) old.className = "";
   for (const event of events) list.prepend(rowOf(event));
-  while (list.rows.length > KEPT) list.lastElementChild.remove();
+  if (list.rows.length > KEPT) {
+    while (list.rows.length > KEPT) list.lastElementChild.remove();
+    document.querySelector("a[rel=next]")?.remove(); // it leads to what was older than the rows that are gone
+    document.getElementById("left-out").hidden = false;
+  }
   const count = events.length === 1 ? "1 new event" : `${events.length} new events`;
   if (events.length) said.textContent = `${count}, the newest: ${events.at(-1).type}`;
 }
@@ -67,6 +73,7 @@ async function look() {
   }
   if (!answer.ok) throw new Error(`the registry answers ${answer.status}`);
   const found = await answer.json();
+  if (paused) return false; // meanwhile: the same events come again later
   show(found.rows);
   after = found.after;
   return found.more;
@@ -74,7 +81,8 @@ async function look() {
 
 async function run() {
   clearTimeout(timer);
-  if (paused || ended || document.hidden) return;
+  if (looking || paused || ended || document.hidden) return;
+  looking = true;
   try {
     while (!paused && !document.hidden && (await look()));
     if (said.dataset.failed) said.textContent = "Live again.";
@@ -83,6 +91,7 @@ async function run() {
     if (!said.dataset.failed) said.textContent = `New events cannot be read: ${error.message}. This page tries again.`;
     said.dataset.failed = "yes";
   }
+  looking = false;
   clearTimeout(timer);
   if (!ended) timer = setTimeout(run, EVERY);
 }

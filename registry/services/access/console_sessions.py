@@ -59,6 +59,7 @@ class ConsoleSessions(UseCase):
                 operator = self._operators.of_person(connection, person, role, self._limits.console_session)
                 return self._begun(connection, operator, f"{operator.id}: {person}")
             self._operators.revoke_person(connection, person)
+        # only here, since an error within the transaction would undo the revocation
         raise RoleRefused(f"no group of {person} has a role here")
 
     def _begun(self, connection: Connection, operator: Operator, subject: str) -> str:

@@ -91,7 +91,7 @@ class IssuerSignIn:
             settings.issuer, ca_file=settings.ca_file, check_key=check_quality, clock=clock
         )
         self._metadata: _Metadata | None = None
-        self._read_at = self._failed_at = -math.inf
+        self._read_at = self._asked_at = -math.inf
         self._exchanges, self._verifying = BoundedSemaphore(EXCHANGES), Lock()
 
     def address(self, attempt: Attempt) -> str:
@@ -182,11 +182,11 @@ class IssuerSignIn:
         now, known = self._clock(), self._metadata
         if known is not None and 0 <= now - self._read_at < METADATA_KEPT:
             return known
-        if not 0 <= now - self._failed_at < PAUSE:
+        if not 0 <= now - self._asked_at < PAUSE:
             with suppress(FetchError, DocumentRefused, ConfigurationError, MalformedToken):
-                self._failed_at = now  # before the call, which may hang
+                self._asked_at = now  # before the call, which may hang
                 self._metadata, self._read_at = self._fetched(), now
-                self._failed_at = -math.inf
+                self._asked_at = -math.inf
         if self._metadata is None:
             raise TrustUnavailable(f"the issuer {self._settings.issuer} gives no discovery document", int(PAUSE))
         return self._metadata

@@ -120,6 +120,11 @@ class ForkGuard:
         return self._fork or next(iter(self._witnessed.values()), None)
 
     @property
+    def contradicted_by(self) -> frozenset[str]:
+        """The witnesses whose ledger contradicts the database's."""
+        return frozenset(self._witnessed)
+
+    @property
     def unconfirmed(self) -> bool:
         """Whether nothing is signed because the ledger that was seen is not known yet."""
         return self._newest.unconfirmed

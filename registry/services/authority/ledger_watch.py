@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import SQLAlchemyError
@@ -83,6 +83,27 @@ class LedgerStatus:
         return {**told, "detail": self.detail, "remedy": list(self.remedy)}
 
 
+class Answer(NamedTuple):
+    """What a witness said in the last round: the size of its ledger, or why it said nothing."""
+
+    told: str
+    size: int | None = None
+
+
+NOT_ASKED: Final = Answer("not asked yet")
+
+
+@dataclass(frozen=True, slots=True)
+class OtherNode:
+    """Another node, a mirror or a copy, in the last round. ``size`` is the number of its entries; None while it does
+    not answer, for the reason that ``told`` has. ``forked`` says whether its ledger contradicts the database's."""
+
+    url: str
+    size: int | None
+    told: str
+    forked: bool
+
+
 class LedgerWatch:
     """The threads of one process. ``store`` is guarded by ``guard``."""
 
@@ -95,7 +116,7 @@ class LedgerWatch:
         self._starting = threading.Lock()
         self._stopping = threading.Event()
         self._ask_soon = threading.Event()
-        self._answers: dict[str, str] = {}
+        self._answers: dict[str, Answer] = {}
         self._blind = False
         event.listen(store.engine, "connect", self._connected)
 
@@ -131,7 +152,7 @@ class LedgerWatch:
         """Asks each witness once. A witness that does not answer is logged once and ignored."""
         for url, fetcher in self._fetchers.items():
             self._tell(url, self._asked(url, fetcher))
-        if ANSWERED in self._answers.values():
+        if any(answer.told == ANSWERED for answer in self._answers.values()):
             self._guard.asked()
 
     # ---- for operators
@@ -152,6 +173,13 @@ class LedgerWatch:
             return LedgerStatus("forked", database, remembered, str(error), FORKED)
         return LedgerStatus("sound", database, remembered)
 
+    @property
+    def others(self) -> list[OtherNode]:
+        """The witnesses, as this process saw them in the last round."""
+        forked = self._guard.contradicted_by
+        answers = [(url, self._answers.get(url, NOT_ASKED)) for url in self._fetchers]
+        return [OtherNode(url, answer.size, answer.told, url in forked) for url, answer in answers]
+
     def replace_memory(self) -> Head:
         """Replaces this host's memory by the database's ledger. Raises StorageUnavailable, and ConfigurationError where
         the file cannot be written."""
@@ -166,8 +194,7 @@ class LedgerWatch:
 
     # ---- the witnesses
 
-    def _asked(self, url: str, fetcher: HttpFetcher) -> str:
-        """The result, for the log."""
+    def _asked(self, url: str, fetcher: HttpFetcher) -> Answer:
         try:
             with no_larger_than(MAX_NOTE_BYTES):
                 note = content(fetcher.call("GET", CHECKPOINT_PATH)).decode("utf-8", "replace")
@@ -175,13 +202,14 @@ class LedgerWatch:
             checkpoint = verify_checkpoint(note, keys.subject, keys.ledger_keys)
             self._guard.saw(url, checkpoint, note, lambda begin, end: entry_bodies(partial(_get, fetcher), begin, end))
         except (FetchError, DocumentRefused) as error:
-            return f"{error.code}: {error}"
-        return ANSWERED
+            return Answer(f"{error.code}: {error}")
+        return Answer(ANSWERED, checkpoint.size)
 
-    def _tell(self, url: str, answer: str) -> None:
-        if self._answers.get(url) != answer:
-            told = log.info if answer == ANSWERED else log.warning
-            told("checkpoint of %s: %s", url, answer)
+    def _tell(self, url: str, answer: Answer) -> None:
+        before = self._answers.get(url)
+        if before is None or before.told != answer.told:
+            told = log.info if answer.told == ANSWERED else log.warning
+            told("checkpoint of %s: %s", url, answer.told)
         self._answers[url] = answer
 
     # ---- the threads

@@ -198,6 +198,7 @@ def _wanted(settings: Settings, domain: str, known: RegistryKeys | None, now: in
         ledger_key=ledger_key,
         urls=settings.public_urls,
         past_ledger_keys=past,
+        witnesses=None if known is None else known.witnesses,
     )
 
 

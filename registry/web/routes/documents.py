@@ -158,6 +158,12 @@ def checkpoint() -> Response:
     return published(registry().ledger.checkpoint(), "no-cache")
 
 
+@ledger_blueprint.get("/checkpoint.cosigned")
+def cosigned_checkpoint() -> Response:
+    """The newest checkpoint that enough witnesses have cosigned, with their signatures."""
+    return published(registry().cosigning.newest(), "public, max-age=1")
+
+
 @ledger_blueprint.get("/tile/<level>/<path:place>")
 def tile(level: str, place: str) -> Response:
     """A tile of hashes."""
@@ -229,6 +235,7 @@ def metrics() -> Response:
     told.register(WORKERS)
     told.register(_Ledger(registry()))
     told.register(_Readiness(registry()))
+    told.register(_Witnesses(registry()))
     return Response(generate_latest(told), content_type=CONTENT_TYPE_LATEST)
 
 
@@ -274,3 +281,24 @@ class _Readiness(Collector):
         for check, passes in {**now.reading, **now.writing}.items():
             found.add_metric([check], passes)
         yield found
+
+
+class _Witnesses(Collector):
+    """What each witness of this node has cosigned, as all workers know it."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """See Collector."""
+        states = self._registry.cosigning.states()
+        told = (
+            ("entries", "Entries of the newest checkpoint that the witness cosigned.", "size"),
+            ("cosigned_timestamp_seconds", "When the witness last cosigned, in seconds since the epoch.", "at"),
+            ("failures", "Submissions in a row that the witness did not cosign.", "failures"),
+        )
+        for name, help, member in told if states else ():
+            found = GaugeMetricFamily(f"registry_witness_{name}", help, labels=["witness"])
+            for witness, state in states.items():
+                found.add_metric([witness], getattr(state, member))
+            yield found

@@ -17,7 +17,7 @@ from sqlalchemy import select, update
 
 from peerseal import __main__ as cli
 from peerseal.audit.ledger_reader import LedgerReader
-from peerseal.audit.monitor import GRACE, PAUSES, Alert, Monitor, Webhook
+from peerseal.audit.monitor import GRACE, Alert, Monitor
 from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError
 from peerseal.protocol.documents.frame import sign_document
@@ -30,6 +30,7 @@ from peerseal.protocol.ledger.entries import KEY_ADMITTED, POLICY_SET, REGISTRY_
 from peerseal.protocol.ledger.merkle import Frontier, NodeReader, leaf_hash
 from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.transport.fetch import Answer, Fetcher
+from peerseal.transport.webhook import PAUSES, Webhook
 from peerseal.trust.tile_proofs import nodes_from_tiles
 from registry.domain.keys import KeyRecord
 from registry.storage.queries import keys

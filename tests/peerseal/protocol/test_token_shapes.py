@@ -77,7 +77,7 @@ def test_no_value_of_any_claim_ends_in_another_error(
 def test_a_claim_too_many_or_too_few_is_refused(read: Callable[[dict[str, Any]], None], honest: dict[str, Any]) -> None:
     read(dict(honest))
     with pytest.raises(MalformedToken):
-        read({**honest, "cp": 1})
+        read({**honest, "cp": 1})  # cp is a text, in tokens that may have it
     for name in honest:
         fewer = {other: value for other, value in honest.items() if other != name}
         if "act" in honest and name in ("act", "topic", "event_payload_hash"):

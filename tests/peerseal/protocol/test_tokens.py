@@ -44,6 +44,7 @@ request_tokens = st.builds(
     headers=st.dictionaries(text.map(str.lower).filter(lambda name: name == name.lower()), text, max_size=4),
     tth=st.none() | st.binary(min_size=32, max_size=32).map(b64url),
     ctx=st.none() | st.dictionaries(text, st.none() | st.integers() | text | st.lists(text, max_size=2), max_size=3),
+    cp=st.none() | text,
 )
 
 
@@ -59,6 +60,7 @@ plain_request_tokens = st.builds(
     headers=st.just({}) | st.dictionaries(plain, plain, max_size=2),
     tth=st.none() | plain,
     ctx=st.none(),
+    cp=st.none() | plain,
 )
 
 
@@ -94,12 +96,12 @@ def test_a_claim_of_another_type_or_left_out_is_refused(token: RequestToken, dat
     other = data.draw(st.sampled_from([value for value in kinds if type(value) is not type(honest[name])]))
     with pytest.raises(MalformedToken):
         check_request_claims({**honest, name: other})
-    if name not in ("tth", "ctx"):
+    if name not in ("tth", "ctx", "cp"):
         with pytest.raises(MalformedToken):
             check_request_claims({claim: honest[claim] for claim in honest if claim != name})
 
 
-@given(request_tokens, text.filter(lambda name: name not in {*claims(), "tth", "ctx"}))
+@given(request_tokens, text.filter(lambda name: name not in {*claims(), "tth", "ctx", "cp"}))
 @without_deadline
 def test_an_unknown_claim_is_refused(token: RequestToken, name: str) -> None:
     with pytest.raises(MalformedToken):

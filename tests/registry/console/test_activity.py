@@ -1,12 +1,16 @@
 """Activity: the ledger and the audit trail as one list."""
 
+import re
 from html import escape, unescape
 from typing import Any
 
 from sqlalchemy import insert, update
 
+from peerseal.protocol.ledger import entries as entry_types
+from registry.console.pages.activity import TYPES
 from registry.services.access.operators import Role
 from registry.services.insight.activity import SHOWN, WINDOW
+from registry.storage.queries import audit as acts
 from registry.storage.queries.ledger import Change, append
 from registry.storage.tables import audit, entries
 from tests.registry.console.browser import Browser
@@ -196,3 +200,12 @@ def test_a_script_that_asks_without_a_session_does_not_decide_where_the_sign_in_
     answer = stranger.client.get("/console/activity.json?after=0.0", headers={"Sec-Fetch-Mode": "cors"})
     assert answer.status_code == 303
     assert stranger.sign_in(registry.registry.operators.create(Role.VIEWER, 600)[1]).request.path == "/console/"
+
+
+def test_each_type_of_entry_and_act_is_offered_as_a_filter() -> None:
+    types = {value for module in (entry_types, acts) for name, value in vars(module).items() if is_type(name, value)}
+    assert set(TYPES) == types
+
+
+def is_type(name: str, value: object) -> bool:
+    return name.isupper() and isinstance(value, str) and re.fullmatch(r"[a-z]+(_[a-z]+)+", value) is not None

@@ -5,9 +5,11 @@ from sqlalchemy import update
 from werkzeug.test import TestResponse
 
 from peerseal.protocol.keys import KeyPair
+from registry.services.access.operators import Role
 from registry.storage.tables import keys
 from tests.registry.console.browser import Browser
-from tests.registry.driver import Driver
+from tests.registry.console.conftest import token_of
+from tests.registry.driver import Clock, Driver
 
 UNKNOWN_METHODS = ("PUT", "PATCH", "DELETE", "TRACE", "BREW")
 ODD_PATHS = ("/console//services", "/console/services//", "/console/..%2fservices", "/console/services/a%2fb")
@@ -117,3 +119,48 @@ def test_odd_values_in_the_row_of_a_key_break_no_page(
         answer = viewer.open(f"/console/services{path}")
         assert answer.status_code < 500, path
         assert "<b>" not in viewer.page
+
+
+# ---- forms that come too late
+
+
+def test_a_form_of_an_earlier_sign_in_says_what_to_do_and_gives_back_what_was_typed(
+    registry: Driver, operator: Browser
+) -> None:
+    typed = {"how": "json", "seen": "0", "policy": '{"allow": {"web": ["long", "typed"]}}'}
+    operator.client.environ_base["HTTP_SEC_FETCH_SITE"] = "same-origin"
+    operator.open("/console/services/billing/policy")
+    before = operator.page
+    operator.client.delete_cookie("peerseal-console", path="/console")
+    operator.sign_in(token_of(registry, Role.OPERATOR))
+    operator.page = before
+    answer = operator.send("/console/services/billing/policy/review", **typed)
+    assert answer.status_code == 400
+    assert "stale_form : this form is of an earlier sign-in in this browser: open its page again" in operator.text()
+    assert f"policy: {typed['policy']}" in operator.text()
+
+
+def test_a_form_after_the_end_of_the_session_gives_back_what_was_typed(operator: Browser, clock: Clock) -> None:
+    operator.client.environ_base["HTTP_SEC_FETCH_SITE"] = "same-origin"
+    operator.open("/console/services/billing/policy")
+    clock.forward(3_601)
+    answer = operator.send("/console/services/billing/policy/review", how="rows", seen="0", caller="web", scopes="x y")
+    assert answer.status_code == 401
+    assert "sign in, and send the form again" in operator.text()
+    assert "caller: web scopes: x y" in operator.text()
+
+
+def test_what_another_site_may_have_sent_and_what_is_secret_is_not_given_back(
+    registry: Driver, stranger: Browser
+) -> None:
+    stranger.send("/console/approvals/web/x/reject", why="call this number")
+    assert "call this number" not in stranger.page
+    stranger.client.environ_base["HTTP_SEC_FETCH_SITE"] = "same-origin"
+    stranger.send("/console/sign-in", token="pso1.secret")
+    assert "stale_form : the browser sent no cookie" in stranger.text()
+    assert "pso1.secret" not in stranger.page
+
+
+def test_an_error_names_its_code_once(viewer: Browser) -> None:
+    viewer.open("/console/activity", before="x")
+    assert "invalid_parameter : a position is" in viewer.text()

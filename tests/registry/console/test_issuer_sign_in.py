@@ -19,7 +19,7 @@ from werkzeug.test import TestResponse
 
 from peerseal.errors import ConfigurationError
 from registry.operator_issuer import OperatorIssuer
-from registry.services.access.issuer_sign_in import EXCHANGES
+from registry.services.access.issuer_sign_in import EXCHANGES, PAUSE
 from registry.services.access.operators import Role
 from registry.services.recovery.verify import verify
 from registry.settings import Settings
@@ -545,6 +545,32 @@ def test_cross_site_parts_of_a_page_neither_end_an_attempt_nor_spend_refusals(
         assert browser.client.get(shown, headers=headers).status_code == 401
     assert come_back(browser, address).status_code == 200
     node.close()
+
+
+def test_login_csrf_a_link_to_the_callback_takes_no_session_away(registry: Driver, stranger: Browser) -> None:
+    sign_in(stranger)
+    answer = come_back(stranger, f"{CALLBACK}?state=x&code=y")
+    assert answer.status_code == 401
+    assert "Set-Cookie" not in answer.headers
+    assert is_in(stranger)
+
+
+def test_after_a_refusal_the_page_that_was_asked_for_comes_after_the_next_sign_in(
+    registry: Driver, issuer: SignInIssuer, stranger: Browser
+) -> None:
+    issuer.down = True
+    stranger.open("/console/activity")
+    assert stranger.send("/console/sign-in/oidc").status_code == 503
+    issuer.down = False
+    registry.clock.forward(PAUSE)
+    issuer.answers[TOKEN] = 500, {}
+    stranger.send("/console/sign-in/oidc")
+    back = requests.get(led_to(stranger.page), allow_redirects=False, timeout=20).headers["Location"]
+    assert come_back(stranger, back).status_code == 503
+    assert 'href="/console/activity">Back to the sign-in' in stranger.page
+    assert stranger.open("/console/activity").request.path == "/console/sign-in"
+    signed_in = stranger.send("/console/sign-in", token=token_of(registry, Role.VIEWER))
+    assert signed_in.request.path == "/console/activity"
 
 
 def test_login_csrf_an_answer_of_no_attempt_leaves_the_attempt_of_the_browser(stranger: Browser) -> None:

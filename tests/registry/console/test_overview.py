@@ -11,6 +11,7 @@ from registry.storage.queries.counts import DAY
 from registry.storage.revisions import revisions
 from registry.web.metrics import refusals_by_code
 from tests.contracts.backups import Backup
+from tests.contracts.test_fork import served
 from tests.registry.console.browser import Browser
 from tests.registry.console.conftest import browser_of
 from tests.registry.driver import Clock, Driver
@@ -122,6 +123,36 @@ def test_a_fork_is_announced_on_the_page(registry: Driver, viewer: Browser) -> N
     assert "The ledger forked." in viewer.text()
     assert "reads only" in viewer.text()
     assert "root not known" in viewer.text()
+
+
+def test_a_node_that_compares_its_ledger_with_no_other_says_how_to(viewer: Browser) -> None:
+    viewer.open("/console/")
+    assert "None is named: REGISTRY_CHECKPOINT_URLS" in viewer.text()
+
+
+def test_other_nodes_and_copies_are_shown_with_what_they_said_last(registry: Driver) -> None:
+    registry.joined(key(), "billing")
+    here, answers = registry.got("/ledger/checkpoint"), dict[str, bytes]()
+    with served(lambda path: answers.get(path)) as url:
+        node = registry.node(console=True, checkpoint_urls=(url,))
+        viewer = browser_of(node, Role.VIEWER)
+        viewer.open("/console/")
+        assert f"{url} ! no answer not asked yet" in viewer.text()
+        node.registry.watch.ask()
+        viewer.open("/console/")
+        assert f"{url} ! no answer fetch_failed: " in viewer.text()
+        answers["/ledger/checkpoint"] = here.encode()
+        node.registry.watch.ask()
+        viewer.open("/console/")
+        assert f"{url} ✓ the same history {here.splitlines()[1]} entries" in viewer.text()
+        backup = Backup(registry.store)
+        registry.joined(key(), "late")
+        answers["/ledger/checkpoint"] = registry.got("/ledger/checkpoint").encode()
+        backup.come_back(registry.store)
+        node.registry.watch.ask()
+        viewer.open("/console/")
+        assert f"{url} ✗ another history" in viewer.text()
+        node.close()
 
 
 def test_a_stranger_sees_nothing(stranger: Browser) -> None:

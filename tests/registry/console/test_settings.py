@@ -52,6 +52,26 @@ def test_an_admin_replaces_the_domain_settings(registry: Driver, admin: Browser)
     assert (acts[-1]["act"], set(acts[-1]["by"])) == ("domain_set", {"operator"})
 
 
+def test_a_second_click_replaces_the_settings_once_and_says_so(registry: Driver, admin: Browser) -> None:
+    admin.open(SETTINGS)
+    text, entry = json.dumps({"minters": ["edge"], "issuers": []}), str(settings(registry).seq)
+    admin.send(SETTINGS, settings=text, entry=entry)
+    once = settings(registry).seq
+    assert f"The settings are those of entry {once}." in admin.text()
+    assert admin.send(SETTINGS, settings=text, entry=entry).status_code == 200
+    assert settings(registry).seq == once
+    assert f"The settings are those of entry {once}." in admin.text()
+
+
+def test_a_second_click_finds_the_operator_token_revoked(registry: Driver, admin: Browser) -> None:
+    record, _ = registry.registry.operators.create(Role.VIEWER, 3_600)
+    path = f"{OPERATORS}/{record.id}/revoke"
+    admin.open(path)
+    for told in ("is revoked, and its sessions have ended", "was revoked before"):
+        assert admin.send(path, confirm=record.id).request.path == OPERATORS
+        assert f"Operator token {record.id} {told}" in admin.text()
+
+
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.OPERATOR])
 def test_only_an_admin_replaces_them(registry: Driver, role: Role) -> None:
     browser = browser_of(registry, role)
@@ -175,7 +195,7 @@ def test_an_admin_revokes_a_token_once_its_id_is_typed(registry: Driver, admin: 
     admin.open(path)
     assert "It was revoked before" in admin.text()
     admin.open(OPERATORS)
-    assert admin.send(path, confirm=token_id).status_code == 404
+    assert admin.send(path, confirm=token_id).request.path == OPERATORS
 
 
 def test_an_admin_is_told_which_token_is_the_own_one(admin: Browser) -> None:

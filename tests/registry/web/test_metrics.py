@@ -33,7 +33,7 @@ ENDPOINTS = {
     "health": "healthz readyz",
     "histories": "history",
     "keys": "end listed read register",
-    "ledger": "checkpoint entries proof tile",
+    "ledger": "checkpoint cosigned_checkpoint entries proof tile",
     "metrics": "metrics",
     "operator_tokens": "create listed revoke",
     "operators": "audit create_join_token join_tokens services withdraw_join_token",

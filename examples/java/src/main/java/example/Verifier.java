@@ -35,7 +35,8 @@ final class Verifier {
             Map.entry("jti", TEXT.and(value -> JTI.matcher(value.textValue()).matches())));
     private static final Map<String, Predicate<JsonNode>> FURTHER = Map.of(
             "tth", TEXT.and(value -> Strict.decode(value.textValue()).length == 32),
-            "ctx", OBJECT.and(value -> Strict.canonical(value).length <= 1024));
+            "ctx", OBJECT.and(value -> Strict.canonical(value).length <= 1024),
+            "cp", TEXT);
 
     /** Answers a verifier's questions; a {@link Registry} does. */
     interface Trust {

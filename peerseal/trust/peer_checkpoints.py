@@ -1,0 +1,402 @@
+"""Peers as witnesses: services tell each other the newest checkpoint that they believe, and compare.
+
+A registry that shows two histories keeps them apart only as long as no service of one side speaks to a service of the
+other. `PeerCheckpoints.checkpoint_for` gives what to tell a peer, `PeerCheckpoints.heard` takes what a peer told. What
+was heard is compared in a thread of its own, with what this process has seen of the ledger. Equal sizes must have equal
+roots, and a smaller size must be a beginning. A larger one waits until this process has seen as many entries.
+
+Only a checkpoint that the ledger's key signed is compared, one at a time for each peer, and the registry is asked
+within a budget. So what a peer invents costs a signature check. A contradiction is reported only if no statement of the
+root key explains it, some time later: a peer may have read such a statement earlier than this process.
+"""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from peerseal.errors import (
+    ConfigurationError,
+    DocumentRefused,
+    FetchError,
+    InvalidName,
+    PeersealError,
+    TrustUnavailable,
+)
+from peerseal.protocol.documents.registry_keys import RegistryKeys
+from peerseal.protocol.ledger.checkpoint import Checkpoint, parse_checkpoint, verify_checkpoint
+from peerseal.protocol.ledger.split_view import (
+    Evidence,
+    Fork,
+    Sighting,
+    Verdict,
+    compared,
+    declared_loss,
+    decode_cp,
+    encode_cp,
+)
+from peerseal.protocol.names import registry_id, split_service_id
+from peerseal.runtime.bounded import BoundedDict
+from peerseal.runtime.files import Folder
+from peerseal.runtime.forks import BackgroundWork, in_each_child
+from peerseal.runtime.limits import TrustLimits
+from peerseal.runtime.metrics import Metric, Tally, gauge
+from peerseal.runtime.token_bucket import TokenBucket
+from peerseal.trust.documents import DocumentReader
+from peerseal.trust.seen_ledger import SeenCheckpoint
+from peerseal.trust.tile_proofs import nodes_of_mirror
+
+log = logging.getLogger("peerseal.split_view")
+
+MOST_REPORTS: Final = 16
+"""Split views that a process reports, and evidence files in a folder, at most: the first ones say it all."""
+_PEERS: Final = 1_000
+"""Peers of which it is remembered what they were told, and what they told."""
+_AGREED: Final = 256
+"""Texts of ``cp`` that were found to be of the one history."""
+_SUSPECTS: Final = 16
+"""Contradictions that wait for their second look."""
+_LONGEST: Final = 700
+"""Characters of a ``cp`` that is read, at most: 512 bytes in base64url, for senders that count the note's bytes."""
+_LONGEST_PAUSE: Final = 60.0
+"""Seconds for which the thread waits for the next look; a later one is begun by what comes next."""
+_ATTEMPTS: Final = 20
+"""Looks at a checkpoint that cannot be compared yet, before it is dropped."""
+_PROOFS_AT_ONCE, _PROOFS_A_SECOND = 10.0, 1.0
+"""The budget of comparisons for which the registry is asked."""
+
+AGREED: Final = "agreed"
+WAITING: Final = "waiting"
+"""Larger than the ledger that was seen."""
+UNDECIDED: Final = "undecided"
+"""The registry shows no proof, and no nodes that lead to its own checkpoint."""
+CONTRADICTED: Final = "contradicted"
+DECLARED_LOSS: Final = "declared_loss"
+"""Contradicted, and the root key declared the entries lost."""
+_NO_NOTE: Final = "no_note"
+_OTHER_DOMAIN: Final = "other_domain"
+_UNKNOWN_SIGNER: Final = "unknown_signer"
+_BAD_SIGNATURE: Final = "bad_signature"
+
+
+@dataclass(frozen=True, slots=True)
+class SplitView:
+    """A proven split view: its ``evidence``, what it proves (``verdict``), and the ``file`` that holds it, None where
+    there is no folder or it cannot be written."""
+
+    evidence: Evidence
+    verdict: Verdict
+    file: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a peer told (``cp``) at the time ``at`` (seconds since the epoch). It is looked at from ``due_at`` on
+    (monotonic seconds), or once ``size`` entries were seen; it was looked at ``attempts`` times."""
+
+    cp: str
+    peer: str
+    at: float
+    due_at: float = 0.0
+    size: int = 0
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Suspect:
+    """A contradiction that was found at ``since`` and is looked at again from ``due_at`` on (monotonic seconds)."""
+
+    evidence: Evidence
+    verdict: Verdict
+    since: float
+    due_at: float
+
+
+class PeerCheckpoints:
+    """Compares checkpoints with peers. ``folder`` takes evidence files; ``report`` is called for each split view, in a
+    thread of its own. Safe to use from threads, and before and after a fork."""
+
+    def __init__(
+        self,
+        reader: DocumentReader,
+        limits: TrustLimits,
+        clock: Callable[[], float],
+        folder: Folder | None,
+        report: Callable[[SplitView], object] | None = None,
+    ) -> None:
+        self.report = report
+        self._reader = reader
+        self._limits = limits
+        self._clock = clock
+        self._folder = folder
+        self._heard = Tally("peerseal_checkpoints_heard_total", "Checkpoints that peers told, by result.", "result")
+        self._sent_total = Tally("peerseal_checkpoints_sent_total", "Checkpoints that peers were told.")
+        self._found = Tally("peerseal_split_views_total", "Contradictions between checkpoints that the ledger signed.")
+        self._budget = TokenBucket(_PROOFS_AT_ONCE, _PROOFS_A_SECOND, time.monotonic)
+        self._working = BackgroundWork()
+        self._stopped = False
+        self._sent = BoundedDict[str, SeenCheckpoint](_PEERS)
+        self._encoded: tuple[SeenCheckpoint, str | None] | None = None
+        self._agreed = BoundedDict[str, bool](_AGREED)
+        self._reported = set[tuple[object, ...]]()
+        self._begin_empty()
+        in_each_child(self._begin_empty)
+
+    def _begin_empty(self) -> None:
+        """At the start, and in a forked child: what was heard is the parent's work."""
+        self._told = BoundedDict[str, _Told](_PEERS)
+        self._suspects = dict[str, _Suspect]()
+        self._lock, self._woken = threading.Lock(), threading.Event()
+        self._runs = False
+
+    # ---- both directions
+
+    def checkpoint_for(self, peer: str) -> str | None:
+        """What to tell this peer (a service id) now, as a ``cp``: the newest checkpoint, if the peer was not told of it
+        yet. None most of the time; it makes no call."""
+        newest = self._reader.ledger.newest
+        if newest is None or self._sent.get(peer) is newest:
+            return None
+        root = self._reader.registry_keys_in_memory()
+        if root is None or not _is_peer(peer, root.subject) or not newest.checkpoint.size:
+            return None
+        with self._lock:
+            if self._sent.get(peer) is newest:
+                return None
+            self._sent.pop(peer, None)  # so that it counts as the youngest
+            self._sent[peer] = newest
+            if self._encoded is None or self._encoded[0] is not newest:
+                self._encoded = newest, encode_cp(newest.note, root.subject, root.ledger_keys)
+            cp = self._encoded[1]
+        if cp is not None:
+            self._sent_total.add()
+        return cp
+
+    def heard(self, cp: str, from_peer: str) -> None:
+        """Take what a verified peer (a service id) told. It is compared later; this waits for nothing."""
+        if self._stopped:
+            return
+        if cp in self._agreed or len(cp) > _LONGEST:
+            self._heard.add(AGREED if cp in self._agreed else _NO_NOTE)
+            return
+        with self._lock:
+            self._told.pop(from_peer, None)
+            self._told[from_peer] = _Told(cp, from_peer, self._clock())
+        self.work_soon()
+
+    def work_soon(self) -> None:
+        """Start the thread that compares, if there is something to compare now."""
+        with self._lock:
+            self._woken.set()
+            if self._stopped or self._runs or self._due_in() > _LONGEST_PAUSE:
+                return
+            try:
+                threading.Thread(target=self._work, name="peerseal-checkpoints", daemon=True).start()
+                self._runs = True
+            except RuntimeError as error:  # no thread to be had: the request that told this is good all the same
+                log.warning("checkpoints of peers are not compared now: %s", error)
+
+    def stop(self) -> None:
+        """Compare no more."""
+        self._stopped = True
+        self._woken.set()
+
+    # ---- as a LedgerCache
+
+    def on_new_ledger(self) -> None:
+        """See LedgerCache: what agreed with a lost ledger says nothing of the new one."""
+        self._agreed = BoundedDict(_AGREED)
+
+    def endings(self) -> Mapping[str, int]:
+        """See LedgerCache. There are no keys in it."""
+        return {}
+
+    # ---- metrics
+
+    def collect(self) -> list[Metric]:
+        """What was told, heard and found; and for how long the oldest checkpoint waits that this process has not seen:
+        the registry may hide entries from it."""
+        told = [each for each in list(self._told.values()) if each.size]
+        oldest = max((self._clock() - each.at for each in told), default=0.0)
+        waits = "Since a peer told of entries that the registry has not shown to this process."
+        waiting = gauge("peerseal_checkpoint_waits_seconds", waits, max(0.0, oldest))
+        heard = self._heard.metric()
+        return [self._sent_total.metric(), self._found.metric(), waiting, *([heard] if heard.samples else [])]
+
+    # ---- the thread
+
+    def _due_in(self) -> float:
+        """Seconds until there is something to look at; infinite where nothing is known that will be due."""
+        newest, now = self._reader.ledger.newest, time.monotonic()
+        size = newest.checkpoint.size if newest is not None else 0
+        told = (each.due_at for each in list(self._told.values()) if each.size <= size)
+        suspects = (each.due_at for each in list(self._suspects.values()))
+        return max(0.0, min(min(told, default=math.inf), min(suspects, default=math.inf)) - now)
+
+    def _work(self) -> None:
+        try:
+            while True:
+                with self._lock:
+                    self._woken.clear()
+                    pause = self._due_in()
+                    if self._stopped or pause > _LONGEST_PAUSE:
+                        self._runs = False
+                        return
+                if not (pause and self._woken.wait(pause)):
+                    with self._working:
+                        self._look()
+        except Exception:  # what comes next starts another thread
+            log.exception("checkpoints of peers could not be compared")
+            self._runs = False
+
+    def _look(self) -> None:
+        newest, now = self._reader.ledger.newest, time.monotonic()
+        size = newest.checkpoint.size if newest is not None else 0
+        for told in list(self._told.values()):
+            if told.due_at <= now and told.size <= size:
+                self._settle(told, *self._judged(told, newest))
+        for cp, suspect in list(self._suspects.items()):
+            if suspect.due_at <= now:
+                self._decide(cp, suspect)
+
+    def _settle(self, told: _Told, result: str, size: int) -> None:
+        """Drop what was compared, and keep what is to be looked at again."""
+        again = result in (WAITING, UNDECIDED, _UNKNOWN_SIGNER) and told.attempts + 1 < _ATTEMPTS
+        if told.attempts == 0 or not again:
+            self._heard.add(result)
+        if result == AGREED:
+            self._agreed[told.cp] = True
+        pause = min(self._limits.cooldown * (told.attempts + 1), self._limits.longest_pause)
+        later = replace(told, due_at=time.monotonic() + (0.0 if result == WAITING else max(pause, 0.05)), size=size)
+        with self._lock:
+            if self._told.get(told.peer) is not told:
+                return  # the peer told something newer meanwhile
+            del self._told[told.peer]
+            if again:
+                self._told[told.peer] = replace(later, attempts=told.attempts + (result != WAITING))
+
+    def _judged(self, told: _Told, newest: SeenCheckpoint | None) -> tuple[str, int]:
+        """The result of one look, and the entries that must be seen before the next one."""
+        root = self._reader.registry_keys_in_memory()
+        if root is None or newest is None:
+            return UNDECIDED, 0
+        try:
+            note = decode_cp(told.cp)
+        except DocumentRefused:
+            return _NO_NOTE, 0
+        try:
+            if not _is_peer(told.peer, root.subject) or parse_checkpoint(note).origin != root.subject:
+                return _OTHER_DOMAIN, 0
+            found = verify_checkpoint(note, root.subject, root.ledger_keys)
+        except DocumentRefused as error:
+            return _UNKNOWN_SIGNER if error.code == "document_unknown_signer" else _BAD_SIGNATURE, 0
+        if self._reader.ledger.is_known(found):
+            return AGREED, 0
+        if found.size > newest.checkpoint.size:
+            return WAITING, found.size
+        return self._compared(told, found, note, newest), 0
+
+    def _compared(self, told: _Told, found: Checkpoint, note: str, newest: SeenCheckpoint) -> str:
+        fork = None
+        if 0 < found.size < newest.checkpoint.size:
+            if not self._budget.take():
+                return UNDECIDED
+            try:
+                if self._is_beginning(found, newest.checkpoint):
+                    return AGREED
+                nodes = nodes_of_mirror(self._reader.fetcher, newest.checkpoint.size)
+                fork = Fork.of(found.size, newest.checkpoint, nodes)
+            except (DocumentRefused, FetchError, TrustUnavailable) as error:
+                log.info("the checkpoint that %s told of cannot be compared (%s): %s", told.peer, error.code, error)
+                return UNDECIDED
+        verdict = compared(found, newest.checkpoint, fork)
+        if not verdict.proven:
+            return AGREED
+        seen = Sighting(0, told.peer, int(told.at)), Sighting(1, registry_id(found.origin), int(newest.seen_at))
+        self._suspect(told.cp, Evidence(found.origin, (note, newest.note), seen, fork), verdict)
+        return CONTRADICTED
+
+    def _is_beginning(self, found: Checkpoint, newest: Checkpoint) -> bool:
+        try:
+            self._reader.ledger.ask_for_proof(found, newest)
+        except (DocumentRefused, FetchError):
+            return False
+        return True
+
+    # ---- contradictions
+
+    def _suspect(self, cp: str, evidence: Evidence, verdict: Verdict) -> None:
+        with self._lock:
+            if cp not in self._suspects and len(self._suspects) < _SUSPECTS:
+                now = time.monotonic()
+                self._suspects[cp] = _Suspect(evidence, verdict, now, now + self._limits.cooldown)
+
+    def _decide(self, cp: str, suspect: _Suspect) -> None:
+        """Report the contradiction, unless a statement of the root explains it. Where the registry does not say whether
+        there is one, ask again, until the offline limit is over."""
+        evidence, root = suspect.evidence, self._reader.registry_keys_in_memory()
+        now, statements = time.monotonic(), list[str]()
+        try:
+            statements = self._reader.replaced_ledgers.statements()
+        except (FetchError, DocumentRefused) as error:
+            if now - suspect.since < self._limits.offline_limit:
+                log.warning("two histories may have been shown, and the root's statements cannot be had: %s", error)
+                with self._lock:
+                    self._suspects[cp] = replace(suspect, due_at=now + max(self._limits.cooldown, 1.0))
+                return
+        with self._lock:
+            self._suspects.pop(cp, None)
+        if root is not None and declared_loss(map(parse_checkpoint, evidence.notes), statements, root) is not None:
+            self._heard.add(DECLARED_LOSS)
+            return
+        self._alarm(replace(evidence, statements=tuple(statements)), suspect.verdict, root)
+
+    def _alarm(self, evidence: Evidence, verdict: Verdict, root: RegistryKeys | None) -> None:
+        self._found.add()
+        heads = tuple(parse_checkpoint(note) for note in evidence.notes)
+        if heads in self._reported or len(self._reported) >= MOST_REPORTS:
+            return
+        self._reported.add(heads)
+        evidence = replace(evidence, registry_keys=self._signed_keys())
+        file = self._written(evidence, heads)
+        where = "no folder to keep it" if file is None else f"check it with `peerseal evidence verify {file}`"
+        told = evidence.seen[0].source
+        log.error("split view of the ledger of %s, told by %s: %s; %s", evidence.domain, told, verdict.detail, where)
+        if self.report is not None:
+            found = SplitView(evidence, verdict, file)
+            threading.Thread(target=self.report, args=(found,), name="peerseal-split-view", daemon=True).start()
+
+    def _signed_keys(self) -> str | None:
+        try:
+            return self._reader.signed_registry_keys()
+        except PeersealError as error:
+            log.warning("the evidence lacks the registry's keys, give the ledger's key to verify it: %s", error)
+            return None
+
+    def _written(self, evidence: Evidence, heads: Sequence[Checkpoint]) -> Path | None:
+        """The file, whole or not at all, mode 0600. The oldest files stay where there are too many."""
+        if self._folder is None:
+            return None
+        sizes = "-".join(f"{head.size}-{head.root.hex()[:8]}" for head in heads)
+        name = f"split-view-{evidence.domain}-{sizes}.json"
+        try:
+            names = [known for known in self._folder.names() if known.startswith("split-view-")]
+            if name not in names and len(names) >= MOST_REPORTS:
+                return None
+            self._folder.write_new(name, evidence.encode())
+            return self._folder.shown / name
+        except (OSError, ConfigurationError) as error:
+            log.warning("the evidence of a split view cannot be written: %s", error)
+            return None
+
+
+def _is_peer(service: str, domain: str) -> bool:
+    """Whether it is another service of the domain than the registry itself."""
+    try:
+        return split_service_id(service)[0] == domain and service != registry_id(domain)
+    except InvalidName:
+        return False
