@@ -16,6 +16,7 @@ try:
     import click
 
     from registry.commands.completion import completion
+    from registry.commands.federation import federation
     from registry.commands.keys import approve, join_token, keys, operator_token, reject, revoke, services
     from registry.commands.node import audit, init, migrate, remember, roles, serve, status, tidy
     from registry.commands.policies import domain, policy
@@ -77,6 +78,7 @@ def main() -> None:
 for command in (
     *(init, serve, migrate, roles, tidy, audit, status, remember),
     *(services, keys, revoke, approve, reject, join_token, operator_token, policy, domain),
+    federation,
     *(verify, restore, history, root, completion),
 ):
     main.add_command(command)

@@ -33,6 +33,7 @@ from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, Mal
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.current import CurrentServices, block_of
 from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.federation import FederationDocument
 from peerseal.protocol.documents.frame import UnverifiedDocument
 from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart, PartName, part_path
 from peerseal.protocol.documents.policy import PolicyDocument
@@ -62,7 +63,7 @@ _HELD_AFTER: Final = 0.5
 _SHORTEST_ROUND: Final = 0.1
 """Seconds between two updates, at least: the first of several changes is told at once, the others together."""
 
-AboutService = KeySetDocument | PolicyDocument | KeyStatement | DomainDocument
+AboutService = KeySetDocument | PolicyDocument | KeyStatement | DomainDocument | FederationDocument
 
 
 class _Wanted(NamedTuple):
@@ -279,6 +280,7 @@ class PublicMirror:
         (domain, name), seq = split_service_id(service_id), self._changed[service_id]
         if service_id == registry_id(domain):
             yield _Wanted(DomainDocument, "/v1/domain.jwt", domain, seq, service_id)
+            yield _Wanted(FederationDocument, "/v1/federation.jwt", domain, seq, service_id)
             return
         base = f"/v1/services/{name}"
         yield _Wanted(KeySetDocument, f"{base}/jwks.jwt", service_id, seq, service_id)

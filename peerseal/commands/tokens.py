@@ -19,6 +19,7 @@ from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.current import CurrentServices
 from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.federation import FederationDocument
 from peerseal.protocol.documents.frame import MAX_DOCUMENT
 from peerseal.protocol.documents.history_statement import HISTORY_TYP
 from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart
@@ -52,6 +53,7 @@ KINDS: Mapping[str, str] = {
     KeyStatement.TYP: "key statement",
     PolicyDocument.TYP: "policy document",
     DomainDocument.TYP: "domain document",
+    FederationDocument.TYP: "federation document",
     RegistryKeys.TYP: "registry keys document",
     Changes.TYP: "list of changes",
     CurrentServices.TYP: "list of current services",

@@ -34,6 +34,7 @@ from peerseal.identity.identity import Identity
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.current import CurrentServices
 from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.federation import FederationDocument
 from peerseal.protocol.documents.history_statement import HISTORY_TYP, read_history
 from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart
 from peerseal.protocol.documents.policy import PolicyDocument
@@ -65,11 +66,9 @@ REFUSED = 1
 Allow = Mapping[str, frozenset[str]]
 """Scopes by caller, as verifiers take them."""
 
-_IN_LEDGER = {
-    kind.TYP: kind
-    for kind in (KeySetDocument, KeySetPart, KeyStatement, PolicyDocument, DomainDocument, Changes, CurrentServices)
-}
-_OF_DOMAIN = (Changes.TYP, CurrentServices.TYP, DomainDocument.TYP, RegistryKeys.TYP, HISTORY_TYP)
+_LEDGER_OF_DOMAIN = (DomainDocument, FederationDocument, Changes, CurrentServices)
+_IN_LEDGER = {kind.TYP: kind for kind in (KeySetDocument, KeySetPart, KeyStatement, PolicyDocument, *_LEDGER_OF_DOMAIN)}
+_OF_DOMAIN = (*(kind.TYP for kind in _LEDGER_OF_DOMAIN), RegistryKeys.TYP, HISTORY_TYP)
 _DOCUMENTS = {*_IN_LEDGER, *_OF_DOMAIN}
 _OF_SERVICE = _DOCUMENTS.difference(_OF_DOMAIN)
 _NO_ALLOW: Final = "any service, no --allow"

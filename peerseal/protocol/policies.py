@@ -328,7 +328,7 @@ def scopes_from(scopes: Any) -> frozenset[str]:
     return frozenset(scopes)
 
 
-def check_url_in_settings(url: Any) -> None:
+def check_url_in_settings(url: Any, what: str = "an issuer's URL") -> None:
     """Checks that the URL is https, or http on loopback, and has a host and a path only. Raises MalformedToken."""
     try:
         parts = urlsplit(url) if type(url) is str and len(url) <= 500 else None
@@ -336,6 +336,6 @@ def check_url_in_settings(url: Any) -> None:
         parts = None
     loopback = parts is not None and is_loopback_host(parts.hostname)
     if parts is None or parts.scheme not in ("https", *(("http",) if loopback else ())) or not parts.hostname:
-        raise MalformedToken(f"an issuer's URL is {text_like(url)}, expected https, or http on this machine")
+        raise MalformedToken(f"{what} is {text_like(url)}, expected https, or http on this machine")
     if parts.query or "#" in url or parts.username or not url.isascii() or any(c.isspace() for c in url):
-        raise MalformedToken(f"an issuer's URL is {text_like(url)}, expected a host and a path only")
+        raise MalformedToken(f"{what} is {text_like(url)}, expected a host and a path only")

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import quote
 
 from peerseal.errors import CodedError, ConfigurationError, FetchError, MalformedToken
+from peerseal.protocol.documents.federation import Federation
 from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH, read_registry_keys
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.names import split_kid, split_service_id
@@ -20,6 +21,8 @@ from registry.services.registry import Registry
 from registry.storage.queries.tokens import public_members
 
 Json = dict[str, Any]
+
+_FEDERATION: Final = "/v1/federation"
 
 
 class Listing(NamedTuple):
@@ -72,6 +75,15 @@ class OperatorClient(Protocol):
     def trust_domain(self) -> str:
         """The registry's trust domain."""
 
+    def registry_keys(self) -> str:
+        """The root-signed registry keys document, as its JWS."""
+
+    def federation(self) -> Setting[Federation]:
+        """The foreign trust domains that are believed, and the entry that set them; 0 for none."""
+
+    def replace_federation(self, new: Federation, seen: int) -> Setting[Federation]:
+        """Replaces the federation that the entry ``seen`` set, and returns the new one."""
+
     def setting(self, service: str | None) -> Json:
         """``{"entry", "setting"}``: the policy of a service, ``{"allow", "restricted"?}``, or the domain's settings,
         and the entry that set it: 0, with ``allow`` null, for none."""
@@ -119,6 +131,18 @@ class LocalOperatorClient:
     def trust_domain(self) -> str:
         """See OperatorClient."""
         return self._registry.authority.current().domain
+
+    def registry_keys(self) -> str:
+        """See OperatorClient."""
+        return self._registry.authority.newest().jws
+
+    def federation(self) -> Setting[Federation]:
+        """See OperatorClient."""
+        return self._registry.federations.current()
+
+    def replace_federation(self, new: Federation, seen: int) -> Setting[Federation]:
+        """See OperatorClient."""
+        return self._registry.federations.replace(new.to_json(), {seen}, LOCAL)
 
     def setting(self, service: str | None) -> Json:
         """See OperatorClient."""
@@ -181,21 +205,33 @@ class HttpOperatorClient:
 
     def trust_domain(self) -> str:
         """See OperatorClient."""
-        answer = self._fetcher.call("GET", REGISTRY_KEYS_PATH)
-        return read_registry_keys(answer.body.decode("ascii", "replace"), pin=None, now=time.time()).subject
+        return read_registry_keys(self.registry_keys(), pin=None, now=time.time()).subject
+
+    def registry_keys(self) -> str:
+        """See OperatorClient."""
+        return registry_keys_at(self._fetcher)
+
+    def federation(self) -> Setting[Federation]:
+        """See OperatorClient."""
+        return self._federation(self._setting("GET", _FEDERATION))
+
+    def replace_federation(self, new: Federation, seen: int) -> Setting[Federation]:
+        """See OperatorClient."""
+        return self._federation(self._setting("PUT", _FEDERATION, new.to_json(), seen))
+
+    def _federation(self, members: Json) -> Setting[Federation]:
+        return Setting(members["entry"], Federation.from_json(members["setting"], self.trust_domain()))
 
     def setting(self, service: str | None) -> Json:
         """See OperatorClient."""
-        return self._setting("GET", service)
+        return self._setting("GET", _setting_path(service))
 
     def change_setting(self, service: str | None, body: Json, seen: int) -> Json:
         """See OperatorClient."""
-        return self._setting("PUT", service, body, {"If-Match": f'"{seen}"'})
+        return self._setting("PUT", _setting_path(service), body, seen)
 
-    def _setting(
-        self, method: str, service: str | None, body: Json | None = None, headers: Mapping[str, str] | None = None
-    ) -> Json:
-        path = "/v1/domain" if service is None else f"/v1/services/{_quoted(service)}/policy"
+    def _setting(self, method: str, path: str, body: Json | None = None, seen: int | None = None) -> Json:
+        headers = {} if seen is None else {"If-Match": f'"{seen}"'}
         members = self._call(method, path, body, headers)
         entry = members.pop("entry", None)
         if type(entry) is not int:
@@ -219,6 +255,18 @@ class HttpOperatorClient:
 
 def _members(setting: Setting[CallPolicy | None] | Setting[DomainSettings]) -> Json:
     return {"entry": setting.seq, "setting": setting_members(setting.value)}
+
+
+def registry_keys_at(fetcher: HttpFetcher) -> str:
+    """The registry keys document of the registry that the fetcher asks, unverified. Raises FetchError."""
+    answer = fetcher.call("GET", REGISTRY_KEYS_PATH)
+    if answer.status != 200:
+        raise FetchError(f"{fetcher.target(REGISTRY_KEYS_PATH)} answered {answer.status}, expected 200")
+    return answer.body.decode("ascii", "replace")
+
+
+def _setting_path(service: str | None) -> str:
+    return "/v1/domain" if service is None else f"/v1/services/{_quoted(service)}/policy"
 
 
 def _key_path(kid: str) -> str:

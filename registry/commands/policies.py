@@ -107,7 +107,7 @@ def explain_policy(
         raise BadRequest("foreign_service", f"{callee} is of another trust domain, expected {domain}")
     found = client.setting(split_service_id(callee)[1])
     policy = None if found["setting"]["allow"] is None else CallPolicy.from_json(found["setting"])
-    why = explain(policy, found["entry"], caller, callee, scope)
+    why = explain(policy, found["entry"], caller, callee, scope, client.federation().value)
     asked = {"caller": caller, "callee": callee, "scope": scope}
     answer = {"allowed": why.allowed, "rule": why.rule, "entry": why.entry, "reason": why.reason}
     show({**asked, **answer}, as_json, folded(why.reason))

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Final
 
+from peerseal.protocol.documents.federation import Federation
 from peerseal.protocol.documents.history_statement import read_history
 from peerseal.protocol.documents.key_set import LONGEST_LIFE
 from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
@@ -34,7 +35,12 @@ from registry.domain.rebuild import PublicState
 _READ_ONLY: Final = "viewer"
 """The role of operators who may change nothing."""
 _ADMIN: Final = "admin"
-_OF_ADMINS: Final = (entries.DOMAIN_SET, entries.OPERATOR_CREATED, entries.OPERATOR_REVOKED)
+_OF_ADMINS: Final = (
+    entries.DOMAIN_SET,
+    entries.FEDERATION_SET,
+    entries.OPERATOR_CREATED,
+    entries.OPERATOR_REVOKED,
+)
 """What admins alone may do."""
 _SHAPES: Final = frozenset(
     map(
@@ -110,6 +116,12 @@ class Grounds:
     def _history(self, entry: Entry, _: bytes | None, state: PublicState) -> None:
         root = self.documents[max(self.documents)].root
         read_history(entry.data["statement"], root, domain=self._domain(), now=entry.time)
+        self._operator(entry, None, state)
+
+    def _federation(self, entry: Entry, _: bytes | None, state: PublicState) -> None:
+        federation = Federation.from_json(entry.data["federation"], self._domain())
+        if entry.data != {"federation": federation.to_json()}:
+            raise BadGrounds("body", dict(entry.data), "a federation in its one spelling")
         self._operator(entry, None, state)
 
     def _admitted(self, entry: Entry, evidence: bytes | None, state: PublicState) -> None:
@@ -258,6 +270,7 @@ _RULES: Final[Mapping[str, Callable[[Grounds, Entry, bytes | None, PublicState],
     entries.KEY_REVOKED: Grounds._revoked,
     entries.POLICY_SET: Grounds._operator,
     entries.DOMAIN_SET: Grounds._operator,
+    entries.FEDERATION_SET: Grounds._federation,
     entries.JOIN_TOKEN_CREATED: Grounds._operator,
     entries.JOIN_TOKEN_WITHDRAWN: Grounds._operator,
     entries.OPERATOR_CREATED: Grounds._operator,

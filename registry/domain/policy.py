@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from peerseal.errors import InvalidName, KeyRefused, MalformedToken
+from peerseal.protocol.documents.federation import Federation
 from peerseal.protocol.encoding import b64url, canonical_json, strict_json, strict_json_object
 from peerseal.protocol.hosts import is_usable_url
 from peerseal.protocol.issuer_trust import keys_from_jwks
@@ -15,6 +16,7 @@ from peerseal.protocol.plain import text_like
 from peerseal.protocol.policies import ANYONE, CallPolicy, Derivation, DomainSettings, UserIssuer
 from peerseal.protocol.tokens.claims import claim, exactly
 from registry.domain.errors import BadRequest
+from registry.domain.federation import refusal
 from registry.domain.key_quality import check_quality
 
 RESTRICTED: Final[Mapping[str, bool]] = {"restricted": True}
@@ -26,14 +28,14 @@ _SALT = 16  # bytes
 
 def policy_from(body: Mapping[str, Any], domain: str) -> CallPolicy | None:
     """The policy in an operator's request, ``{"allow": {caller: [scope…]}, "restricted"?}``, callers by short name, id
-    or ``"*"``; or ``{"allow": null}`` for no policy. Raises BadRequest."""
+    or ``"*"``, those of other trust domains by id; or ``{"allow": null}`` for no policy. Raises BadRequest."""
     if dict(body) == {"allow": None}:
         return None
     try:
         exactly(body, frozenset(("allow",)), frozenset(("restricted",)))
         allow: dict[str, Any] = {}
         for who, scopes in claim(body, "allow", dict).items():
-            name = who if who == ANYONE else _own(who, domain)
+            name = who if who == ANYONE else _qualified(who, domain)
             if name in allow:
                 raise BadRequest("malformed_body", f"the caller {name} is given twice")
             allow[name] = scopes
@@ -99,11 +101,16 @@ def _check_given_keys(settings: DomainSettings) -> None:
                 raise MalformedToken(weak) from error
 
 
-def _own(name: Any, domain: str) -> str:
-    """The id of a service of this domain. Trust in other domains does not exist."""
+def _qualified(name: Any, domain: str) -> str:
+    """The id of a service, which a short name leads to in this domain."""
     if type(name) is not str:
         raise MalformedToken(f"a service name is {type(name).__name__}, it must be text")
-    qualified = qualify(name, domain)
+    return qualify(name, domain)
+
+
+def _own(name: Any, domain: str) -> str:
+    """The id of a service of this domain, as all settings but policies need it."""
+    qualified = _qualified(name, domain)
     if split_service_id(qualified)[0] != domain:
         raise BadRequest("foreign_service", f"{qualified} is of another trust domain, expected {domain}")
     return qualified
@@ -143,23 +150,29 @@ def readers_of(policy: CallPolicy | None, owner: str) -> frozenset[str] | None:
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """Whether the registry lets a caller use a scope, and why. ``rule`` is the caller's id or ``"*"``, None where no
-    rule speaks of it; ``entry`` is the one that set the policy, 0 where there is none."""
+    rule speaks of it; ``entry`` is the one that set the policy, 0 where there is none. ``by_federation`` says that the
+    federation refuses the caller, whatever the policy is."""
 
     allowed: bool
     rule: str | None
     entry: int
     reason: str
+    by_federation: bool = False
 
 
-def explain(policy: CallPolicy | None, entry: int, caller: str, callee: str, scope: str) -> Explanation:
+def explain(
+    policy: CallPolicy | None, entry: int, caller: str, callee: str, scope: str, federation: Federation
+) -> Explanation:
     """``caller`` and ``callee`` are service ids; ``entry`` set the policy."""
+    foreign = split_service_id(caller)[0] != split_service_id(callee)[0]
+    if foreign and (refused := refusal(federation, caller, scope)):
+        return Explanation(False, None, 0 if policy is None else entry, f"denied because {refused}", by_federation=True)
     if policy is None:
         return Explanation(True, None, 0, f"no policy: what the code of {callee} allows decides")
-    if split_service_id(caller)[0] != split_service_id(callee)[0]:
-        return Explanation(False, None, entry, f"denied because {caller} is of another trust domain")
-    rule = next((rule for rule in (caller, ANYONE) if rule in policy.allow), None)
+    rule = next((rule for rule in ((caller,) if foreign else (caller, ANYONE)) if rule in policy.allow), None)
     if rule is None:
-        return Explanation(False, None, entry, f"denied because entry {entry} names neither {caller} nor *")
+        names = f"does not name {caller}, and * means this domain alone" if foreign else f"names neither {caller} nor *"
+        return Explanation(False, None, entry, f"denied because entry {entry} {names}")
     said = f'rule "{rule}": [{", ".join(sorted(policy.allow[rule]))}] of entry {entry}'
     if scope not in policy.allow[rule]:
         return Explanation(False, rule, entry, f"denied because {said} has no {scope}")

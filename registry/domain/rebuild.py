@@ -140,6 +140,11 @@ def _domain_set(state: PublicState, entry: Entry) -> None:
     state.services[REGISTRY] = entry.seq
 
 
+def _federation_set(state: PublicState, entry: Entry) -> None:
+    """The entry itself is the only record of the federation: no table repeats it."""
+    state.services[REGISTRY] = entry.seq
+
+
 def _join_token_created(state: PublicState, entry: Entry) -> None:
     token = JoinTokenState(entry.service or "", entry.time, entry.data["expires_at"], entry.data["uses"])
     state.join_tokens[entry.data["id"]] = token
@@ -176,6 +181,7 @@ _RULES: Final[dict[str, Callable[[PublicState, Entry], None]]] = {
     **_KEY_RULES,
     ledger.POLICY_SET: _policy_set,
     ledger.DOMAIN_SET: _domain_set,
+    ledger.FEDERATION_SET: _federation_set,
     ledger.JOIN_TOKEN_CREATED: _join_token_created,
     ledger.JOIN_TOKEN_WITHDRAWN: _join_token_withdrawn,
     ledger.OPERATOR_CREATED: _operator_created,

@@ -15,7 +15,13 @@ REACHED: Final = 5_000
 
 Scopes = tuple[str, ...]
 Callers = Mapping[str, Scopes]
-"""The callers of one service, by short name or ``"*"``, each with its scopes in order."""
+"""The callers of one service, by short name or ``"*"``, those of foreign trust domains by id; each with its scopes in
+order."""
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a caller is of a foreign trust domain: ``"*"`` never means it."""
+    return "/" in name
 
 
 class Call(NamedTuple):
@@ -82,9 +88,12 @@ class TrustGraph:
     def calls_by(self, caller: str, after: str = "") -> Iterator[Call]:
         """The calls of one caller, by callee, at those after the name ``after``: calls that name the caller, and those
         of anyone at services that do not."""
-        named, anyone = self.callees.get(caller, {}), self.callees.get(ANYONE, {})
+        named, anyone = self.callees.get(caller, {}), self._open_to(caller)
         for callee, _ in groupby(name for name in merge(named, anyone) if name > after and name != caller):
             yield Call(caller, callee, named[callee]) if callee in named else Call(ANYONE, callee, anyone[callee])
+
+    def _open_to(self, caller: str) -> Mapping[str, Scopes]:
+        return {} if is_foreign(caller) else self.callees.get(ANYONE, {})
 
     def reached_from(self, start: str, most: int = REACHED) -> "Reach":
         """The services that ``start`` reaches, directly or through others; ``most`` of them, the nearest ones."""
@@ -93,11 +102,12 @@ class TrustGraph:
         while waiting and len(distances) <= most + 1:
             caller = waiting.popleft()
             named = self.callees.get(caller, {})
-            for callee in sorted(name for name in {*named, *anyone} if name not in distances):
+            open_to = {} if is_foreign(caller) else anyone
+            for callee in sorted(name for name in {*named, *open_to} if name not in distances):
                 before[callee] = Step(caller, by_anyone=callee not in named)
                 distances[callee] = distances[caller] + 1
                 waiting.append(callee)
-            anyone = {}  # they are reached now
+            anyone = anyone if is_foreign(caller) else {}  # they are reached now
         more = len(distances) > most + 1  # the start is one of them
         for name in list(distances)[most + 1 :]:
             del distances[name]

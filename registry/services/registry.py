@@ -14,6 +14,7 @@ from registry.services.authority.fork_guard import ForkGuard
 from registry.services.authority.ledger_watch import LedgerWatch
 from registry.services.documents.changes import ChangesFeed
 from registry.services.documents.current import CurrentLists
+from registry.services.documents.federation import Federations
 from registry.services.documents.ledger import LedgerView
 from registry.services.documents.ledger_pages import LedgerPages
 from registry.services.documents.policies import Policies
@@ -80,6 +81,7 @@ class Registry:
         issuer = self.settings.operator_issuer
         self.issuer_sign_in = None if issuer is None else IssuerSignIn(issuer, node.clock)
         self.policies = Policies(node)
+        self.federations = Federations(node)
         self.exchange = TokenExchange(node, keys, self.policies, clients)
         self.access_tokens = AccessTokens(node, clients)
         self.publisher = Publisher(node)

@@ -14,7 +14,7 @@ from registry.storage.connections import GRANT
 from registry.storage.engine import POSTGRESQL
 from registry.storage.tables import schema_revisions
 
-SCHEMA_REVISION = "0008"
+SCHEMA_REVISION = "0009"
 """The revision that this version needs. A running server does not read the scripts."""
 RELEASED_REVISION = "0003"
 """The revision of the last release, whose nodes may run together with this version's. `migrate --down` ends there."""

@@ -226,6 +226,10 @@ HISTORIES = _of_type("history_declared")
 """The entries with the root's statements about lost entries: very few, and read when a client or a node sees another
 ledger than it remembers."""
 
+FEDERATIONS = _of_type("federation_set")
+"""The entries that say which foreign trust domains are believed; the newest is in force. No table repeats them."""
+
+Index("ix_entries_federations", entries.c.seq, sqlite_where=FEDERATIONS, postgresql_where=FEDERATIONS)
 Index("ix_entries_histories", entries.c.seq, sqlite_where=HISTORIES, postgresql_where=HISTORIES)
 Index("ix_entries_endings", entries.c.service, sqlite_where=ENDINGS, postgresql_where=ENDINGS)
 Index("ix_entries_numbered_endings", entries.c.service, entries.c.seq, sqlite_where=ENDINGS, postgresql_where=ENDINGS)

@@ -15,7 +15,7 @@ from werkzeug.datastructures import Headers
 from peerseal.protocol.names import REGISTRY
 from registry.limits import Limits
 from registry.services.documents.answer_cache import PublicAnswer
-from registry.services.documents.publish import AnswerName, Kind
+from registry.services.documents.publish import SETTING_KINDS, AnswerName, Kind
 from registry.services.registry import Registry
 from registry.web.metrics import note
 from registry.web.wire import registry
@@ -36,7 +36,7 @@ _ENTITY_TAGS = re.compile(rf"[ \t,]*(?:{_ENTITY_TAG}[ \t]*(?:,[ \t,]*|\Z))+")  #
 _CODED = re.compile(r"(?<![-;:+])[-;:+]{1,2}(?:gzip|br|zstd|deflate)\Z")  # what a proxy that encodes answers adds
 _LONGEST_TAGS = 4096  # characters of a header that are read
 _PATH = re.compile(
-    r"/v1/(?:services/([^/]+)/(?:(jwks\.jwt|jwks\.json|policy\.jwt)|keys/([^/]+)\.jwt|jwks/([^/]+)\.jwt)|domain\.jwt)"
+    r"/v1/(?:services/([^/]+)/(?:(jwks\.jwt|jwks\.json|policy\.jwt)|keys/([^/]+)\.jwt|jwks/([^/]+)\.jwt)|(domain\.jwt|federation\.jwt))"
 )
 _QUERY = re.compile(r"(?:seq=(0|[1-9][0-9]{0,14}))?")
 _STATUS_LINES = {200: "200 OK", 304: "304 NOT MODIFIED"}
@@ -47,6 +47,7 @@ _ENDPOINTS = {
     "statement": "documents.key_statement",
     "policy.jwt": "policies.policy_document",
     "domain.jwt": "policies.domain_document",
+    "federation.jwt": "policies.federation_document",
 }
 
 
@@ -143,7 +144,7 @@ class WarmAnswers:
         query = _QUERY.fullmatch(environ.get("QUERY_STRING", ""))
         if query is None:
             return None
-        documents = self._setting_documents if name[0] in ("policy.jwt", "domain.jwt") else self._publisher
+        documents = self._setting_documents if name[0] in SETTING_KINDS else self._publisher
         try:
             return documents.kept(name, int(query[1] or 0))
         except Exception:  # Flask answers with the error, as a problem document
@@ -155,9 +156,9 @@ def _asked_for(environ: "WSGIEnvironment") -> AnswerName | None:
     found = _PATH.fullmatch(environ.get("PATH_INFO", ""))
     if found is None or environ["REQUEST_METHOD"] != "GET" or "HTTP_UPGRADE" in environ:
         return None
-    service, kind, thumbprint, part = found.groups()
+    service, kind, thumbprint, part, of_domain = found.groups()
     if service is None:
-        return "domain.jwt", REGISTRY, ""
+        return cast(Kind, of_domain), REGISTRY, ""
     if part is not None:
         return "part", service, part
     return ("statement", service, thumbprint) if kind is None else (cast(Kind, kind), service, "")

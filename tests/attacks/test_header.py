@@ -33,7 +33,13 @@ from tests.attacks.forge import (
 
 KINDS = [
     *("txntoken+jwt", "peerseal-event+jwt", "peerseal-proof+jwt", "jwk-set+jwt", "peerseal-key+jwt"),
-    *("peerseal-changes+jwt", "peerseal-domain+jwt", "peerseal-policy+jwt", "peerseal-registry+jwt"),
+    *(
+        "peerseal-changes+jwt",
+        "peerseal-domain+jwt",
+        "peerseal-federation+jwt",
+        "peerseal-policy+jwt",
+        "peerseal-registry+jwt",
+    ),
 ]
 SPELLINGS = [
     *("JWT", "jwt", "at+jwt", "JOSE", "", "application/peerseal-request+jwt", REQUEST_TYP.upper(), f"{REQUEST_TYP} "),

@@ -15,7 +15,7 @@ from tests.registry.driver import DOMAIN, Clock, Driver
 from tests.registry.in_process import InProcess
 from tests.support.keys import key
 
-PATHS = ("/v1/services/billing/jwks.jwt", "/v1/services/billing/policy.jwt", "/v1/domain.jwt")
+PATHS = ("/v1/services/billing/jwks.jwt", "/v1/services/billing/policy.jwt", "/v1/domain.jwt", "/v1/federation.jwt")
 DAY = 24 * 3600
 
 

@@ -22,6 +22,8 @@ JOIN = {"service": "billing"}
 TOKEN = {"role": "viewer", "ttl": 600}
 POLICY = {"allow": {f"{DOMAIN}/shipping": ["read"]}, "restricted": False}
 DOMAIN_SETTINGS = {"minters": [f"{DOMAIN}/edge"], "issuers": []}
+PARTNER_ROOT = "BH-WksFyk6HqY8cwiW_Mi5KLfDPApQ8urKiMMPE0SOQ"
+FEDERATION = {"domains": [{"domain": "partner.example", "urls": ["https://r.partner.example"], "root": PARTNER_ROOT}]}
 ENDPOINTS: list[tuple[str, str, dict[str, Any] | None, Role]] = [
     ("GET", "/v1/services", None, Role.VIEWER),
     ("GET", "/v1/join-tokens", None, Role.VIEWER),
@@ -37,6 +39,8 @@ ENDPOINTS: list[tuple[str, str, dict[str, Any] | None, Role]] = [
     ("PUT", "/v1/services/billing/policy", POLICY, Role.OPERATOR),
     ("GET", "/v1/domain", None, Role.VIEWER),
     ("PUT", "/v1/domain", DOMAIN_SETTINGS, Role.ADMIN),
+    ("GET", "/v1/federation", None, Role.VIEWER),
+    ("PUT", "/v1/federation", FEDERATION, Role.ADMIN),
     ("GET", "/v1/operator-tokens", None, Role.ADMIN),
     ("POST", "/v1/operator-tokens", TOKEN, Role.ADMIN),
     ("DELETE", "/v1/operator-tokens/{operator_token}", None, Role.ADMIN),

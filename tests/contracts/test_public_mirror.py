@@ -82,7 +82,8 @@ def test_a_mirror_has_the_bytes_of_the_registry(
     registry: Driver, billing: KeyPair, mirror: PublicMirror, folder: Path
 ) -> None:
     statement = f"/v1/services/billing/keys/{billing.public.thumbprint}.jwt"
-    for path in ("/v1/services/billing/jwks.jwt", "/v1/services/billing/policy.jwt", "/v1/domain.jwt", statement):
+    of_domain = ("/v1/domain.jwt", "/v1/federation.jwt")
+    for path in ("/v1/services/billing/jwks.jwt", "/v1/services/billing/policy.jwt", *of_domain, statement):
         assert (folder / path[1:]).read_bytes() == registry.client.get(path).data, path
     for path in (
         "/.well-known/peerseal-registry",

@@ -16,7 +16,7 @@ from tests.registry.driver import JSON, Clock, Driver, fail_revisions, outcome
 from tests.support.keys import key
 
 SET = "/v1/services/billing/jwks.jwt"
-KINDS = ["jwks.jwt", "jwks.json", "policy.jwt", "statement", "domain"]
+KINDS = ["jwks.jwt", "jwks.json", "policy.jwt", "statement", "domain", "federation"]
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def other(registry: Driver) -> Iterator[Driver]:
 
 def path_of(kind: str, billing: KeyPair) -> str:
     """The path of a document about billing, or of the domain's."""
-    if kind == "domain":
-        return "/v1/domain.jwt"
+    if kind in ("domain", "federation"):
+        return f"/v1/{kind}.jwt"
     name = f"keys/{billing.public.thumbprint}.jwt" if kind == "statement" else kind
     return f"/v1/services/billing/{name}"
 
@@ -120,7 +120,7 @@ def test_a_seq_that_memory_covers_is_answered_from_memory(registry: Driver, bill
     assert paths == []
 
 
-@pytest.mark.parametrize("kind", KINDS[:-1])
+@pytest.mark.parametrize("kind", KINDS[:-2])
 def test_what_another_node_changed_shows_in_the_next_answer(
     registry: Driver, other: Driver, billing: KeyPair, kind: str
 ) -> None:

@@ -222,6 +222,7 @@ PAGES = {
     "docs/how-to/registry-terminal.md": "",
     "docs/how-to/terminal.md": REGISTRY_AND_BILLING,
     "docs/how-to/agent.md": REGISTRY_AND_BILLING,
+    "docs/how-to/federation.md": "",
 }
 """The pages with console blocks, and what is typed before them."""
 

@@ -24,6 +24,7 @@ from peerseal.protocol.documents import (
     changes,
     current,
     domain,
+    federation,
     frame,
     history_statement,
     key_set,
@@ -44,6 +45,7 @@ from peerseal.verify.target import check_external_prefix, routed_target
 from peerseal.verify.transaction import read_transaction
 from tests.attacks import forge
 from tests.fuzz.generated import arbitrary, bytes_like, json_like, object_like, resigned, rounds, text_like
+from tests.support.federation import PARTNER, federation_document
 
 NOW = forge.NOW
 REGISTRY_ID = names.registry_id(forge.DOMAIN)
@@ -121,6 +123,8 @@ def signed(key: keys.KeyPair) -> Callable[[Random, str], str]:
 def a_document(kind: type[Any]) -> str:
     """A signed document of that kind, as a registry signs it."""
     with MemoryRegistry(forge.DOMAIN, clock=lambda: NOW) as registry:
+        if kind is federation.FederationDocument:
+            return registry.sign(federation_document(registry, PARTNER))
         kid = registry.identity("client-service").credentials.key_id
         registry.keys_in_set = 0 if kind is key_set.KeySetPart else registry.keys_in_set
         part = key_set.part_of(names.split_kid(kid)[1])
@@ -327,6 +331,7 @@ def document_parsers(signing: dict[str, keys.PublicKey]) -> list[Parser]:
         current.CurrentServices,
         policy.PolicyDocument,
         domain.DomainDocument,
+        federation.FederationDocument,
     )
     for kind in kinds:
         jws = a_document(kind)

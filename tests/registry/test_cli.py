@@ -317,7 +317,7 @@ def test_the_audit_trail_and_tidying_up(run: Run, registry: Driver, url: str) ->
         (["policy", "get", "Not A Name"], 1),
         (["policy", "set", "registry"], 1),
         (["policy", "set", "billing", "--allow", "Not A Name"], 1),
-        (["policy", "set", "billing", "--allow", "other.internal/client"], 1),
+        (["policy", "set", "billing", "--allow", "other.internal/"], 1),
         (["policy", "set", "billing", "--allow", "client=a", "--allow", "client=b"], 2),
         (["policy", "set", "billing", "--restricted", "--file", "-"], 2),
         (["policy", "set", "billing", "--file", "-"], 1),
@@ -387,15 +387,23 @@ def test_a_policy_explains_itself(run: Run, registry: Driver, url: str, over_htt
         f'denied because rule "{DOMAIN}/client": [read, write] of entry {entry} has no admin',
     )
     assert why("stranger", "read") == (1, f"denied because entry {entry} names neither {DOMAIN}/stranger nor *")
-    assert why("other.internal/client", "read") == (
-        1,
-        "denied because other.internal/client is of another trust domain",
-    )
-    assert run("policy", "set", "billing", "--allow", "*=read", "--allow", "client").exit_code == 0
+    other = "other.internal/client"
+    assert why(other, "read") == (1, "denied because the trust domain other.internal is not believed")
+    limits = ("--service", "client", "--scopes", "read", "--unchecked")
+    root = ("--url", "https://other.internal", "--pin", "BH-WksFyk6HqY8cwiW_Mi5KLfDPApQ8urKiMMPE0SOQ")
+    assert run("federation", "add", "other.internal", *root, *limits).exit_code == 0
+    assert "lets no scope write of other.internal in" in why(other, "write")[1]
+    assert "does not name shop of other.internal" in why("other.internal/shop", "read")[1]
+    assert f"does not name {other}, and * means this domain alone" in why(other, "read")[1]
+    rules = ("--allow", "*=read", "--allow", "client", "--allow", f"{other}=read")
+    assert run("policy", "set", "billing", *rules).exit_code == 0
+    assert why(other, "read")[0] == 0
+    assert run("policy", "set", "billing", *rules[:-2]).exit_code == 0
+    assert why(other, "read")[0] == 1, "anyone means this domain alone"
     assert why("stranger", "read")[1].startswith('allowed by rule "*": [read]')
     assert why("client", "read")[0] == 1, "a caller that is named has its own scopes"
     told = json.loads(run("policy", "explain", "client", "billing", "read", "--json").stdout)
-    assert (told["allowed"], told["rule"], told["entry"]) == (False, f"{DOMAIN}/client", entry + 1)
+    assert (told["allowed"], told["rule"], told["entry"]) == (False, f"{DOMAIN}/client", entry + 3)
 
 
 @pytest.mark.parametrize("over_http", [False, True])
@@ -494,6 +502,7 @@ def test_every_command_has_help(run: Run) -> None:
     ]
     groups += [["policy", command] for command in ("get", "set", "remove", "explain")]
     groups += [["domain", command] for command in ("get", "set", "explain")]
+    groups += [["federation", command] for command in ("add", "list", "remove", "export", "accept")]
     for arguments in ([], *([command] for command in commands), *groups):
         result = run(*arguments, "--help")
         assert result.exit_code == 0

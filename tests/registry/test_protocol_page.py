@@ -22,7 +22,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from peerseal.protocol.documents import changes, domain, history_statement, key_set, policy, registry_keys, statement
+from peerseal.protocol.documents import (
+    changes,
+    domain,
+    federation,
+    history_statement,
+    key_set,
+    policy,
+    registry_keys,
+    statement,
+)
 from peerseal.protocol.ledger import entries
 from peerseal.protocol.ledger.entries import Entry
 from peerseal.protocol.tokens.assertion import AccessTokenClaims, assertion_claims
@@ -33,6 +42,7 @@ from peerseal.protocol.tokens.transaction import TransactionToken
 from tests.attacks.forge import CALLER, ec_key
 from tests.registry.driver import Driver, entries_of
 from tests.support import protocol_example
+from tests.support.federation import PARTNER
 
 PAGE = (Path(__file__).parent.parent.parent / "docs/protocol.md").read_text()
 
@@ -68,6 +78,7 @@ def test_each_kind_of_document_stands_with_its_type_its_size_and_its_lifetime() 
         changes.Changes: "60 s",
         policy.PolicyDocument: "24 h",
         domain.DomainDocument: "24 h",
+        federation.FederationDocument: "24 h",
         history_statement.HistoryStatement: "for ever",
     }
     for kind, lives in kinds.items():
@@ -98,6 +109,8 @@ def test_every_member_of_every_document_that_a_registry_signs_stands_in_its_tabl
     assert payload(registry.got("/v1/services/billing/policy.jwt")).keys() == in_table_of("Policy document")
     optional = {"exchange", "derived_scopes", "access_tokens"}
     assert payload(registry.got("/v1/domain.jwt")).keys() | optional == in_table_of("Domain document")
+    assert payload(registry.got("/v1/federation.jwt")).keys() == in_table_of("Federation document")
+    assert PARTNER.keys() == members(tables("Federation document")[1])
     _, in_keys, in_revoked = map(members, tables("Key set"))
     assert keys["keys"][0].keys() | {"n", "e"} == in_keys
     assert keys["revoked"][0].keys() == in_revoked
@@ -119,6 +132,7 @@ def test_every_member_of_a_history_statement_stands_in_its_table() -> None:
         (changes, "Changes"),
         (policy, "Policy document"),
         (domain, "Domain document"),
+        (federation, "Federation document"),
         (history_statement, "History statement"),
     ],
 )
@@ -188,6 +202,8 @@ def test_every_entry_that_a_registry_writes_is_as_the_tables_say(registry: Drive
     assert registry.client.put("/v1/services/billing/policy", json={"allow": {}}, headers=first).status_code == 200
     settings = {"minters": ["billing"], "issuers": []}
     assert registry.client.put("/v1/domain", json=settings, headers=first).status_code == 200
+    federation = {"domains": [PARTNER]}
+    assert registry.client.put("/v1/federation", json=federation, headers=first).status_code == 200
     unused = f"/v1/join-tokens/{registry.join_token('billing').id}"
     assert registry.client.delete(unused, headers=registry.operator).status_code == 204
     made = registry.client.post("/v1/operator-tokens", json={"role": "viewer", "ttl": 60}, headers=registry.operator)

@@ -12,6 +12,7 @@ from peerseal.protocol.ledger.checkpoint import Checkpoint, encode_proof, sign_c
 from peerseal.protocol.ledger.cosignature import WITNESS_KEY, NoteKey
 from peerseal.protocol.ledger.quorum import Quorum
 from peerseal.testing import Clock, MemoryRegistry
+from tests.support.federation import PARTNER, federation_document
 from tests.vectors.world import (
     ABSENT,
     CALLER,
@@ -466,5 +467,49 @@ def domains() -> Vectors:
     }.items():
         wrong = world.signed(document, derived_scopes=value)
         made.bad(f"derived-{name}", "document_malformed", comment, document=wrong)
+    world.registry.close()
+    return made
+
+
+def federations() -> Vectors:
+    """The foreign trust domains that are believed."""
+    world = World()
+    none, document = federation_document(world.registry), federation_document(world.registry, PARTNER)
+    made = world.file("federation", "The foreign trust domains that are believed.", DOMAIN)
+    facts = {"domains": [PARTNER], "seq": document.seq}
+    made.good("honest", "one foreign domain", facts, document=world.registry.sign(document))
+    made.good("none", "no foreign domain", {"domains": []}, document=world.registry.sign(none))
+    made.good("unknown-member", "of a newer release", document=world.signed(document, future=1))
+    few = {name: PARTNER[name] for name in ("domain", "urls", "root")}
+    made.good("all-services", "all services and scopes", document=world.signed(document, domains=[few]))
+    new = {**PARTNER, "root": ec_key("root").public.thumbprint, "urls": ["https://new.partner.example"]}
+    made.good("two-roots", "a domain that replaces its root", document=world.signed(document, domains=[PARTNER, new]))
+    _bad_ledger_frame(made, world, document)
+    third = {**PARTNER, "root": ec_key("signing").public.thumbprint}
+    bad: dict[str, Any] = {
+        "absent": ABSENT,
+        "object": {"partner.example": PARTNER},
+        "own": [{**PARTNER, "domain": DOMAIN}],
+        "homograph": [{**PARTNER, "domain": "p\u0430rtner.example"}],
+        "no-root": [{name: PARTNER[name] for name in ("domain", "urls")}],
+        "root-text": [{**PARTNER, "root": "root"}],
+        "no-url": [{**PARTNER, "urls": []}],
+        "plain-http": [{**PARTNER, "urls": ["http://registry.partner.example"]}],
+        "anyone": [{**PARTNER, "services": ["*"]}],
+        "registry": [{**PARTNER, "services": ["registry"]}],
+        "service-id": [{**PARTNER, "services": ["partner.example/billing"]}],
+        "scopes-text": [{**PARTNER, "scopes": "orders:read"}],
+        "transactions-number": [{**PARTNER, "transactions": 1}],
+        "member": [{**PARTNER, "future": 1}],
+        "twice": [PARTNER, PARTNER],
+        "one-root": [PARTNER, {**PARTNER, "domain": "other.example"}],
+        "three-roots": [PARTNER, new, third],
+        "wider-root": [PARTNER, {**new, "transactions": True}],
+    }
+    for name, domains in bad.items():
+        made.bad(
+            f"domains-{name}", "document_malformed", "no domains", document=world.signed(document, domains=domains)
+        )
+    made.bad("subject", "document_wrong_subject", "of another", document=world.registry.sign(document), subject=CALLER)
     world.registry.close()
     return made

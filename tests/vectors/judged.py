@@ -18,6 +18,7 @@ from peerseal.protocol import jose
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.current import CurrentServices
 from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.federation import FederationDocument
 from peerseal.protocol.documents.frame import Frame
 from peerseal.protocol.documents.history_statement import Head, excused_by, read_history, signed_histories
 from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart
@@ -377,6 +378,7 @@ _DOCUMENTS: Final[Mapping[str, type[Any]]] = {
     "current": CurrentServices,
     "policy": PolicyDocument,
     "domain": DomainDocument,
+    "federation": FederationDocument,
 }
 
 _JUDGES: Final[Mapping[str, Callable[[Input], Facts]]] = {

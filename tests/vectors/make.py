@@ -42,6 +42,7 @@ FILES: Final[Mapping[str, Callable[[], Vectors]]] = {
     "current": documents.current_services,
     "policy": documents.policies,
     "domain": documents.domains,
+    "federation": documents.federations,
     "history": history.histories,
     "continuation": history.continuations,
     "inclusion": ledger.inclusions,

@@ -142,7 +142,7 @@ def _urls(urls: list[Any]) -> tuple[str, ...]:
     if not 0 < len(urls) <= MAX_URLS:
         raise MalformedToken(f"urls has {len(urls)} members, expected 1 to {MAX_URLS}")
     for url in urls:
-        check_url_in_settings(url)
+        check_url_in_settings(url, "a registry's URL")
     if len(set(urls)) != len(urls):
         raise MalformedToken("urls has one URL twice")
     return tuple(urls)

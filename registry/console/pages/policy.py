@@ -129,13 +129,15 @@ def _ask(service: str, setting: Stored, caller: str, scope: str, *, typed: bool 
         names = qualify(asked.caller, domain), service_id(domain, service), check_scope(asked.scope)
     except (InvalidName, MalformedToken) as error:
         return replace(asked, said=f"Not a question: {error}.")
-    why = explain(setting.value, setting.seq, *names)
+    why = explain(setting.value, setting.seq, *names, federation=registry().federations.current().value)
     reason = _typed_reason(setting.value, why) if typed else why.reason
     return replace(asked, allowed=why.allowed, said=f"{'Yes' if why.allowed else 'No'}: {reason}.")
 
 
 def _typed_reason(policy: CallPolicy | None, why: Explanation) -> str:
     """Without the number of an entry: a policy that is not saved has none."""
+    if why.by_federation:
+        return why.reason
     if policy is None:
         return "there is no policy, so what the code of the service allows decides"
     if why.rule is None:

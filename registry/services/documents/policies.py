@@ -9,6 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from sqlalchemy import Connection
 
 from peerseal.errors import InvalidName, MalformedToken
+from peerseal.protocol.documents.federation import Federation
 from peerseal.protocol.ledger.entries import DOMAIN_SET, POLICY_SET, Entry, evidence_digest
 from peerseal.protocol.names import REGISTRY, check_service
 from peerseal.protocol.policies import CallPolicy, DomainSettings
@@ -32,6 +33,9 @@ class Setting(Generic[V]):
 
     seq: int
     value: V
+
+
+AnySetting = Setting[CallPolicy | None] | Setting[DomainSettings] | Setting[Federation]
 
 
 class Policies(UseCase):
@@ -98,7 +102,7 @@ class Policies(UseCase):
             raise BadRequest("setting_too_large", f"it has {size} bytes with full service names, {most} are allowed")
 
 
-def setting_members(value: CallPolicy | DomainSettings | None) -> dict[str, Any]:
+def setting_members(value: CallPolicy | DomainSettings | Federation | None) -> dict[str, Any]:
     """A setting as operators read and write it."""
     return {"allow": None} if value is None else value.to_json()
 

@@ -1,5 +1,6 @@
-"""Answers about services and keys, policies and the domain's settings: signed documents, and a plain JWK Set and PEM,
-which are not signed. They are served from memory as long as `registry.services.documents.answer_cache` allows."""
+"""Answers about services and keys, policies, the domain's settings and the federation: signed documents, and a plain
+JWK Set and PEM, which are not signed. They are served from memory as long as
+`registry.services.documents.answer_cache` allows."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -10,6 +11,7 @@ from sqlalchemy import Connection
 
 from peerseal.errors import DocumentRefused
 from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.federation import FederationDocument
 from peerseal.protocol.documents.frame import DOCUMENT_LIFETIME
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.encoding import canonical_json
@@ -23,6 +25,7 @@ from registry.domain.policy import readers_of
 from registry.domain.publication import AnswerFrame, ProvenKey
 from registry.services.authority.authority import Authority
 from registry.services.documents.answer_cache import JWK_SET, JWT, PEM, AnswerCache, AsOf, PublicAnswer
+from registry.services.documents.federation import read_federation
 from registry.services.documents.key_set_parts import (
     KeySetParts,
     PartNames,
@@ -36,11 +39,13 @@ from registry.services.use_case import Node, UseCase
 from registry.storage.queries import keys, ledger, services
 from registry.storage.queries.ledger import Appended
 
-Kind = Literal["jwks.jwt", "part", "jwks.json", "statement", "pem", "policy.jwt", "domain.jwt"]
+Kind = Literal["jwks.jwt", "part", "jwks.json", "statement", "pem", "policy.jwt", "domain.jwt", "federation.jwt"]
 AnswerName = tuple[Kind, str, str]
 """The kind of an answer, the service, and for an answer about one key its thumbprint, for a part its number."""
 
-_LASTING = frozenset[Kind]({"jwks.jwt", "part", "statement", "policy.jwt", "domain.jwt"})
+SETTING_KINDS = frozenset[Kind]({"policy.jwt", "domain.jwt", "federation.jwt"})
+"""The kinds that `SettingDocuments` makes."""
+_LASTING = frozenset[Kind]({"jwks.jwt", "part", "statement"}) | SETTING_KINDS
 """The signed kinds. The others have no end in them, so they must not outlast the end of a key."""
 _IN_TURN = frozenset[Kind]({"jwks.jwt", "part", "jwks.json"})
 """The kinds that take long to make for a service with many keys."""
@@ -68,10 +73,12 @@ class _Documents(UseCase):
 
     def _place(self, connection: Connection, service: str, changed: int, as_of: AsOf) -> tuple[int, Frontier]:
         """The signed time of an answer, and the right edge of the tree that it covers. Entry ``changed`` is the last
-        that changed the service."""
+        that changed the service. Raises LedgerContradicted where it is missing."""
         if not as_of.lasting:
             return as_of.now, ledger.frontier(connection)
-        [entry] = ledger.read_some(connection, [changed])
+        entry = next(iter(ledger.read_some(connection, [changed])), None)
+        if entry is None:
+            raise LedgerContradicted(f"entry {changed}, which last changed {service}, is missing")
         signed_again = publication.period_start(service, as_of.now, self._limits.signing_period)
         return max(entry.time, signed_again), self._ledger.edge_at(connection, changed)
 
@@ -278,8 +285,8 @@ class Publisher(_Documents):
 
 
 class SettingDocuments(_Documents):
-    """Makes and keeps the signed policies and domain settings. Every service has a signed policy, also one without
-    rules: an unsigned answer that there is none could be a mirror's."""
+    """Makes and keeps the signed policies, domain settings and federation. Every service has a signed policy,
+    also one without rules: an unsigned answer that there is none could be a mirror's."""
 
     def policy(self, service: str, at_least: int = 0) -> PublicAnswer:
         """The policy document of a service as of entry ``at_least`` or later. Raises InvalidName, Lagging,
@@ -289,6 +296,11 @@ class SettingDocuments(_Documents):
     def domain(self, at_least: int = 0) -> PublicAnswer:
         """The domain document. Raises as `policy` does."""
         return self._answers.answer(("domain.jwt", REGISTRY, ""), at_least, self._make_domain, of_unknown=True)
+
+    def federation(self, at_least: int = 0) -> PublicAnswer:
+        """The federation document: also where no foreign domain is believed, for the same reason. Raises as `policy`
+        does."""
+        return self._answers.answer(("federation.jwt", REGISTRY, ""), at_least, self._make_federation, of_unknown=True)
 
     def _make_policy(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
         authority, service = self._authority.current(), name[1]
@@ -304,13 +316,29 @@ class SettingDocuments(_Documents):
     def _make_domain(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
         authority = self._authority.current()
         with self._store.read() as connection:
-            changed, read = services.seq_of(connection, REGISTRY) or 0, read_settings(connection)
-            issued_at, edge = self._place(connection, REGISTRY, changed, as_of)
-            frame = self._frame(authority, REGISTRY, issued_at, changed, edge)
-            self._check_in_tree(connection, read.entry, edge)
+            read = read_settings(connection)
+            frame = self._frame_of_domain(connection, authority, read.entry, as_of)
         members = {**frame.members(), "subject": authority.domain}
         document = DomainDocument(**members, settings=read.setting.value)
-        return _answer(authority.sign(document), frame, changed)
+        return _answer(authority.sign(document), frame, frame.seq)
+
+    def _make_federation(self, name: AnswerName, as_of: AsOf) -> PublicAnswer:
+        authority = self._authority.current()
+        with self._store.read() as connection:
+            read = read_federation(connection, authority.domain)
+            frame = self._frame_of_domain(connection, authority, read.entry, as_of)
+        members = {**frame.members(), "subject": authority.domain}
+        document = FederationDocument(**members, federation=read.setting.value)
+        return _answer(authority.sign(document), frame, frame.seq)
+
+    def _frame_of_domain(
+        self, connection: Connection, authority: Authority, entry: Entry | None, as_of: AsOf
+    ) -> AnswerFrame:
+        """The frame of a document about the whole domain, which rests on that entry. Raises LedgerContradicted."""
+        changed = services.seq_of(connection, REGISTRY) or 0
+        issued_at, edge = self._place(connection, REGISTRY, changed, as_of)
+        self._check_in_tree(connection, entry, edge)
+        return self._frame(authority, REGISTRY, issued_at, changed, edge)
 
     def _check_in_tree(self, connection: Connection, entry: Entry | None, edge: Frontier) -> None:
         """Raises LedgerContradicted where the entry, on which a document rests, is not in the tree."""

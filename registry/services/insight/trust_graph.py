@@ -58,7 +58,7 @@ class TrustGraphs(UseCase):
     def _changed(self, graph: TrustGraph, changes: Iterator[tuple[str, str | None]]) -> TrustGraph:
         """The graph with the policies of these services replaced, or removed. Most changes of services are those of
         keys, and leave it as it is."""
-        draft = _Draft(graph, self._most)
+        draft = _Draft(graph, self._most, self._authority.in_force().domain)
         for service, body in changes:
             draft.put(service, body)
         return draft.graph() if draft.changed else graph
@@ -81,12 +81,13 @@ def _since(connection: Connection, seq: int) -> Iterator[tuple[str, str | None]]
 class _Draft:
     """A graph that is being changed."""
 
-    def __init__(self, before: TrustGraph, most: int) -> None:
+    def __init__(self, before: TrustGraph, most: int, domain: str) -> None:
         self._policies = dict(before.policies)
         self._restricted = set(before.restricted)
         self._unreadable = set(before.unreadable)
         self._complete = before.complete
         self._room = most - before.size
+        self._domain = domain
         self._known_scopes: dict[Scopes, Scopes] = {}
         self.changed = False
 
@@ -127,9 +128,12 @@ class _Draft:
         if restricted:
             self._restricted.add(service)
 
-    @staticmethod
-    def _name(who: str) -> str:
-        return who if who == ANYONE else intern(split_service_id(who)[1])
+    def _name(self, who: str) -> str:
+        """The short name of a service of this domain; the id of a foreign one, which may have the same short name."""
+        if who == ANYONE:
+            return who
+        domain, service = split_service_id(who)
+        return intern(service if domain == self._domain else who)
 
     def _scopes(self, scopes: frozenset[str]) -> Scopes:
         """The same value for the same scopes, which many policies have."""

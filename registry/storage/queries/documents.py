@@ -1,18 +1,20 @@
 """Published documents that have a table of their own: the registry keys, signed by the root, and settings: services'
-policies and the domain's settings. ``service`` is None for the domain's settings."""
+policies and the domain's settings. ``service`` is None for the domain's settings. The federation has no table: its
+newest entry is in force."""
 
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Table, bindparam, delete, insert, select
 
 from peerseal.protocol.ledger.entries import Entry
-from registry.storage.tables import SETTINGS, domain_settings, entries, policies, registry_documents
+from registry.storage.tables import FEDERATIONS, SETTINGS, domain_settings, entries, policies, registry_documents
 from registry.storage.upsert import inserts
 
 _SETTINGS_ID = 1  # the primary key of the one row of the domain's settings
 _POLICY = select(policies.c.seq, policies.c.body).where(policies.c.service == bindparam("of"))
 _DOMAIN = select(domain_settings.c.seq, domain_settings.c.body).where(domain_settings.c.id == _SETTINGS_ID)
 _NEWEST_ENTRY = select(entries.c.body, entries.c.evidence).where(SETTINGS).order_by(entries.c.seq.desc()).limit(1)
+_ENTRY_OF_FEDERATION = select(entries.c.body).where(FEDERATIONS).order_by(entries.c.seq.desc()).limit(1)
 _ENTRY_OF_SERVICE = _NEWEST_ENTRY.where(entries.c.service == bindparam("of"))
 _ENTRY_OF_DOMAIN = _NEWEST_ENTRY.where(entries.c.service.is_(None))
 
@@ -68,6 +70,12 @@ def newest_setting_entry(connection: Connection, service: str | None) -> Setting
         _ENTRY_OF_DOMAIN if service is None else _ENTRY_OF_SERVICE, {"of": service}
     ).one_or_none()
     return None if found is None else SettingEntry(Entry.decode(found.body), found.evidence)
+
+
+def newest_federation_entry(connection: Connection) -> Entry | None:
+    """The entry that set the federation last. Raises MalformedToken for altered bytes."""
+    body = connection.execute(_ENTRY_OF_FEDERATION).scalar_one_or_none()
+    return None if body is None else Entry.decode(body)
 
 
 def put_setting(connection: Connection, service: str | None, new: SettingRow | None) -> None:

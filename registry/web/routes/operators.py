@@ -1,6 +1,6 @@
-"""Operators' calls: services, the audit trail, applicants, tokens, policies and the domain's settings.
+"""Operators' calls: services, the audit trail, applicants, tokens, policies, the domain's settings and the federation.
 
-Policies and the domain's settings are also read as signed documents, by all callers.
+Policies, the domain's settings and the federation are also read as signed documents, by all callers.
 """
 
 import re
@@ -9,11 +9,11 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from peerseal.errors import CallerNotAllowed, MissingToken
-from peerseal.protocol.policies import ANYONE, CallPolicy, DomainSettings
+from peerseal.protocol.policies import ANYONE
 from registry.domain.errors import BadRequest, PreconditionRequired
 from registry.domain.keys import Applicant
 from registry.services.access.operators import Operator, Role, is_operator_token
-from registry.services.documents.policies import Setting, setting_members
+from registry.services.documents.policies import AnySetting, setting_members
 from registry.storage.queries.tokens import public_members
 from registry.web.published import NO_TRANSFORM, entity_tags, published
 from registry.web.wire import (
@@ -151,6 +151,12 @@ def domain_document() -> Response:
     return published(registry().documents.domain(number("seq")))
 
 
+@policies_blueprint.get("/federation.jwt")
+def federation_document() -> Response:
+    """The foreign trust domains that are believed, signed; with ``?seq=M`` as of entry M or later."""
+    return published(registry().documents.federation(number("seq")))
+
+
 @policies_blueprint.get("/services/<service>/policy")
 def policy(service: str) -> Response:
     """The policy as `set_policy` takes it, with the ETag that a change has to name."""
@@ -181,6 +187,22 @@ def set_domain() -> Response:
     by = _operator(Role.ADMIN).by
     seen, body = _seen(), _body()
     return _answer(registry().policies.set_domain(body, seen, by))
+
+
+@policies_blueprint.get("/federation")
+def federation() -> Response:
+    """The foreign trust domains that are believed, as `set_federation` takes them, with the ETag that a change has to
+    name."""
+    _operator(Role.VIEWER)
+    return _answer(registry().federations.current())
+
+
+@policies_blueprint.put("/federation")
+def set_federation() -> Response:
+    """Replaces them all."""
+    by = _operator(Role.ADMIN).by
+    seen, body = _seen(), _body()
+    return _answer(registry().federations.replace(body, seen, by))
 
 
 def _operator(needs: Role) -> Operator:
@@ -224,7 +246,7 @@ def _body() -> dict[str, Any]:
     return members
 
 
-def _answer(setting: Setting[CallPolicy | None] | Setting[DomainSettings], warning: str | None = None) -> Response:
+def _answer(setting: AnySetting, warning: str | None = None) -> Response:
     more = {} if warning is None else {"warning": warning}
     response = private_json({**setting_members(setting.value), "entry": setting.seq, **more})
     response.headers["ETag"] = f'"{setting.seq}"'

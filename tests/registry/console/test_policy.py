@@ -231,7 +231,7 @@ def test_explain_answers_by_the_policy_in_force(registry: Driver, viewer: Browse
         ("shop", "read", f'Yes: allowed by rule "acme.internal/shop": [read] of entry {seq}'),
         ("shop", "write", 'No: denied because rule "acme.internal/shop": [read]'),
         ("audit", "health", 'Yes: allowed by rule "*"'),
-        ("other.example/shop", "read", "No: denied because other.example/shop is of another trust domain"),
+        ("other.example/shop", "read", "No: denied because the trust domain other.example is not believed"),
         (SCRIPT, "read", "not a service id"),
         ("shop", SCRIPT, "not a scope"),
         ("", "", "not a service name"),

@@ -37,7 +37,8 @@ ENDPOINTS = {
     "metrics": "metrics",
     "operator_tokens": "create listed revoke",
     "operators": "audit create_join_token join_tokens services withdraw_join_token",
-    "policies": "domain domain_document policy policy_document set_domain set_policy",
+    "policies": "domain domain_document federation federation_document policy policy_document"
+    " set_domain set_federation set_policy",
     "wellknown": "jwks registry_keys",
 }
 """The values of the label ``endpoint``, and of the log's field."""

@@ -23,6 +23,7 @@ LONG = "9" * 5000
             "/v1/applicants?limit={}",
             "/v1/services/a/keys?after={}",
             "/v1/domain.jwt?seq={}",
+            "/v1/federation.jwt?seq={}",
         ),
         *("/ledger/tile/0/{}", "/ledger/tile/{}/000", "/ledger/tile/entries/{}", "/ledger/tile/0/000.p/{}"),
     ],

@@ -1,0 +1,93 @@
+"""Which foreign trust domains are believed: how operators write it, and how one is added, changed or removed."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from peerseal.errors import InvalidName, MalformedToken
+from peerseal.protocol.documents.federation import FederatedDomain, Federation
+from peerseal.protocol.encoding import canonical_json
+from peerseal.protocol.hosts import is_usable_url
+from peerseal.protocol.ledger.entries import MAX_ENTRY
+from peerseal.protocol.names import split_service_id
+from peerseal.protocol.plain import text_like
+from registry.domain.errors import BadRequest, NotFound
+
+LARGEST: Final = MAX_ENTRY - 1023
+"""Bytes of a federation in canonical JSON: it goes into an entry, whose other members need less than 1 KiB."""
+
+
+def federation_from(body: Mapping[str, Any], own: str, own_root: str) -> Federation:
+    """The federation in an operator's request, ``{"domains": [{"domain", "urls", "root", "services"?, "scopes"?,
+    "transactions"?}…]}``. ``own`` is the registry's trust domain, ``own_root`` its root. Raises BadRequest, also where
+    it is too large for an entry, or names the own root."""
+    try:
+        federation = Federation.from_json(dict(body), own)
+    except (MalformedToken, InvalidName) as error:
+        raise BadRequest("malformed_body", str(error)) from error
+    for one in federation.domains:
+        if one.root == own_root:
+            raise BadRequest("malformed_body", f"{one.domain} has the root of this registry, expected its own")
+        for url in one.urls:
+            if not is_usable_url(url):
+                raise BadRequest("malformed_body", f"{one.domain}: {text_like(url)} is no URL of a server")
+    size = len(canonical_json(federation.to_json()))
+    if size > LARGEST:
+        raise BadRequest("setting_too_large", f"the federation has {size} bytes, {LARGEST} fit into a ledger entry")
+    return federation
+
+
+def refusal(federation: Federation, caller: str, scope: str) -> str | None:
+    """Why the federation lets no call of that foreign service with that scope in; None where it does."""
+    domain, service = split_service_id(caller)
+    believed = federation.of(domain)
+    if not believed:
+        return f"the trust domain {domain} is not believed"
+    if believed[0].services is not None and service not in believed[0].services:
+        return f"the federation does not name {service} of {domain}"
+    if believed[0].scopes is not None and scope not in believed[0].scopes:
+        return f"the federation lets no scope {scope} of {domain} in"
+    return None
+
+
+def with_domain(federation: Federation, new: FederatedDomain) -> Federation:
+    """With that foreign domain, whose URLs and limits replace those of before. Where a second root of it is believed,
+    too, the limits are the same under both. Raises BadRequest where the domain is believed under other roots alone."""
+    before = federation.of(new.domain)
+    if before and all(one.root != new.root for one in before):
+        raise BadRequest(
+            "root_differs",
+            f"{new.domain} is believed under the root {before[0].root}, not {new.root}: add the new root with "
+            "--overlap, or remove the domain first",
+        )
+    others = (replace(new, urls=one.urls, root=one.root) for one in before if one.root != new.root)
+    return _replaced(federation, new.domain, (new, *others))
+
+
+def with_second_root(federation: Federation, domain: str, urls: tuple[str, ...], root: str) -> Federation:
+    """With a second root of a foreign domain that replaces its root, and with the URLs of its second registry. The
+    domain may do the same under both. Raises NotFound where the domain is not believed yet."""
+    before = _believed(federation, domain)
+    others = (one for one in before if one.root != root)
+    return _replaced(federation, domain, (*others, replace(before[0], urls=urls, root=root)))
+
+
+def without(federation: Federation, domain: str, root: str | None = None) -> Federation:
+    """Without that foreign domain, or without one of its two roots. Raises NotFound where it is not believed."""
+    before = _believed(federation, domain)
+    kept = tuple(one for one in before if root is not None and one.root != root)
+    if len(kept) == len(before):
+        raise NotFound("not_federated", f"{domain} is not believed under the root {root}")
+    return _replaced(federation, domain, kept)
+
+
+def _believed(federation: Federation, domain: str) -> tuple[FederatedDomain, ...]:
+    found = federation.of(domain)
+    if not found:
+        raise NotFound("not_federated", f"the trust domain {domain} is not believed")
+    return found
+
+
+def _replaced(federation: Federation, domain: str, registries: tuple[FederatedDomain, ...]) -> Federation:
+    others = (one for one in federation.domains if one.domain != domain)
+    return Federation((*others, *registries))
