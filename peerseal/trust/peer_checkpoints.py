@@ -35,7 +35,6 @@ from peerseal.protocol.ledger.split_view import (
     Sighting,
     Verdict,
     compared,
-    declared_loss,
     decode_cp,
     encode_cp,
 )
@@ -81,6 +80,12 @@ _NO_NOTE: Final = "no_note"
 _OTHER_DOMAIN: Final = "other_domain"
 _UNKNOWN_SIGNER: Final = "unknown_signer"
 _BAD_SIGNATURE: Final = "bad_signature"
+_AGAIN: Final = frozenset((WAITING, UNDECIDED, _UNKNOWN_SIGNER))
+"""The results after which a checkpoint is looked at again."""
+
+
+_Heads = tuple[Checkpoint, Checkpoint]
+"""What a peer told, and what this process has seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,8 @@ class SplitView:
 @dataclass(frozen=True, slots=True)
 class _Told:
     """What a peer told (``cp``) at the time ``at`` (seconds since the epoch). It is looked at from ``due_at`` on
-    (monotonic seconds), or once ``size`` entries were seen; it was looked at ``attempts`` times."""
+    (monotonic seconds), once ``size`` entries were seen; it was looked at ``attempts`` times. What the peer tells later
+    takes its place, unless it is ``kept``."""
 
     cp: str
     peer: str
@@ -104,6 +110,12 @@ class _Told:
     due_at: float = 0.0
     size: int = 0
     attempts: int = 0
+    kept: bool = False
+
+    @property
+    def place(self) -> tuple[str, bool]:
+        """Each peer has two: what it told last, and the smallest that this process has not seen yet."""
+        return self.peer, self.kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +123,6 @@ class _Suspect:
     """A contradiction that was found at ``since`` and is looked at again from ``due_at`` on (monotonic seconds)."""
 
     evidence: Evidence
-    verdict: Verdict
     since: float
     due_at: float
 
@@ -142,14 +153,15 @@ class PeerCheckpoints:
         self._sent = BoundedDict[str, SeenCheckpoint](_PEERS)
         self._encoded: tuple[SeenCheckpoint, str | None] | None = None
         self._agreed = BoundedDict[str, bool](_AGREED)
-        self._reported = set[tuple[object, ...]]()
+        self._reported = set[_Heads]()
         self._begin_empty()
         in_each_child(self._begin_empty)
 
     def _begin_empty(self) -> None:
         """At the start, and in a forked child: what was heard is the parent's work."""
-        self._told = BoundedDict[str, _Told](_PEERS)
-        self._suspects = dict[str, _Suspect]()
+        self._told = BoundedDict[tuple[str, bool], _Told](2 * _PEERS)
+        self._looked_at = BoundedDict[str, float](_PEERS)
+        self._suspects = dict[_Heads, _Suspect]()
         self._lock, self._woken = threading.Lock(), threading.Event()
         self._runs = False
 
@@ -183,10 +195,13 @@ class PeerCheckpoints:
         if cp in self._agreed or len(cp) > _LONGEST:
             self._heard.add(AGREED if cp in self._agreed else _NO_NOTE)
             return
+        rests = self._looked_at.get(from_peer, -math.inf) + self._limits.cooldown
+        told = _Told(cp, from_peer, self._clock(), due_at=rests)
         with self._lock:
-            self._told.pop(from_peer, None)
-            self._told[from_peer] = _Told(cp, from_peer, self._clock())
-        self.work_soon()
+            before = self._told.pop(told.place, None)
+            self._told[told.place] = told
+        if before is None or before.size or before.due_at != rests:
+            self.work_soon()  # else the thread waits for that time already
 
     def work_soon(self) -> None:
         """Start the thread that compares, if there is something to compare now."""
@@ -258,26 +273,39 @@ class PeerCheckpoints:
         size = newest.checkpoint.size if newest is not None else 0
         for told in list(self._told.values()):
             if told.due_at <= now and told.size <= size:
-                self._settle(told, *self._judged(told, newest))
-        for cp, suspect in list(self._suspects.items()):
+                try:
+                    outcome = self._judged(told, newest)
+                except Exception:  # one that fails must not keep the others from being compared
+                    log.exception("the checkpoint that %s told of could not be compared", told.peer)
+                    outcome = UNDECIDED, 0
+                self._settle(told, *outcome)
+        for heads, suspect in list(self._suspects.items()):
             if suspect.due_at <= now:
-                self._decide(cp, suspect)
+                self._decide(heads, suspect)
 
     def _settle(self, told: _Told, result: str, size: int) -> None:
         """Drop what was compared, and keep what is to be looked at again."""
-        again = result in (WAITING, UNDECIDED, _UNKNOWN_SIGNER) and told.attempts + 1 < _ATTEMPTS
+        now, again = time.monotonic(), result in _AGAIN and told.attempts + 1 < _ATTEMPTS
         if told.attempts == 0 or not again:
             self._heard.add(result)
         if result == AGREED:
             self._agreed[told.cp] = True
-        pause = min(self._limits.cooldown * (told.attempts + 1), self._limits.longest_pause)
-        later = replace(told, due_at=time.monotonic() + (0.0 if result == WAITING else max(pause, 0.05)), size=size)
+        pause = 0.0 if result == WAITING else self._pause_after(told)
+        later = replace(told, due_at=now + pause, size=size, attempts=told.attempts + (result != WAITING))
         with self._lock:
-            if self._told.get(told.peer) is not told:
-                return  # the peer told something newer meanwhile
-            del self._told[told.peer]
-            if again:
-                self._told[told.peer] = replace(later, attempts=told.attempts + (result != WAITING))
+            self._looked_at[told.peer] = now
+            replaced = self._told.get(told.place) is not told  # by what the peer told meanwhile
+            if not replaced:
+                del self._told[told.place]
+            kept = self._told.get((told.peer, True))
+            if result == WAITING and (kept is None or size < kept.size):
+                later, replaced = replace(later, kept=True), False
+            if again and not replaced:
+                self._told[later.place] = later
+
+    def _pause_after(self, told: _Told) -> float:
+        """Seconds until the next look."""
+        return max(min(self._limits.cooldown * (told.attempts + 1), self._limits.longest_pause), 0.05)
 
     def _judged(self, told: _Told, newest: SeenCheckpoint | None) -> tuple[str, int]:
         """The result of one look, and the entries that must be seen before the next one."""
@@ -317,8 +345,8 @@ class PeerCheckpoints:
         if not verdict.proven:
             return AGREED
         seen = Sighting(0, told.peer, int(told.at)), Sighting(1, registry_id(found.origin), int(newest.seen_at))
-        self._suspect(told.cp, Evidence(found.origin, (note, newest.note), seen, fork), verdict)
-        return CONTRADICTED
+        evidence = Evidence(found.origin, (note, newest.note), seen, fork)
+        return CONTRADICTED if self._suspect((found, newest.checkpoint), evidence) else UNDECIDED
 
     def _is_beginning(self, found: Checkpoint, newest: Checkpoint) -> bool:
         try:
@@ -329,39 +357,55 @@ class PeerCheckpoints:
 
     # ---- contradictions
 
-    def _suspect(self, cp: str, evidence: Evidence, verdict: Verdict) -> None:
+    def _suspect(self, heads: _Heads, evidence: Evidence) -> bool:
+        """Have it looked at again soon. False where too many wait for that."""
         with self._lock:
-            if cp not in self._suspects and len(self._suspects) < _SUSPECTS:
-                now = time.monotonic()
-                self._suspects[cp] = _Suspect(evidence, verdict, now, now + self._limits.cooldown)
+            if heads not in self._suspects and len(self._suspects) >= _SUSPECTS:
+                return False
+            now = time.monotonic()
+            self._suspects.setdefault(heads, _Suspect(evidence, now, now + self._limits.cooldown))
+            return True
 
-    def _decide(self, cp: str, suspect: _Suspect) -> None:
-        """Report the contradiction, unless a statement of the root explains it. Where the registry does not say whether
-        there is one, ask again, until the offline limit is over."""
-        evidence, root = suspect.evidence, self._reader.registry_keys_in_memory()
-        now, statements = time.monotonic(), list[str]()
+    def _decide(self, heads: _Heads, suspect: _Suspect) -> None:
+        """Report the contradiction, unless a statement of the root explains it, or the root has dropped the key that
+        signed it. Where the registry does not say whether there is such a statement, ask again, until the offline limit
+        is over."""
+        now, evidence = time.monotonic(), suspect.evidence
+        with self._lock:
+            self._suspects[heads] = replace(suspect, due_at=now + max(self._limits.cooldown, 1.0))
         try:
-            statements = self._reader.replaced_ledgers.statements()
-        except (FetchError, DocumentRefused) as error:
+            result, evidence = self._explained(evidence)
+        except (FetchError, DocumentRefused, TrustUnavailable) as error:
             if now - suspect.since < self._limits.offline_limit:
                 log.warning("two histories may have been shown, and the root's statements cannot be had: %s", error)
-                with self._lock:
-                    self._suspects[cp] = replace(suspect, due_at=now + max(self._limits.cooldown, 1.0))
                 return
+            result = CONTRADICTED
         with self._lock:
-            self._suspects.pop(cp, None)
-        if root is not None and declared_loss(map(parse_checkpoint, evidence.notes), statements, root) is not None:
-            self._heard.add(DECLARED_LOSS)
-            return
-        self._alarm(replace(evidence, statements=tuple(statements)), suspect.verdict, root)
+            self._suspects.pop(heads, None)
+        if result == CONTRADICTED:
+            self._alarm(heads, evidence)
+        else:
+            self._heard.add(result)
 
-    def _alarm(self, evidence: Evidence, verdict: Verdict, root: RegistryKeys | None) -> None:
+    def _explained(self, evidence: Evidence) -> tuple[str, Evidence]:
+        """What explains the contradiction, `CONTRADICTED` where nothing does; and the evidence, with the root's
+        statements. Raises FetchError, DocumentRefused or TrustUnavailable where that cannot be known."""
+        root = self._reader.registry_keys()
+
+        def explains(statements: Sequence[str]) -> bool:
+            return not replace(evidence, statements=tuple(statements)).verdict(root.ledger_keys, root).proven
+
+        if not _is_signed_under(evidence, root):
+            return _UNKNOWN_SIGNER, evidence
+        explained, statements = self._reader.replaced_ledgers.explained_by(explains)
+        return DECLARED_LOSS if explained else CONTRADICTED, replace(evidence, statements=tuple(statements))
+
+    def _alarm(self, heads: _Heads, evidence: Evidence) -> None:
         self._found.add()
-        heads = tuple(parse_checkpoint(note) for note in evidence.notes)
         if heads in self._reported or len(self._reported) >= MOST_REPORTS:
             return
         self._reported.add(heads)
-        evidence = replace(evidence, registry_keys=self._signed_keys())
+        evidence, verdict = replace(evidence, registry_keys=self._signed_keys()), compared(*heads, evidence.fork)
         file = self._written(evidence, heads)
         where = "no folder to keep it" if file is None else f"check it with `peerseal evidence verify {file}`"
         told = evidence.seen[0].source
@@ -377,7 +421,7 @@ class PeerCheckpoints:
             log.warning("the evidence lacks the registry's keys, give the ledger's key to verify it: %s", error)
             return None
 
-    def _written(self, evidence: Evidence, heads: Sequence[Checkpoint]) -> Path | None:
+    def _written(self, evidence: Evidence, heads: _Heads) -> Path | None:
         """The file, whole or not at all, mode 0600. The oldest files stay where there are too many."""
         if self._folder is None:
             return None
@@ -400,3 +444,12 @@ def _is_peer(service: str, domain: str) -> bool:
         return split_service_id(service)[0] == domain and service != registry_id(domain)
     except InvalidName:
         return False
+
+
+def _is_signed_under(evidence: Evidence, root: RegistryKeys) -> bool:
+    """Whether ledger keys that the root names now signed both notes."""
+    try:
+        evidence.verdict(root.ledger_keys)
+    except DocumentRefused:
+        return False
+    return True

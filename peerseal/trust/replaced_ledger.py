@@ -8,7 +8,7 @@ that it knew as revoked stays revoked, and one that ended stays ended: the entry
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, Protocol
@@ -114,15 +114,28 @@ class ReplacedLedgers:
                 found |= {key.kid: REVOKED_FOR_GOOD for key in document.revoked}
         return found
 
-    def statements(self) -> list[str]:
-        """The statements that the registry serves now, as compact JWSs, not verified. Raises FetchError or
-        DocumentRefused where that cannot be known."""
+    def explained_by(self, explains: Callable[[Sequence[str]], bool]) -> tuple[bool, Sequence[str]]:
+        """Whether statements that the registry, or a mirror, serves now explain something, and those statements, as
+        compact JWSs, not verified. All are asked: a mirror may be late. Raises FetchError or DocumentRefused where none
+        does and the registry itself does not answer."""
+        served = list[str]()
+
+        def read(answer: Answer) -> bool:
+            served[:] = statements_in(content(answer))
+            if explains(served):
+                return True
+            raise DocumentRefused("document_inconsistent", "no statement of the root explains it")
+
         try:
-            return self._fetched()
-        except FetchError as error:
-            if error.http_status != 404:
+            with no_larger_than(MAX_HISTORY_BYTES):
+                return bool(self._fetcher().ask(PATH, read)), served
+        except (FetchError, DocumentRefused) as error:
+            absent = (
+                error.http_status == 404 if isinstance(error, FetchError) else error.code == "document_inconsistent"
+            )
+            if error.by_mirror or not absent:
                 raise
-            return []
+            return False, served
 
     def _statements_after(self, error: DocumentRefused | FetchError, root: RegistryKeys) -> list[HistoryStatement]:
         """The root's statements, if the error may come from another ledger and the pause is over."""

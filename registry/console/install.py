@@ -12,6 +12,7 @@ from registry.console.request import (
     COOKIE,
     CSRF,
     ConsoleCookie,
+    address,
     arrives_without_cookie,
     check_form,
     note_wanted,
@@ -83,7 +84,7 @@ def _front() -> Response:
 def _admit() -> Response | None:
     """Sends strangers to the sign-in, and checks each form before anything reads it."""
     if arrives_without_cookie() and request.endpoint not in ("console.static", _BACK):
-        return page("arrival.html")
+        return page("arrival.html", address=address())  # without a fragment: with one the browser stays here
     if request.method in WRITING:
         check_form()
     if request.endpoint in _OPEN or signed_in() is not None:

@@ -115,11 +115,16 @@ def end() -> None:
             log.warning("a session of the console cannot be ended now: %s", error)
 
 
+def address() -> str:
+    """The path and the query that the browser asked for: with the prefix that a proxy in front strips."""
+    query = request.query_string.decode("ascii", "replace")
+    return registry().settings.external_prefix + quote(request.path) + (f"?{query}" if query else "")
+
+
 def note_wanted() -> None:
     """Notes the page that was asked for, to show it after the sign-in. What a script asked for is no page."""
     if is_navigation():
-        query = request.query_string.decode("ascii", "replace")
-        wanted = registry().settings.external_prefix + quote(request.path) + (f"?{query}" if query else "")
+        wanted = address()
         if len(wanted) <= _LONGEST_WANTED and wanted.isascii():
             session[_WANTED] = wanted
 

@@ -11,6 +11,7 @@ import pytest
 
 from demo.processes import BIN
 from registry.services.access.operators import Role
+from tests.browser.lying import Lying, lying
 from tests.browser.person import Person
 from tests.browser.populated import Populated, populated
 from tests.registry.driver import DOMAIN
@@ -61,6 +62,13 @@ def stack(state: Populated, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         }
         stack.start_registry(workers=1)
         yield stack
+
+
+@pytest.fixture(scope="session")
+def front(stack: Stack) -> Iterator[Lying]:
+    """The address at which the browser sees the registry, honest or not: what a browser keeps is for one address."""
+    with lying(stack.registry_url) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """The browser's own check of the ledger: green for an honest registry, and red for one that lies."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 from selenium.webdriver.common.keys import Keys
@@ -10,23 +10,15 @@ from selenium.webdriver.support.wait import WebDriverWait
 from peerseal.protocol.ledger.entries import Entry
 from registry.services.access.operators import Role
 from registry.storage.queries import ledger
-from tests.browser.lying import Lying, lying
+from tests.browser.lying import Lying
 from tests.browser.person import Person
 from tests.browser.populated import Populated
 from tests.registry.console.ledger_check import forged_files
 from tests.support.chromium import PATIENCE
-from tests.support.stack import Stack
 
 pytestmark = pytest.mark.browser
 
 VERDICT = "#verification-verdict"
-
-
-@pytest.fixture(scope="session")
-def front(stack: Stack) -> Iterator[Lying]:
-    """The address at which the browser sees the registry, honest or not: what a browser keeps is for one address."""
-    with lying(stack.registry_url) as server:
-        yield server
 
 
 @pytest.fixture
@@ -113,6 +105,14 @@ def test_an_entry_that_the_page_shows_otherwise_is_red(viewer: Person, state: Po
     front.altered = {b"policy_set": b"domain_set"}
     viewer.open("/ledger?at=4000")
     viewer.see(f"{VERDICT}.refusal", "Does not match")
+
+
+def test_an_entry_that_the_page_leaves_out_is_red(viewer: Person, state: Populated, front: Lying) -> None:
+    type_pin(viewer, state.driver.pin)
+    viewer.see(f"{VERDICT}.done")
+    front.altered = {b'<tr data-seq="3990">': b"<tr hidden>"}
+    viewer.open("/ledger?at=4000")
+    viewer.see(f"{VERDICT}.refusal", "entry 3989 does not follow the one before it")
 
 
 def test_a_checkpoint_with_another_signature_is_red(viewer: Person, state: Populated, front: Lying) -> None:

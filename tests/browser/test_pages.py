@@ -7,6 +7,7 @@ import pytest
 from werkzeug.exceptions import NotFound
 
 from registry.services.access.operators import Role
+from tests.browser.lying import Lying
 from tests.browser.person import Person
 from tests.browser.populated import SERVICES, SHOP, Populated
 
@@ -66,6 +67,9 @@ def test_a_viewer_sees_the_page_and_no_act(signed_in: Callable[[Role], Person], 
     viewer.see("h1")
     assert viewer.count("header nav [aria-current=page]") == 1
     assert viewer.count("main form[method=post], main a[href*='/revoke'], main .danger") == 0
+    if name.startswith("graph"):
+        viewer.see("#graph .node")
+    viewer.inspect(f"viewer-{name}")
 
 
 @pytest.mark.parametrize("name", [*OPERATORS_PAGES, *ADMINS_PAGES])
@@ -85,6 +89,39 @@ def test_a_stranger_is_led_to_the_sign_in_from_each_page(stranger: Person, state
         stranger.open(path_of(name, state))
         assert stranger.chrome.current_url == f"{stranger.url}/console/sign-in", name
     stranger.inspect("sign-in")
+
+
+def test_a_link_of_another_site_leads_to_the_page_by_one_of_ours(
+    signed_in: Callable[[Role], Person], stranger: Person, front: Lying
+) -> None:
+    follow(stranger, front)
+    stranger.see("h1", "Sign in")
+    viewer = signed_in(Role.VIEWER)
+    follow(viewer, front)
+    viewer.see("h1", "Trust graph of billing")
+
+
+def test_the_page_between_is_accessible_and_works_by_hand(
+    signed_in: Callable[[Role], Person], stranger: Person, front: Lying
+) -> None:
+    front.altered = {b'http-equiv="refresh"': b'name="held"'}
+    follow(stranger, front)
+    stranger.see("h1", "One moment")
+    stranger.inspect("arrival")
+    stranger.click("main a")
+    stranger.see("h1", "Sign in")
+    viewer = signed_in(Role.VIEWER)
+    follow(viewer, front)
+    viewer.see("h1", "One moment")
+    viewer.click("main a")
+    viewer.see("h1", "Trust graph of billing")
+    front.tell_the_truth()
+
+
+def follow(person: Person, front: Lying) -> None:
+    """Follows a link to the console on a page of another site: a browser tells ``localhost`` from ``127.0.0.1``."""
+    person.chrome.get(f"{front.url.replace('127.0.0.1', 'localhost')}/docs")
+    person.chrome.execute_script("location.href = arguments[0]", f"{front.url}/console/graph?of=billing#callees")
 
 
 def test_a_page_that_is_not_there_is_told_so(signed_in: Callable[[Role], Person]) -> None:

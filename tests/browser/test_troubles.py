@@ -4,16 +4,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from registry.services.access.operators import Role
+from registry.storage.queries import ledger
+from registry.storage.queries.ledger import Change
 from tests.browser.person import Person
 from tests.browser.populated import Populated
+from tests.registry.driver import BY
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.browser
 
 SignIn = Callable[[Role], Person]
+HOSTILE = "</td><img src=x onerror=alert(1)><a href='javascript:alert(2)'>x</a>{{ 7 * 7 }}"
+KEPT = 500
+"""Rows of the page of activity, at most."""
 NEW_CALLER, NEW_SCOPES = "[aria-label='New caller']", "[aria-label='Scopes of the new caller']"
 
 
@@ -53,6 +60,21 @@ def test_on_a_slow_network_each_new_event_is_shown_once(operator: Person, stack:
         stack.join_token("last-shift")
         operator.see("#events tr.new", "last-shift")
     assert sum("slow-shift" in row.text for row in operator.all("#events tr")) == 1
+
+
+def test_after_hours_the_page_has_so_many_events_and_says_where_older_ones_are(
+    operator: Person, state: Populated
+) -> None:
+    operator.open("/activity")
+    operator.see("main a[rel=next]")
+    with state.driver.registry.store.write() as connection:
+        changes = [Change("noted", by=BY, data={"number": number}) for number in range(501)]
+        ledger.append(connection, int(state.driver.clock()), *changes)
+    operator.see("#left-out", "Older rows have left this page")
+    operator.wait(lambda: operator.count("#events tr") == KEPT, "all rows")
+    assert operator.count("main a[rel=next]") == 0
+    operator.click("#left-out a")
+    operator.see("main a[rel=next]")
 
 
 def test_an_answer_about_a_policy_is_gone_once_something_else_is_typed(operator: Person) -> None:
@@ -115,3 +137,27 @@ def test_after_the_sign_out_no_page_comes_back(stranger: Person, state: Populate
     stranger.see("h1", "Sign in")
     stranger.chrome.back()
     stranger.see("h1", "Sign in")
+
+
+# ---- hostile texts
+
+
+def test_stored_xss_a_hostile_entry_is_text_where_scripts_show_it(operator: Person, state: Populated) -> None:
+    operator.open("/activity")
+    operator.see("#live", "New events appear")
+    with state.driver.registry.store.write() as connection:
+        change = Change("hostile", HOSTILE, f"{HOSTILE}/{HOSTILE}", {"oidc": HOSTILE}, data={"id": HOSTILE})
+        ledger.append(connection, int(state.driver.clock()), change)
+    row = operator.see("#events tr.new", HOSTILE)
+    for linked in row.find_elements(By.CSS_SELECTOR, "a"):
+        assert str(linked.get_attribute("href")).startswith(f"{operator.url}/console/")
+    operator.open("/ledger")
+    operator.fill("#verification-pin", state.driver.pin)
+    operator.press(Keys.ENTER)
+    operator.see("#verification-verdict.done", "Verified by this browser")
+    operator.open("/ledger?at=1")
+    operator.see("#verification-verdict.done")
+    operator.open("/activity?type=hostile")
+    operator.see("#events tr", HOSTILE)
+    operator.inspect("activity-hostile")
+    operator.chrome.execute_script("localStorage.clear()")

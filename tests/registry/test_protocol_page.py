@@ -157,7 +157,7 @@ def payload(jws: str) -> dict[str, Any]:
     return found
 
 
-REQUEST = RequestToken(CALLER, CALLER, 1, 1, 2, "A" * 22, "GET", "t", "c", tth="A" * 43, ctx={})
+REQUEST = RequestToken(CALLER, CALLER, 1, 1, 2, "A" * 22, "GET", "t", "c", tth="A" * 43, ctx={}, cp="AA")
 EVENT = EventToken(CALLER, "u", "a", "s", "e", "t", "topic", "0" * 64, 1, 2, "A" * 22, actor=CALLER)
 TRANSACTION = TransactionToken(CALLER, "acme.internal", "u", "t", frozenset(), CALLER, 1, 2)
 ACCESS = AccessTokenClaims("acme.internal/registry", CALLER, "kafka://b", frozenset("s"), 1, 2, "j")

@@ -66,7 +66,9 @@ function end(text) {
 async function look() {
   const address = new URL(live.dataset.source, document.baseURI);
   address.searchParams.set("after", after);
-  const answer = await fetch(address, { redirect: "manual", cache: "no-store" });
+  const answer = await fetch(address, { redirect: "manual", cache: "no-store" }).catch(() => {
+    throw new Error("the registry does not answer");
+  });
   if (answer.type === "opaqueredirect" || answer.status === 401 || answer.status === 403) {
     end("You are signed out. Load the page again to sign in.");
     return false;

@@ -17,7 +17,9 @@ async function start() {
   const said = document.getElementById("said");
   said.textContent = "The graph is being drawn.";
   try {
-    const answer = await fetch(section.dataset.source, { redirect: "manual", cache: "no-store" });
+    const answer = await fetch(section.dataset.source, { redirect: "manual", cache: "no-store" }).catch(() => {
+      throw new Error("the registry does not answer");
+    });
     if (!answer.ok) throw new Error(answer.status ? `the registry answers ${answer.status}` : "you are signed out");
     const graph = await answer.json();
     said.textContent = "";
@@ -115,7 +117,7 @@ function tell(said, graph, node, callers, callees, reached) {
   };
   const strong = said.appendChild(document.createElement("strong"));
   strong.textContent = name === ANYONE ? "anyone" : name;
-  said.append(` – callers: ${names(callers)}; callees: ${names(callees)}; reaches ${reached.size} services. `);
+  said.append(` – callers: ${names(callers)}; callees: ${names(callees)}; reaches ${reached.size} ${reached.size === 1 ? "service" : "services"}. `);
   if (name === ANYONE) return;
   const link = said.appendChild(document.createElement("a"));
   const page = new URL(section.dataset.page, document.baseURI);

@@ -57,7 +57,9 @@ function cell(element) {
 }
 
 async function read(path) {
-  const answer = await fetch(new URL(path, root), { cache: "no-store", credentials: "omit", redirect: "error" });
+  const answer = await fetch(new URL(path, root), { cache: "no-store", credentials: "omit", redirect: "error" }).catch(() => {
+    throw new NotVerified(`the registry does not answer at /${path}`);
+  });
   if (!answer.ok) throw new NotVerified(`the registry answers ${answer.status} to /${path}`);
   return new Uint8Array(await answer.arrayBuffer());
 }

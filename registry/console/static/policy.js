@@ -14,7 +14,9 @@ function tell(look, text) {
 }
 
 async function answerOf(fields) {
-  const answer = await fetch(form.dataset.try, { method: "POST", body: new URLSearchParams(fields) });
+  const answer = await fetch(form.dataset.try, { method: "POST", body: new URLSearchParams(fields) }).catch(() => {
+    throw new Error("the registry does not answer");
+  });
   if (answer.ok) return answer.json();
   const signedOut = answer.status === 401 || answer.status === 400;
   throw new Error(signedOut ? "you are signed out; copy what you typed, and sign in" : `the registry answers ${answer.status}`);

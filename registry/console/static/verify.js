@@ -310,13 +310,15 @@ export function textsOf({ seq, time, type, service, kid, by, data, evidence }) {
 /**
  * Proves that the entries in `shown` are in the ledger, and that what is shown of them is what they say.
  *
- * Each is `{seq, cells, body?, evidence?}`: the cells by the names in `textsOf`, and, where the page has them, the texts
+ * No entry between them is left out, and the newest is the first. Each is `{seq, cells, body?, evidence?}`: the cells by the names in `textsOf`, and, where the page has them, the texts
  * of the whole entry and of its evidence. Without bodies the entries are read from the public bundles.
  */
 export async function checkShown(shown, checkpoint, read, node) {
   if (shown.length === 0) throw new NotVerified("this page shows no entry");
   const numbers = shown.map(({ seq }) => seq);
   const [first, last] = [Math.min(...numbers), Math.max(...numbers)];
+  const gap = numbers.find((seq, at) => at > 0 && seq !== numbers[at - 1] - 1);
+  must(gap === undefined, `entry ${gap} does not follow the one before it: an entry is left out`);
   must(last <= checkpoint.size, `entry ${last} is shown, and the registry signs a ledger of ${checkpoint.size} entries`);
   const found = shown.every(({ body }) => body !== undefined)
     ? new Map(shown.map(({ seq, body }) => [seq, utf8(body)]))
@@ -332,7 +334,9 @@ export async function checkShown(shown, checkpoint, read, node) {
     const digest = evidence === undefined ? entry.evidence : toBase64url(await sha256(utf8(evidence)));
     must(digest === entry.evidence, `the evidence that is shown is not that of entry ${seq}`);
   }
-  return numbers.length > 1 ? `entries ${first} to ${last} are` : `entry ${first} is`;
+  const newer = checkpoint.size - last;
+  const place = `in the ledger of that checkpoint${newer ? `, before ${newer} newer ones` : ""}`;
+  return numbers.length > 1 ? `entries ${first} to ${last}, all of them, are ${place}` : `entry ${first} is ${place}`;
 }
 
 // ---- 4. the history that this browser saw (RFC 9162 section 2.1.4)
@@ -408,7 +412,7 @@ export async function verify({ read, pin, domain, now, remembered, shown }) {
   const node = checkpoint && nodeReader(read, checkpoint.size);
   await step("What this page shows", checkpoint, async () => {
     const told = await checkShown(shown, checkpoint, read, node);
-    return [true, `${told} in the ledger of that checkpoint`];
+    return [true, told];
   });
   const continues = await step("The same ledger as before", checkpoint, async () => {
     if (!remembered) return [true, "this browser saw no checkpoint before; it keeps this one"];

@@ -147,10 +147,12 @@ def _joined(
 
 def _of_entry(row: EntryRow) -> Event:
     try:
-        by: Mapping[str, str] | None = Entry.decode(row.body).by
+        entry = Entry.decode(row.body)
     except MalformedToken:
-        by = None
-    return Event(row.time, row.type, row.service, row.kid, by, row.seq)
+        return Event(row.time, row.type, row.service, row.kid, None, row.seq)
+    token_id = entry.data.get("id")  # entries about tokens have it
+    subject = row.kid or (token_id if isinstance(token_id, str) else None)
+    return Event(row.time, row.type, row.service, subject, entry.by, row.seq)
 
 
 def _of_act(row: ActRow) -> Event:

@@ -74,11 +74,19 @@ class KeyView:
     more: bool
 
 
+def _unknown(name: str) -> str:
+    return (
+        f"{name} never had a key or a policy. A policy may name callers that are not there yet; or is the name wrong?"
+    )
+
+
 class ServiceViews(UseCase):
     """Reads the views."""
 
     def find(self, text: str) -> Found | None:
-        """The service or the key that has exactly this name, id, thumbprint or kid."""
+        """The service or the key that has exactly this name, id, thumbprint or kid. Blanks do not count: people read
+        thumbprints in groups."""
+        text = "".join(text.split())
         domain = self._authority.in_force().domain
         with self._store.look() as connection:
             try:
@@ -111,7 +119,7 @@ class ServiceViews(UseCase):
         with self._store.read() as connection:
             summary = services.summary(connection, name, self._now())
             if summary is None:
-                raise NotFound("service_not_found")
+                raise NotFound("service_not_found", _unknown(name))
             page = _page(connection, name, _AFTER_ALL)
             if thumbprint is not None and all(key.thumbprint != thumbprint for key in page.keys):
                 page = _page(connection, name, keys.of_service(connection, name, thumbprint).admitted_seq + 1)
@@ -124,7 +132,7 @@ class ServiceViews(UseCase):
         check_service(name)
         with self._store.read() as connection:
             if services.seq_of(connection, name) is None:
-                raise NotFound("service_not_found")
+                raise NotFound("service_not_found", _unknown(name))
             return _page(connection, name, before or _AFTER_ALL)
 
     def key(self, service: str, thumbprint: str) -> KeyView:

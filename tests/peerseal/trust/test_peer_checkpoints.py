@@ -21,8 +21,9 @@ from peerseal.protocol.encoding import b64url
 from peerseal.protocol.ledger.checkpoint import Checkpoint, parse_checkpoint, sign_checkpoint
 from peerseal.protocol.ledger.split_view import MAX_CP, Evidence, decode_cp
 from peerseal.testing import Answer, Clock, MemoryRegistry
+from peerseal.transport.fetch import HttpFetcher
 from peerseal.trust.peer_checkpoints import MOST_REPORTS, SplitView
-from tests.peerseal.served import in_children
+from tests.peerseal.served import in_children, served
 from tests.support.two_histories import grow, second_view
 from tests.support.waiting import until
 
@@ -261,6 +262,31 @@ class TestASplitView:
         hearer.follow()
         assert self.proven(self.alarm(hearer), registry) == "not_extended"
 
+    def test_a_larger_tree_although_the_peer_tells_of_still_larger_ones(
+        self, registry: MemoryRegistry, other: MemoryRegistry
+    ) -> None:
+        """Else a registry that shows the peer a little more, always, would not be found."""
+        teller, hearer = Service(other), Service(registry)
+        for _ in range(3):
+            grow(other, 2, caller="them")
+            teller.follow()
+            hearer.hears(teller.cp(), result="waiting")
+        grow(registry, 3, caller="us")
+        hearer.follow()
+        assert self.proven(self.alarm(hearer), registry) == "not_extended"
+
+    def test_too_many_of_them_at_once_are_reported_later(self, registry: MemoryRegistry, other: MemoryRegistry) -> None:
+        hearer = Service(registry)
+        size, key, number = len(registry.ledger.entries), registry.ledger.key, 20
+        registry.answers[HISTORY] = Answer(503, b"")
+        for each in range(number):
+            note = sign_checkpoint(Checkpoint(registry.domain, size, bytes([each]) * 32), key)
+            hearer.trust.heard(cp_of(note), f"{PEER}-{each}")
+        until(lambda: hearer.heard("undecided") > 0, what="more of them than are kept")
+        assert not hearer.found
+        registry.answers.clear()
+        until(lambda: of(hearer.trust, "peerseal_split_views_total") == [float(number)], what="all of them")
+
     def test_the_evidence_is_a_file_of_this_user_alone(
         self, registry: MemoryRegistry, other: MemoryRegistry, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -360,6 +386,43 @@ class TestADeclaredLoss:
         hearer.hears(Service(other).cp(), result="contradicted")
         until(lambda: bool(hearer.found), what="the alarm")
 
+    @pytest.mark.parametrize("knows_an_earlier_one", [True, False])
+    def test_a_late_mirror_does_not_say_that_there_is_no_statement(
+        self, registry: MemoryRegistry, other: MemoryRegistry, clock: Clock, knows_an_earlier_one: bool
+    ) -> None:
+        common = len(registry.ledger.entries)
+        grow(other, 2, caller="lost")
+        told = Service(other).cp()
+        grow(registry, 4, caller="new")
+        late = [sign_history(self.earlier(registry), registry.root)] if knows_an_earlier_one else []
+        registry.answers[HISTORY] = Answer(200, encode_statements(late))
+        with served(registry) as mirror:
+            hearer = Service(registry, fetcher=HttpFetcher(["http://127.0.0.1:1", mirror]))
+            hearer.hears(told, result="contradicted")
+            until(lambda: registry.calls[f"GET {HISTORY}"] > 1, what="a third look")
+            assert not hearer.found
+            self.declared(registry, other, common, clock)
+            until(lambda: hearer.heard("declared_loss") == 1, what="the mirror's next copy")
+            hearer.trust.stop()
+
+    def earlier(self, registry: MemoryRegistry) -> HistoryStatement:
+        heads = [Head(size, bytes([size]) * 32) for size in (1, 2, 2)]
+        return HistoryStatement(registry.domain, 1, heads[0], heads[1], Head(3, heads[2].root))
+
+    def test_a_key_that_the_root_drops_meanwhile_proves_nothing(
+        self, registry: MemoryRegistry, other: MemoryRegistry
+    ) -> None:
+        grow(registry, caller="us")
+        grow(other, caller="them")
+        hearer = Service(registry)
+        registry.answers[HISTORY] = Answer(503, b"")
+        hearer.hears(Service(other).cp(), result="contradicted")
+        registry.roll_ledger_key(keep_old=False)
+        hearer.trust.reader.load_registry_keys(at_once=True)
+        registry.answers.clear()
+        until(lambda: hearer.heard("unknown_signer") == 1, what="the second look")
+        assert not hearer.found
+
 
 class TestFalseReports:
     """What a peer invents makes no alarm and no calls, and is counted."""
@@ -413,6 +476,36 @@ class TestFalseReports:
         until(lambda: hearer.heard("waiting") >= 1)
         hearer.follow()
         until(lambda: hearer.heard("agreed") >= 1, what="the comparison of the last one")
+
+    def test_a_peer_that_tells_something_with_each_request_is_heard_once_in_a_cooldown(
+        self, registry: MemoryRegistry
+    ) -> None:
+        hearer = Service(registry, limits=replace(LIMITS, cooldown=3_600.0))
+        size, forger = len(registry.ledger.entries), Ed25519PrivateKey.generate()
+        flood = [
+            cp_of(sign_checkpoint(Checkpoint(registry.domain, size, bytes([at]) * 32), forger)) for at in range(100)
+        ]
+        hearer.hears(flood[0], PEER, "unknown_signer")
+        for cp in flood:
+            hearer.trust.heard(cp, PEER)
+        hearer.hears(flood[0], OTHER, "unknown_signer")
+        assert hearer.heard("unknown_signer") == 2
+
+    def test_one_that_fails_does_not_keep_others_from_being_compared(
+        self, registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told = Service(registry).cp()
+        grow(registry, 5)
+        hearer, ask = Service(registry), registry.ask
+
+        def broken(path: str, *given: Any, **options: Any) -> Any:
+            if path.startswith("/ledger/proof"):
+                raise RuntimeError("a defect")
+            return ask(path, *given, **options)
+
+        monkeypatch.setattr(registry, "ask", broken)
+        hearer.hears(told, PEER, "undecided")
+        hearer.hears(Service(registry).cp(), OTHER)
 
     def test_proofs_are_fetched_within_a_budget(self, registry: MemoryRegistry) -> None:
         grow(registry, 60)

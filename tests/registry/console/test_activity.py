@@ -73,6 +73,15 @@ def test_an_act_that_made_an_entry_is_listed_once(registry: Driver, operator: Br
     assert len(rows(operator)) == 1
 
 
+def test_an_entry_about_a_token_names_it(registry: Driver, viewer: Browser) -> None:
+    registry.join_token("billing")
+    made = registry.registry.join_tokens.page("")["join_tokens"][0]["id"]
+    viewer.open("/console/activity", type="join_token_created")
+    assert [made in row for row in rows(viewer)] == [True]
+    viewer.open("/console/activity", type="operator_created")
+    assert all("<code>" in row for row in rows(viewer))
+
+
 def test_pages_go_back_to_the_first_entry_and_lose_no_event(registry: Driver, viewer: Browser, clock: Clock) -> None:
     for number in range(2 * SHOWN):
         clock.now += (-1) ** number * number  # the clocks of nodes differ

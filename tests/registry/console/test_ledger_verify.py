@@ -280,6 +280,22 @@ def test_lie_a_page_that_shows_an_entry_otherwise(grown: Driver, viewer: Browser
         assert f"is shown with {name} another" in result.told
 
 
+def test_lie_a_page_that_leaves_an_entry_out(grown: Driver, viewer: Browser) -> None:
+    page = case(grown, viewer, "/console/ledger?at=100")
+    assert [each["seq"] for each in page.shown] == list(range(100, 50, -1))
+    without = [each for each in page.shown if each["seq"] != 77]
+    twice = [*page.shown[:10], *page.shown[9:]]
+    results = refused(*(page.but(shown=shown) for shown in (without, twice, page.shown[::-1])))
+    assert [result.told.partition(" does")[0] for result in results] == ["entry 76", "entry 91", "entry 52"]
+
+
+def test_a_page_says_how_many_newer_entries_the_ledger_has(grown: Driver, viewer: Browser) -> None:
+    size = len(bodies(grown))
+    newest, older = check(case(grown, viewer), case(grown, viewer, "/console/ledger?at=100"))
+    assert newest.steps[2]["text"].endswith("all of them, are in the ledger of that checkpoint")
+    assert older.steps[2]["text"].endswith(f"in the ledger of that checkpoint, before {size - 100} newer ones")
+
+
 def test_lie_an_altered_tile(grown: Driver, viewer: Browser) -> None:
     page, size = case(grown, viewer, "/console/ledger/257"), len(bodies(grown))
     tile, upper = f"ledger/{tile_path(0, 1, size - 256)}", f"ledger/{tile_path(1, 0, 1)}"

@@ -206,6 +206,17 @@ def test_wrong_json_is_refused_and_kept(registry: Driver, operator: Browser, tex
     assert stored(registry) == (0, None)
 
 
+def test_what_is_refused_is_corrected_where_it_was_typed_and_the_other_form_does_not_lose_it(
+    operator: Browser,
+) -> None:
+    operator.open(PAGE)
+    rows(operator, f"{PAGE}/review", ("No name", "read"))
+    assert ("Edit as rows" in operator.page, "Edit as JSON" in operator.page) == (True, False)
+    operator.open(PAGE)
+    as_json(operator, f"{PAGE}/review", "{")
+    assert ("Edit as rows" in operator.page, "Edit as JSON" in operator.page) == (False, True)
+
+
 def test_a_policy_that_is_too_large_is_refused_with_its_size(registry: Driver, operator: Browser) -> None:
     operator.open(PAGE)
     given = [(f"service-{number}", "some:scope") for number in range(1_000)]

@@ -11,6 +11,8 @@ from tests.registry.console.browser import Browser
 from tests.registry.driver import Driver
 
 THUMBPRINT = "A" * 43
+ADMINS = {"console.settings.save", "console.settings.create", "console.settings.revoke"}
+"""Acts for admins alone."""
 VALUES = {"service": "billing", "thumbprint": THUMBPRINT, "token_id": "0" * 16, "seq": 1}
 
 
@@ -56,6 +58,18 @@ def test_a_stranger_acts_not_even_with_a_good_token_of_the_form(registry: Driver
         stranger.open("/console/sign-in")
         if rule.endpoint != "console.sign_in.begin":
             assert stranger.send(path).status_code == 401, rule
+
+
+def test_role_bypass_no_role_acts_beyond_it_by_a_direct_call(
+    registry: Driver, viewer: Browser, operator: Browser
+) -> None:
+    before = head(registry)
+    for rule, path in routes(registry, "POST"):
+        if not rule.endpoint.startswith("console.sign_in."):
+            for person in (viewer, operator) if rule.endpoint in ADMINS else (viewer,):
+                person.open("/console/")
+                assert person.send(path, service="billing").status_code == 403, rule
+    assert head(registry) == before
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])

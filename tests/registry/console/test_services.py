@@ -137,6 +137,13 @@ def test_a_kid_or_a_thumbprint_leads_to_the_service_with_that_key_highlighted(
         assert re.findall(r'<tr id="key-(\S+)" class="sought" aria-current="true">', viewer.page) == [thumbprint]
 
 
+def test_a_thumbprint_in_groups_is_the_same_one(registry: Driver, viewer: Browser, ready: Sequence[KeyPair]) -> None:
+    registry.joined(ready[0], "shop")
+    thumbprint = ready[0].public.thumbprint
+    viewer.open("/console/services", q=" ".join(thumbprint[at : at + 4] for at in range(0, 43, 4)))
+    assert f'<tr id="key-{thumbprint}" class="sought"' in viewer.page
+
+
 def test_a_key_that_is_not_among_the_newest_is_shown_with_older_ones(registry: Driver, viewer: Browser) -> None:
     thumbprints = invented(registry, "fleet", ROWS + 20)
     viewer.open("/console/services", q=thumbprints[5])
@@ -386,6 +393,21 @@ def test_an_altered_policy_is_reported_and_the_rest_is_shown(
     assert viewer.open(path_of("shop")).status_code == 200
     assert "The policy is not shown" in viewer.text()
     assert ready[0].public.thumbprint in viewer.page
+
+
+def test_a_caller_that_is_not_there_yet_is_told_so(viewer: Browser) -> None:
+    assert viewer.open(path_of("planned")).status_code == 404
+    assert "planned never had a key or a policy" in viewer.text()
+
+
+def test_viewers_find_the_page_that_says_who_may_call(
+    viewer: Browser, registry: Driver, ready: Sequence[KeyPair]
+) -> None:
+    registry.joined(ready[0], "shop")
+    viewer.open(path_of("shop"))
+    assert f'href="{path_of("shop")}/policy">Ask the policy' in viewer.page
+    assert viewer.open(f"{path_of('shop')}/policy").status_code == 200
+    assert f'href="{path_of("shop")}">All of shop' in viewer.page
 
 
 def test_what_does_not_exist_is_a_page_that_says_so(viewer: Browser) -> None:

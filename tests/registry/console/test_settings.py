@@ -103,6 +103,15 @@ def test_of_two_admins_at_once_one_sees_both_settings_and_saves_again(registry: 
     assert settings(registry).value.minters == {f"{DOMAIN}/shop"}
 
 
+def test_the_answer_to_an_act_marks_its_page_too(admin: Browser) -> None:
+    admin.open("/console/settings/operators")
+    admin.send("/console/settings/operators", role="viewer", days="1")
+    assert 'href="/console/settings/operators" aria-current="page"' in admin.page
+    admin.open("/console/settings")
+    admin.send("/console/settings", settings="{", entry="0")
+    assert admin.page.count('href="/console/settings" aria-current="page"') == 2  # in the navigation of all pages, too
+
+
 def test_hostile_texts_in_the_domain_settings_stay_texts(registry: Driver, viewer: Browser, admin: Browser) -> None:
     set_domain(registry, issuers=[{"issuer": "https://login.example.com", "audience": HOSTILE}])
     for browser in (viewer, admin):

@@ -202,7 +202,7 @@ def test_a_link_of_another_site_takes_no_session_away(registry: Driver, viewer: 
     for path in ("/console/activity?type=x", "/console/sign-in", "/console"):
         answer = without.get(path, headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"})
         assert (answer.status_code, answer.headers.get("Set-Cookie")) == (200, None)
-        assert '<meta http-equiv="refresh" content="0">' in answer.text
+        assert f'<meta http-equiv="refresh" content="0; url={path}">' in answer.text
     assert viewer.open("/console/activity").request.path == "/console/activity"
 
 
