@@ -268,6 +268,11 @@ def protocol_parsers() -> list[Parser]:
         ),
         value(policies.CallPolicy.from_json, {"allow": {forge.CALLER: ["a", "b"]}, "restricted": True}),
         value(policies.UserIssuer.from_json, {"issuer": "https://i", "audience": "edge", "jwks_url": "https://i/k"}),
+        value(federation.FederatedDomain.from_json, PARTNER),
+        of(
+            "peerseal.protocol.documents.federation.Federation.from_json",
+            value(lambda given: federation.Federation.from_json(given, forge.DOMAIN), {"domains": [PARTNER]}),
+        ),
         value(policies.DomainSettings.from_json, {"minters": [forge.CALLER], "issuers": [], "exchange": {}}),
         value(policies.Derivation.from_json, {"minter": forge.CALLER, "from": "a", "to": ["b"]}),
         value(issuer_trust.canonical_jwks, jwks),

@@ -175,7 +175,7 @@ def test_a_policy_that_is_saved_twice_is_saved_once(registry: Driver, operator: 
         ([("shop", "read read")], "not a list of different texts"),
         ([("shop", "read"), ("shop", "write")], "the caller shop is given twice"),
         ([("shop", "read"), ("acme.internal/shop", "write")], "the caller acme.internal/shop is given twice"),
-        ([("other.example/shop", "read")], "is of another trust domain"),
+        ([("other.example/", "read")], "not a service id"),
         ([("", "read")], "a row has scopes (read) and no caller"),
     ],
 )
