@@ -8,11 +8,11 @@ from urllib.parse import quote
 
 from peerseal.errors import CodedError, ConfigurationError, FetchError, MalformedToken
 from peerseal.protocol.documents.federation import Federation
-from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH, read_registry_keys
+from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH, RegistryKeys, read_registry_keys
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.names import split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
-from peerseal.transport.fetch import Answer, HttpFetcher, is_confidential
+from peerseal.transport.fetch import Answer, HttpFetcher, is_confidential, no_larger_than
 from registry.domain.errors import NotFound
 from registry.services.access.operators import LOCAL, Role
 from registry.services.documents.policies import Setting, setting_members
@@ -259,7 +259,8 @@ def _members(setting: Setting[CallPolicy | None] | Setting[DomainSettings]) -> J
 
 def registry_keys_at(fetcher: HttpFetcher) -> str:
     """The registry keys document of the registry that the fetcher asks, unverified. Raises FetchError."""
-    answer = fetcher.call("GET", REGISTRY_KEYS_PATH)
+    with no_larger_than(RegistryKeys.MAX_SIZE):
+        answer = fetcher.call("GET", REGISTRY_KEYS_PATH)
     if answer.status != 200:
         raise FetchError(f"{fetcher.target(REGISTRY_KEYS_PATH)} answered {answer.status}, expected 200")
     return answer.body.decode("ascii", "replace")

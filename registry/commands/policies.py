@@ -7,6 +7,7 @@ from typing import IO, Any
 import click
 
 from peerseal.errors import CodedError, MalformedToken
+from peerseal.protocol.documents.federation import Federation
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.names import check_service, qualify, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
@@ -14,6 +15,7 @@ from peerseal.runtime.terminal import folded, say
 from registry.commands.common import WholeNumber, json_option, operator_client, show, url_option, without_mark
 from registry.commands.operator_client import OperatorClient, keys_of
 from registry.domain.errors import BadRequest
+from registry.domain.federation import unbelieved
 from registry.domain.policy import explain, explain_domain, settings_from
 
 DENIED = 1
@@ -107,7 +109,9 @@ def explain_policy(
         raise BadRequest("foreign_service", f"{callee} is of another trust domain, expected {domain}")
     found = client.setting(split_service_id(callee)[1])
     policy = None if found["setting"]["allow"] is None else CallPolicy.from_json(found["setting"])
-    why = explain(policy, found["entry"], caller, callee, scope, client.federation().value)
+    foreign = split_service_id(caller)[0] != domain
+    federation = client.federation().value if foreign else Federation()
+    why = explain(policy, found["entry"], caller, callee, scope, federation)
     asked = {"caller": caller, "callee": callee, "scope": scope}
     answer = {"allowed": why.allowed, "rule": why.rule, "entry": why.entry, "reason": why.reason}
     show({**asked, **answer}, as_json, folded(why.reason))
@@ -163,6 +167,8 @@ def _set_policy(service: str, body: dict[str, Any], seen: int | None, url: str |
     done = client.change_setting(name, body, entry)
     if done["setting"]["allow"] is not None and not _is_known(client, name):
         say(f"warning: no key of {name} was ever registered; is that the service's name?", error=True)
+    for domain in unbelieved(done["setting"]["allow"] or (), client.trust_domain(), lambda: client.federation().value):
+        say(f"warning: {domain} is not believed, so none of its services may call", error=True)
     return done
 
 

@@ -1,6 +1,6 @@
 """Which foreign trust domains are believed: how operators write it, and how one is added, changed or removed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ from peerseal.protocol.hosts import is_usable_url
 from peerseal.protocol.ledger.entries import MAX_ENTRY
 from peerseal.protocol.names import split_service_id
 from peerseal.protocol.plain import text_like
+from peerseal.protocol.policies import ANYONE
 from registry.domain.errors import BadRequest, NotFound
 
 LARGEST: Final = MAX_ENTRY - 1023
@@ -48,6 +49,14 @@ def refusal(federation: Federation, caller: str, scope: str) -> str | None:
     if believed[0].scopes is not None and scope not in believed[0].scopes:
         return f"the federation lets no scope {scope} of {domain} in"
     return None
+
+
+def unbelieved(callers: Iterable[str], own: str, read: Callable[[], Federation]) -> list[str]:
+    """The foreign domains of these callers that are not believed. A caller is a service id or ``"*"``; the federation
+    is read where one of them is foreign."""
+    domains = sorted({split_service_id(who)[0] for who in callers if who != ANYONE} - {own})
+    federation = read() if domains else Federation()
+    return [domain for domain in domains if not federation.of(domain)]
 
 
 def with_domain(federation: Federation, new: FederatedDomain) -> Federation:

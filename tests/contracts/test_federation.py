@@ -1,10 +1,13 @@
 """Which foreign trust domains are believed: who may say it, that the registry signs it, and that the ledger has it.
 Each test runs on SQLite and on PostgreSQL."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import delete, update
 from werkzeug.test import TestResponse
 
@@ -21,7 +24,7 @@ from registry.storage.queries import audit
 from registry.storage.queries.ledger import Change, append
 from registry.storage.tables import entries
 from tests.contracts.backups import Backup, keep
-from tests.registry.driver import BY, DOMAIN, Clock, Driver, entries_of, outcome, tables_of
+from tests.registry.driver import BY, DOMAIN, JSON, Clock, Driver, entries_of, outcome, tables_of
 from tests.support.keys import key
 
 PATH, SIGNED = "/v1/federation", "/v1/federation.jwt"
@@ -188,6 +191,25 @@ def test_a_federation_fits_into_an_entry_or_is_refused(registry: Driver) -> None
     with pytest.raises(BadRequest, match="fit into a ledger entry"):
         registry.registry.federations.replace(many(6), {entry}, BY)
     assert signed(registry).seq == entry
+
+
+TEXTS = st.text(st.characters(exclude_categories=()), max_size=120) | st.sampled_from(
+    ["\x00", "\ud800", "*", DOMAIN, "registry", "partner.example", "https://[::1", "https://x:99999", "a\r\nb", "é" * 9]
+)
+VALUES = TEXTS | st.none() | st.integers() | st.lists(TEXTS, max_size=3) | st.dictionaries(TEXTS, TEXTS, max_size=2)
+
+
+@pytest.mark.parametrize("registry_database", ["sqlite"], indirect=True)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from([*PARTNER, "transactions", "more"]), VALUES, max_size=3), VALUES)
+def test_nothing_in_a_federation_makes_the_registry_fail(registry: Driver, members: dict[str, Any], other: Any) -> None:
+    """What it accepts, it signs so that a client reads it."""
+    for body in ({"domains": [{**PARTNER, **members}]}, {"domains": other}, {**members}):
+        seen = registry.client.get(PATH, headers=registry.operator).headers["ETag"]
+        content = json.dumps(body).encode("ascii")
+        headers = {**registry.operator, **JSON, "If-Match": seen}
+        assert registry.client.put(PATH, data=content, headers=headers).status_code in (200, 400)
+    assert signed(registry).subject == DOMAIN
 
 
 # the ledger is the only record

@@ -211,6 +211,21 @@ def test_a_policy_names_services_of_foreign_domains_by_their_ids(registry: Drive
     assert [call.callee for call in graph.calls_by("partner.example/client")] == ["billing"]
 
 
+def test_a_policy_that_names_a_domain_which_is_not_believed_is_answered_with_a_warning(registry: Driver) -> None:
+    registry.joined(key(), "billing")
+    answer = put(registry, BILLING, {"allow": {"partner.example/client": [], "client": []}})
+    assert "none of their services may call: partner.example" in answer.get_json()["warning"]
+    root = "BH-WksFyk6HqY8cwiW_Mi5KLfDPApQ8urKiMMPE0SOQ"
+    partner = {"domain": "partner.example", "urls": ["https://r.partner.example"], "root": root}
+    assert put(registry, "/v1/federation", {"domains": [partner]}).status_code == 200
+    assert (
+        "warning"
+        not in put(
+            registry, BILLING, {"allow": ALLOW | {"partner.example/client": []}}, answer.headers["ETag"]
+        ).get_json()
+    )
+
+
 def test_anyone_never_means_a_service_of_a_foreign_domain(registry: Driver) -> None:
     put(registry, BILLING, {"allow": {"*": ["read"], "partner.example/client": []}})
     put(registry, "/v1/services/shop/policy", {"allow": {"*": ["read"]}})

@@ -19,6 +19,7 @@ TYPES: Final = (
     entries.KEY_REVOKED,
     entries.POLICY_SET,
     entries.DOMAIN_SET,
+    entries.FEDERATION_SET,
     entries.JOIN_TOKEN_CREATED,
     entries.JOIN_TOKEN_WITHDRAWN,
     entries.OPERATOR_CREATED,

@@ -9,8 +9,9 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from peerseal.errors import CallerNotAllowed, MissingToken
-from peerseal.protocol.policies import ANYONE
+from peerseal.protocol.policies import ANYONE, CallPolicy
 from registry.domain.errors import BadRequest, PreconditionRequired
+from registry.domain.federation import unbelieved
 from registry.domain.keys import Applicant
 from registry.services.access.operators import Operator, Role, is_operator_token
 from registry.services.documents.policies import AnySetting, setting_members
@@ -170,8 +171,16 @@ def set_policy(service: str) -> Response:
     by = _operator(Role.OPERATOR).by
     seen, body = _seen(), _body()
     done = registry().policies.set_policy(service, body, seen, by)
-    known = done.value is None or registry().records.has_keys(service)
-    return _answer(done, None if known else UNKNOWN_SERVICE)
+    return _answer(done, None if done.value is None else _warning(service, done.value))
+
+
+def _warning(service: str, policy: CallPolicy) -> str | None:
+    """What may be a mistake in a policy, if anything."""
+    if not registry().records.has_keys(service):
+        return UNKNOWN_SERVICE
+    own = registry().authority.current().domain
+    foreign = unbelieved(policy.allow, own, lambda: registry().federations.current().value)
+    return f"not believed, so none of their services may call: {', '.join(foreign)}" if foreign else None
 
 
 @policies_blueprint.get("/domain")
