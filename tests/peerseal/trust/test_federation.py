@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from peerseal import TrustLimits, Verifier
+from peerseal import TrustLimits, TrustStore, Verifier
 from peerseal.errors import CallerNotAllowed, InsufficientScope, PeersealError, TrustUnavailable, UnknownKey
 from peerseal.protocol.documents.federation import FederatedDomain, Federation
 from peerseal.testing import Answer, Clock, MemoryRegistry
 from peerseal.verify.response import ResponseHead, ResponseVerifier
+from tests.peerseal.served import Child
 from tests.support.misbehaving import hangs, misbehaving
 from tests.support.two_domains import BILLING, QUIET, SHOP, TwoDomains, two_domains
 from tests.support.waiting import until
@@ -431,3 +432,45 @@ def test_a_stopped_store_follows_no_foreign_registry(clock: Clock) -> None:
         followed, before = domains.partner.calls[FOLLOWING], domains.acme.calls[FOLLOWING]
         until(lambda: domains.acme.calls[FOLLOWING] > before + 5)
         assert domains.partner.calls[FOLLOWING] <= followed + 1, "a call may have been under way"
+
+
+@pytest.mark.usefixtures("quiet_collector")
+def test_a_forked_child_follows_foreign_registries_by_itself(clock: Clock) -> None:
+    with two_domains(clock, LIVELY) as domains:
+        domains.acme.federate(domains.partner)
+        kid = domains.billing.credentials.key_id
+        domains.trust.key(kid)
+
+        def sees_both_ends() -> tuple[str, str]:
+            """In the child's copies of both registries."""
+            second = domains.partner.identity("billing", limits=QUIET).credentials.key_id
+            domains.partner.revoke(kid)
+            until(lambda: outcome(domains.trust, kid) == "revoked_key")
+            before = outcome(domains.trust, second)
+            domains.acme.end_federation("partner.example")
+            until(lambda: outcome(domains.trust, second) == "unknown_key")
+            return before, outcome(domains.trust, second)
+
+        assert Child(sees_both_ends).result() == ("good", "unknown_key")
+        assert outcome(domains.trust, kid) == "good"
+
+
+def test_the_processes_of_a_host_hear_together_that_a_federation_ended(clock: Clock, tmp_path: Path) -> None:
+    with two_domains(clock) as domains:
+        domains.acme.federate(domains.partner)
+        kid = domains.billing.credentials.key_id
+        processes = [domains.acme.trust_store(limits=LIVELY, cache_dir=tmp_path) for _ in range(3)]
+        assert [outcome(trust, kid) for trust in processes] == ["good"] * 3
+        assert domains.acme.calls[CALLS] == 1, "one asks for all"
+        assert domains.partner.calls["GET /v1/services/billing/jwks.jwt"] == 1
+        domains.acme.end_federation("partner.example")
+        until(lambda: [outcome(trust, kid) for trust in processes] == ["unknown_key"] * 3)
+
+
+def outcome(trust: TrustStore, kid: str) -> str:
+    """Whether the key is good: ``good``, or the code of the refusal."""
+    try:
+        trust.key(kid)
+    except PeersealError as error:
+        return error.code
+    return "good"
