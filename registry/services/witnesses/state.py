@@ -12,6 +12,7 @@ from peerseal.protocol.ledger.checkpoint import MAX_NOTE_BYTES
 from peerseal.protocol.ledger.cosignature import Note
 from peerseal.protocol.tokens.claims import claim, number_claim, time_claim
 from peerseal.runtime.files import Access, Folder, NameLock
+from peerseal.runtime.times import rfc3339
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,11 @@ class WitnessState:
     failures: int = 0
     tried_at: int = 0
     trouble: str = ""
+
+    def __str__(self) -> str:
+        """For operators."""
+        cosigned = f"cosigned {self.size} entries, at {rfc3339(self.at)}" if self.at else "has cosigned nothing"
+        return f"{cosigned}; {self.failures} failure(s) since: {self.trouble}" if self.failures else cosigned
 
     @classmethod
     def read(cls, members: Any) -> "WitnessState":
