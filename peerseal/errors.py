@@ -24,6 +24,7 @@
     │   ├── CallerNotAllowed        caller_not_allowed
     │   └── InsufficientScope       insufficient_scope
     ├── TrustUnavailable            503: the key is not available now
+    │   └── SplitViewFound          split_view: the ledger has two histories
     ├── ContentTooLarge             413: the body is longer than this service reads
     ├── ContentUnreadable           400: the body ended early
     ├── InvalidName                 a trust domain, service name or kid that is not one (also a ValueError)
@@ -200,6 +201,13 @@ class TrustUnavailable(PeersealError, code="trust_unavailable", status=503, step
         self.retry_after: int = retry_after
 
 
+class SplitViewFound(TrustUnavailable, code="split_view"):
+    """The registry's ledger has two histories: no key is believed until the root key explains them.
+
+    Raised only where `TrustLimits.refuse_split_view` is set.
+    """
+
+
 class ContentTooLarge(PeersealError, code="content_too_large", status=413):
     """The body is longer than this service reads."""
 
@@ -232,8 +240,8 @@ class DocumentRefused(CodedError):
     ``document_unknown_signer``, ``document_bad_signature``, ``document_wrong_issuer``, ``document_wrong_subject``,
     ``document_wrong_part``, ``document_expired``, ``document_from_future``, ``document_rolled_back``,
     ``document_wrong_root``; and of what the ledger says: ``document_bad_checkpoint``, ``document_not_in_ledger``,
-    ``document_inconsistent``, ``document_revived_key``; and ``document_stale`` where it is in force, but signed too
-    long ago to say anything.
+    ``document_inconsistent``, ``document_revived_key``; ``document_unwitnessed`` where too few witnesses have cosigned
+    the ledger; and ``document_stale`` where it is in force, but signed too long ago to say anything.
 
     ``by_mirror`` says that it came from a mirror while the registry's primary URL gave no answer.
     """

@@ -58,6 +58,7 @@ _ADVICE: Final[Mapping[str, str]] = {
     "replayed": "does a proxy send requests again?",
     "caller_not_allowed": "name the caller in allow= and in the registry's policy",
     "insufficient_scope": "grant the scope in allow= and in the registry's policy",
+    "split_view": "verify the evidence in split-views/ of the cache folder: docs/how-to/split-view.md",
     "trust_unavailable": "run `peerseal doctor` on this host: it checks the registry, the clocks and the replay guard",
 }
 """What to look for where a call is refused with that code: docs/reference/errors.md has all causes."""

@@ -294,7 +294,7 @@ func problemOf(code string) *Problem {
 		status, headers["www-authenticate"] = 403, `Bearer error="insufficient_scope"`
 	case "missing_token":
 		headers["www-authenticate"] = "Bearer"
-	case "trust_unavailable":
+	case "trust_unavailable", "split_view":
 		status, headers["retry-after"] = 503, "5"
 	case "content_too_large":
 		status = 413

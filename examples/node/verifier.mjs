@@ -103,7 +103,10 @@ function valueOf(headers, name) {
 /** Status and headers of the answer to a refused request; the body is the problem document (RFC 9457). */
 export function problemOf(code) {
   const forbidden = ['caller_not_allowed', 'insufficient_scope'].includes(code)
-  const others = { trust_unavailable: 503, content_too_large: 413, content_unreadable: 400, next_unavailable: 502 } // the last is this example's
+  const others = {
+    trust_unavailable: 503, split_view: 503, content_too_large: 413, content_unreadable: 400,
+    next_unavailable: 502, // of this example, not of the protocol
+  }
   const status = others[code] ?? (forbidden ? 403 : 401)
   const headers = { 'content-type': 'application/problem+json', 'cache-control': 'no-store' }
   const error = forbidden ? ' error="insufficient_scope"' : code === 'missing_token' ? '' : ' error="invalid_token"'

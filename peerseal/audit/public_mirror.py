@@ -3,7 +3,8 @@
 Each document is checked as a client checks it before it is written; clients check it again and need no trust in the
 mirror. One update writes in this order, so that a reader never finds a list without the documents that it speaks of::
 
-    the ledger (bundles, tiles, checkpoint) → the root's document → documents → lists of current services → changes
+    the ledger (bundles, tiles, checkpoint) → the root's document → the cosigned checkpoint → documents
+    → lists of current services → changes
 
 The parts of a large key set are fetched before it is written, and all are put in place together: a client that reads in
 between refuses what does not fit, and asks again.
@@ -39,6 +40,7 @@ from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart, Part
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH, RegistryKeys, read_registry_keys
 from peerseal.protocol.documents.statement import KeyStatement
+from peerseal.protocol.ledger.checkpoint import COSIGNED_PATH
 from peerseal.protocol.ledger.entries import KEY_ADMITTED, Entry
 from peerseal.protocol.names import registry_id, split_kid, split_service_id
 from peerseal.protocol.tokens.claims import time_claim
@@ -124,7 +126,7 @@ class PublicMirror:
         self._losses = self._ledger.losses
         self._max_age = limits.offline_limit
         self._reader = DocumentReader(
-            self._fetcher, pin=pin, limits=limits, clock=clock, cache_dir=None, copies=NoCopies()
+            self._fetcher, pin=pin, limits=limits, clock=clock, cache_dir=None, copies=NoCopies(), for_use=False
         )
         self._changed: dict[str, int] = {}  # by service id: the entry that last changed it
         self._blocks: set[int] = set()  # those with services
@@ -162,6 +164,7 @@ class PublicMirror:
 
     def _update_documents(self, entries: int) -> MirrorUpdate:
         self._write_root()
+        self._write_cosigned()
         domain = self._reader.registry_keys().subject
         try:
             recent, recent_jws = self._fetched(Changes, RECENT, domain)
@@ -250,6 +253,17 @@ class PublicMirror:
             self._files.put(REGISTRY_KEYS_PATH, found[0])
             self._root, self._pin = found[1], found[1].root.thumbprint
             self._reader.load_registry_keys(at_once=True)
+
+    def _write_cosigned(self) -> None:
+        """Write the newest checkpoint that the root's witnesses have cosigned, if the root names any. Without one the
+        mirror goes on: its clients ask the registry."""
+        try:
+            note = self._reader.witnessed.fetched(self._reader.registry_keys())
+        except (DocumentRefused, FetchError) as error:
+            log.info("no cosigned checkpoint can be had: %s", error)
+            return
+        if note is not None:
+            self._files.put(COSIGNED_PATH, note.encode("utf-8"))
 
     def _lists(self, recent: Changes | None, entries: int, domain: str) -> Sequence[tuple[str, str]]:
         """The lists of current services by path, where they are due: after a while, and where the recent changes do not

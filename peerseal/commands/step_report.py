@@ -103,7 +103,7 @@ _DOCUMENT_CODES: Final = {
     5: ("document_wrong_subject", "document_wrong_part"),
     6: (
         *("document_bad_checkpoint", "document_not_in_ledger", "document_inconsistent", "document_rolled_back"),
-        *("document_revived_key", "fetch_failed", "answer_too_large", "answer_too_slow"),
+        *("document_revived_key", "document_unwitnessed", "fetch_failed", "answer_too_large", "answer_too_slow"),
     ),
 }
 DOCUMENT: Final = Kind(

@@ -104,7 +104,8 @@ class Enrolment:
         """
         owner = service_id(self._trust.domain, self._service)
         try:
-            statement = self._trust.document(KeyStatement, f"{self._path}/{key.thumbprint}.jwt", owner)
+            path = f"{self._path}/{key.thumbprint}.jwt"
+            statement = self._trust.document(KeyStatement, path, owner, witnessed=False)
         except FetchError as error:
             if error.http_status == 404 and not error.by_mirror:
                 return None

@@ -10,6 +10,7 @@ from peerseal.identity.key_folder import KeyFolder
 from peerseal.identity.key_passphrase import KeyPassphrase
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.jose import ALGORITHMS
+from peerseal.protocol.ledger.quorum import MAX_WITNESSES, Quorum
 from peerseal.protocol.names import REGISTRY, check_service, split_kid
 from peerseal.protocol.plain import plain_text
 from peerseal.runtime.limits import RotationSchedule, TrustLimits
@@ -37,6 +38,7 @@ _SECRETS = (
 KNOWN = (
     *("PEERSEAL_SERVICE", "PEERSEAL_REGISTRY_URL", "PEERSEAL_REGISTRY_PIN", "PEERSEAL_OIDC_TOKEN_FILE"),
     *("PEERSEAL_KEY_DIR", "PEERSEAL_CACHE_DIR", "PEERSEAL_EXTERNAL_PREFIX"),
+    *("PEERSEAL_WITNESSES", "PEERSEAL_WITNESS_QUORUM", "PEERSEAL_WITNESS_DELAY"),
     *("PEERSEAL_REPLAY_DIR", "PEERSEAL_REPLAY_UNSAFE_FALLBACK"),
     *("PEERSEAL_ROTATE_EVERY", "PEERSEAL_ROTATE_LEAD", "PEERSEAL_ROTATE_OVERLAP", "PEERSEAL_RETIRE_AT_EXIT"),
     *(
@@ -50,6 +52,7 @@ KNOWN = (
 )
 """Every variable of the SDK and of its commands."""
 _LONGEST = 366 * 24 * 3600.0
+_LONGEST_DELAY = 7 * 24 * 3600.0
 
 
 def options_in(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -73,7 +76,21 @@ def options_in(environ: Mapping[str, str]) -> dict[str, Any]:
         "audit": audit_by_default(environ),
         "share_checkpoints": settings.flag("PEERSEAL_SHARE_CHECKPOINTS", False),
         "split_view_webhook": _webhook_in(settings),
+        **witnesses_in(settings),
     }
+
+
+def witnesses_in(settings: SettingsReader) -> dict[str, Any]:
+    """The arguments ``witnesses``, ``quorum`` and ``limits`` of a trust store. Raises ConfigurationError."""
+    witnesses = settings.several("PEERSEAL_WITNESSES")
+    quorum = settings.count("PEERSEAL_WITNESS_QUORUM", 0, at_least=1, at_most=MAX_WITNESSES) or None
+    if bool(witnesses) != (quorum is not None):
+        raise ConfigurationError("PEERSEAL_WITNESSES and PEERSEAL_WITNESS_QUORUM: set both, or neither")
+    if quorum is not None:
+        named("PEERSEAL_WITNESSES", lambda _: Quorum.of(witnesses, quorum), "")
+    default = TrustLimits().witness_delay
+    delay = settings.seconds("PEERSEAL_WITNESS_DELAY", default, at_least=1.0, at_most=_LONGEST_DELAY)
+    return {"witnesses": witnesses, "quorum": quorum, "limits": TrustLimits(witness_delay=delay)}
 
 
 def settings_of(environ: Mapping[str, str]) -> SettingsReader:

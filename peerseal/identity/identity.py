@@ -96,6 +96,8 @@ class Identity:
     ``replay_url``              Redis through which several hosts share one replay guard
     ``unsafe_replay_fallback``  while that Redis is down, each host uses its own guard. By default nothing is accepted.
     ``alg``                     algorithm of new keys
+    ``witnesses`` ``quorum``    keys of witnesses of the ledger (``NAME+ID+KEY``), and how many of them must have
+                                cosigned what is believed, besides those that the root names
     ``rotation`` ``limits``     see `RotationSchedule` and `TrustLimits`
     ``retire_at_exit``          whether the last process to end retires the keys, so that the next start needs a new
                                 join token. Default: only without ``key_dir``.
@@ -137,6 +139,8 @@ class Identity:
         split_view_webhook: str | None = None,
         clock: Callable[[], float] = time.time,
         fetcher: Fetcher | None = None,
+        witnesses: Sequence[str] = (),
+        quorum: int | None = None,
     ) -> None:
         check_switches(unsafe_replay_fallback=unsafe_replay_fallback, retire_at_exit=retire_at_exit)
         check_switches(share_checkpoints=share_checkpoints)
@@ -153,8 +157,9 @@ class Identity:
         else:
             self._replay_folder = cache_folder(Path(replay_dir), "PEERSEAL_REPLAY_DIR")
         self._pin = one_pin(pin, first, self._keys.folder)
+        trust = partial(TrustStore, limits=limits, fetcher=fetcher, witnesses=witnesses, quorum=quorum)
         webhook = None if split_view_webhook is None else Webhook(split_view_webhook)
-        self._connect(first, alg, rotation or RotationSchedule(), limits, fetcher, webhook)
+        self._connect(first, alg, rotation or RotationSchedule(), trust, webhook)
         self._checkpoint_for = self.trust.checkpoint_for if share_checkpoints else None
         self._report(AuditLog(audit, clock=clock))
 
@@ -176,17 +181,14 @@ class Identity:
         first: JoinToken | PlatformToken | None,
         alg: str,
         schedule: RotationSchedule,
-        limits: TrustLimits | None,
-        fetcher: Fetcher | None,
+        trust_store: Callable[..., TrustStore],
         webhook: Webhook | None,
     ) -> None:
         """Make the parts that call the registry."""
-        self.trust = TrustStore(
+        self.trust = trust_store(
             self._registry,
             pin=self._pin,
-            limits=limits,
             clock=self.clock,
-            fetcher=fetcher,
             cache_dir=self._cache_dir,
             sign_reading=partial(_sign_reading, self._keys),
             on_split_view=None if webhook is None else partial(_post_split_view, webhook, self.service),
@@ -219,7 +221,8 @@ class Identity:
         the option: ``REGISTRY_PIN``, ``JOIN_TOKEN`` [``_FILE``], ``OIDC_TOKEN_FILE``, ``KEY_DIR``, ``KEY_PASSPHRASE``
         [``_FILE``], ``CACHE_DIR``, ``EXTERNAL_PREFIX``, ``REPLAY_DIR``, ``REPLAY_URL`` [``_FILE``],
         ``REPLAY_UNSAFE_FALLBACK``, ``RETIRE_AT_EXIT``, ``AUDIT``, ``SHARE_CHECKPOINTS``,
-        ``SPLIT_VIEW_WEBHOOK`` [``_FILE``]; and ``ROTATE_EVERY``, ``ROTATE_LEAD``,
+        ``SPLIT_VIEW_WEBHOOK`` [``_FILE``]; ``WITNESSES`` (keys, separated by commas) with ``WITNESS_QUORUM``,
+        ``WITNESS_DELAY`` (seconds); and ``ROTATE_EVERY``, ``ROTATE_LEAD``,
         ``ROTATE_OVERLAP`` in seconds or such as ``24h``. Raises ConfigurationError, which names the variable.
         """
         env = os.environ if environ is None else environ

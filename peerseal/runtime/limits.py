@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, cast
 
 from peerseal.errors import ConfigurationError
-from peerseal.runtime.options import check_number, check_whole
+from peerseal.runtime.options import check_flag, check_number, check_whole
 
 LONGEST_TIMEOUT: Final = 2_147_483.0
 """Seconds that a socket can be waited for, some 24 days: poll(2) counts milliseconds in 32 bits."""
@@ -18,12 +18,13 @@ _MOST: Final = {
     **dict.fromkeys(("cooldown", "introspection_ttl", "introspection_rest"), threading.TIMEOUT_MAX),
     **dict.fromkeys(("open_time", "jitter", "longest_open"), threading.TIMEOUT_MAX),
 }
+_SWITCHES: Final = frozenset(("refuse_split_view",))
 _WHOLE: Final = {"introspections": 1, "failures": 0, "max_running": 1, "max_waiting": 0}
 """The least value of each limit that must be a whole number."""
 
 
 class _Limits:
-    """The base of all limits: every value but nested limits is a number within its bounds, 0 or more."""
+    """The base of all limits: every value but switches and nested limits is a number within its bounds, 0 or more."""
 
     __slots__ = ()
 
@@ -31,8 +32,10 @@ class _Limits:
         """Raises ConfigurationError, which names the value."""
         limits = cast(Any, self)
         for each in fields(limits):
-            if each.name != "fetch":
-                name, value = f"{type(self).__name__}.{each.name}", getattr(limits, each.name)
+            name, value = f"{type(self).__name__}.{each.name}", getattr(limits, each.name)
+            if each.name in _SWITCHES:
+                check_flag(name, value)
+            elif each.name != "fetch":
                 least, most = _LEAST.get(each.name, 0.0), _MOST.get(each.name, math.inf)
                 check_number(name, value, at_least=least, at_most=most)
                 if each.name in _WHOLE:
@@ -79,6 +82,9 @@ class TrustLimits(_Limits):
     """Seconds between two such requests, at most, while the registry does not answer."""
     look_interval: float = 0.1
     """Seconds between two reads of the changes that another process of the host has fetched for all."""
+    witness_delay: float = 300.0
+    """Seconds for which new entries of the ledger may be used before its witnesses have cosigned them, where a quorum
+    is asked for. Longer than a witness needs to start again, and shorter than ``offline_limit``."""
     refresh_interval: float = 300.0
     """Seconds after which a document is fetched again, changed or not."""
     jitter: float = 0.1
@@ -106,6 +112,9 @@ class TrustLimits(_Limits):
     """Unknown kids remembered for each service at most."""
     max_statements: int = 10_000
     """Statements about single keys remembered at most: events' keys, past ones too."""
+    refuse_split_view: bool = False
+    """Whether requests are refused, as ``split_view``, once a peer's checkpoint has proven that the ledger has two
+    histories. Else a split view is only reported: a registry that lies must not be able to stop the domain by it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.ledger import entries
 from peerseal.protocol.ledger.entries import Admission, Entry, evidence_digest
+from peerseal.protocol.ledger.quorum import Quorum
 from peerseal.protocol.names import (
     REGISTRY,
     check_trust_domain,
@@ -129,6 +130,7 @@ class MemoryRegistry(Fetcher):
         self.root, self.signing_key = KeyPair.generate("ES256"), KeyPair.generate("ES256")
         self.past_signing_keys: tuple[PublicKey, ...] = ()
         self.past_ledger_keys: tuple[dict[str, str], ...] = ()
+        self.witnesses: Quorum | None = None
         self.version = 1
         self.ledger = MemoryLedger(domain)
         self._key_lifetime = key_lifetime
@@ -201,6 +203,13 @@ class MemoryRegistry(Fetcher):
     def drop_past_keys(self) -> None:
         """Issue the next version of the root's document with only the keys in use."""
         self.past_signing_keys, self.past_ledger_keys = (), ()
+        self._issue_registry_keys()
+
+    @_changes
+    def name_witnesses(self, quorum: Quorum | None) -> None:
+        """Issue the next version of the root's document with these witnesses; their cosignatures are up to the
+        test: ``answers["/ledger/checkpoint.cosigned"]``."""
+        self.witnesses = quorum
         self._issue_registry_keys()
 
     @_changes
@@ -394,6 +403,7 @@ class MemoryRegistry(Fetcher):
             signing_keys=(self.signing_key.public, *self.past_signing_keys),
             ledger_key=self.ledger.jwk,
             past_ledger_keys=self.past_ledger_keys,
+            witnesses=self.witnesses,
         )
 
     # ---- small parts

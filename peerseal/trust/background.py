@@ -163,12 +163,14 @@ class Renewal:
         self._changes = changes
         self._shelves = shelves
         self._working, self._retry_working, self._spread_working = working, BackgroundWork(), BackgroundWork()
-        self._retrying = self._spreading = threading.Thread()  # not started: none is alive
+        self._witness_working = BackgroundWork()
+        self._retrying = self._spreading = self._witnessing = threading.Thread()  # not started: none is alive
         in_each_child(self._after_fork)
 
     def refresh(self) -> None:
         """See `TrustStore.refresh`."""
         self._renew_registry_keys()
+        self._renew_cosigned()
         try:
             since = self.followed()
             if since is not None:
@@ -188,6 +190,9 @@ class Renewal:
         if not self._retrying.is_alive() and self._due_at(failing=True) <= self._clock():
             self._retrying = threading.Thread(target=self._retry, name="peerseal-trust-retry", daemon=True)
             self._retrying.start()
+        if self._reader.witnessed.is_due() and not self._witnessing.is_alive():
+            self._witnessing = threading.Thread(target=self._renew_cosigned, name="peerseal-witnesses", daemon=True)
+            self._witnessing.start()
         return result
 
     def followed(self) -> int | None:
@@ -271,5 +276,12 @@ class Renewal:
             except PeersealError as error:
                 log.warning("cannot renew the registry's keys: %s", error)
 
+    def _renew_cosigned(self) -> None:
+        """Ask for a newer cosigned checkpoint, if one is due: in a thread of its own, as `_retry`."""
+        with self._witness_working:
+            root = self._reader.registry_keys_in_memory()
+            if root is not None and self._reader.witnessed.is_due():
+                self._reader.witnessed.renew(root)
+
     def _after_fork(self) -> None:
-        self._retrying = self._spreading = threading.Thread()
+        self._retrying = self._spreading = self._witnessing = threading.Thread()

@@ -24,6 +24,7 @@ from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH, RegistryKeys, read_registry_keys
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.ledger.checkpoint import Checkpoint, verify_checkpoint
+from peerseal.protocol.ledger.quorum import Quorum
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
@@ -33,6 +34,7 @@ from peerseal.transport.fetch import Answer, Fetcher, HungUp, content, entity_ta
 from peerseal.trust.disk.document_cache import CopyFolder
 from peerseal.trust.replaced_ledger import ReplacedLedgers
 from peerseal.trust.seen_ledger import SeenLedger, check_admissions
+from peerseal.trust.witnessed import WitnessedLedger
 
 log = logging.getLogger("peerseal.trust")
 
@@ -80,7 +82,8 @@ class Question(Generic[D]):
     It must cover ``covers`` entries of the ledger. ``etag`` is that of the document that is held already.
     ``headers`` gives the headers of a call to a path. ``check`` is one more check, which raises DocumentRefused.
     The registry may keep the question for ``wait`` seconds; ``within`` is a context for the checks, which is
-    entered when the registry has answered.
+    entered when the registry has answered. ``witnessed`` says that witnesses must have cosigned it, if any are asked
+    for.
     """
 
     kind: type[D]
@@ -92,6 +95,7 @@ class Question(Generic[D]):
     check: Callable[[D], None] | None = None
     wait: float = 0.0
     within: AbstractContextManager[object] = field(default_factory=nullcontext)
+    witnessed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,8 @@ class Fetched(Generic[D]):
 
 class DocumentReader:
     """Reads the documents of the registry whose root key has the thumbprint ``pin``. ``cache_dir`` holds the newest
-    checkpoint, ``copies`` the documents. Safe to use from threads, and before and after a fork.
+    checkpoint, ``copies`` the documents. ``quorum`` is this client's own; a reader that only passes documents on is not
+    ``for_use``, and needs no witnesses. Safe to use from threads, and before and after a fork.
 
     ``fetches`` counts the calls made for documents, by kind, and ``failed`` those that failed. ``generation`` rises
     when the root drops a signing key, or declares another ledger. ``outdated`` says
@@ -123,6 +128,8 @@ class DocumentReader:
         clock: Callable[[], float],
         cache_dir: Path | None,
         copies: CopyFolder,
+        quorum: Quorum | None = None,
+        for_use: bool = True,
     ) -> None:
         self.fetcher = fetcher
         self.copies = copies
@@ -133,6 +140,7 @@ class DocumentReader:
         self.generation = 0
         self.outdated = False
         self._pin = pin
+        self._for_use = for_use
         self._limits = limits
         self._clock = clock
         self._root: RegistryKeys | None = None
@@ -147,6 +155,9 @@ class DocumentReader:
             lambda kind, jws: self._read_with(self.registry_keys(), kind, jws)[0],
             clock=clock,
             pause=limits.cooldown,
+        )
+        self.witnessed = WitnessedLedger(
+            lambda: self.fetcher, self._ledger, copies, quorum, self.counting, limits=limits, clock=clock
         )
         self._ledger_begins = 0
         self._lock = threading.Lock()
@@ -342,7 +353,9 @@ class DocumentReader:
     def _fetched(self, question: Question[D], answer: Answer) -> Fetched[D]:
         """The document in an answer, after all checks. Raises DocumentRefused, FetchError or TrustUnavailable."""
         jws = text_of(answer, question.kind)
-        document, generation = self.checked(question.kind, jws, question.subject, at_least=question.covers)
+        document, generation = self.checked(
+            question.kind, jws, question.subject, at_least=question.covers, witnessed=question.witnessed
+        )
         if question.check is not None:
             question.check(document)
         return Fetched(document, jws, entity_tag(answer), generation)
@@ -368,18 +381,33 @@ class DocumentReader:
             raise
 
     def read(
-        self, kind: type[D], jws: str, subject: str | None = None, *, at_least: int = 0, from_disk: bool = False
+        self,
+        kind: type[D],
+        jws: str,
+        subject: str | None = None,
+        *,
+        at_least: int = 0,
+        from_disk: bool = False,
+        witnessed: bool = True,
     ) -> D:
         """A document that the registry signed, about ``subject`` where one is given, covering ``at_least`` entries of
         the ledger, and with its place in it. The root's document is fetched again where the signer is unknown.
         ``from_disk`` says that it is a copy of this host, whose place in history was checked when it was fetched.
+        ``witnessed`` is as of Question.
 
         Raises DocumentRefused, FetchError (no proof of consistency can be had) or TrustUnavailable.
         """
-        return self.checked(kind, jws, subject, at_least=at_least, from_disk=from_disk)[0]
+        return self.checked(kind, jws, subject, at_least=at_least, from_disk=from_disk, witnessed=witnessed)[0]
 
     def checked(
-        self, kind: type[D], jws: str, subject: str | None = None, *, at_least: int = 0, from_disk: bool = False
+        self,
+        kind: type[D],
+        jws: str,
+        subject: str | None = None,
+        *,
+        at_least: int = 0,
+        from_disk: bool = False,
+        witnessed: bool = True,
     ) -> tuple[D, int]:
         """As `read`, with the ``generation`` in which the document was read."""
         generation = self.generation  # before the root is: it may change meanwhile, and drop the signer
@@ -405,6 +433,8 @@ class DocumentReader:
             offered = (document.since, document.proof) if isinstance(document, Changes) else None
             self._ledger.follow(checkpoint, document.checkpoint, root, offered)
         believed: D = self.replaced_ledgers.endings.applied(document)
+        if witnessed and self._for_use and self.witnessed.is_wanted(root):
+            believed = self.witnessed.applied(believed, checkpoint, root)
         return believed, generation
 
     def _read_with(self, root: RegistryKeys, kind: type[D], jws: str) -> tuple[D, Checkpoint]:

@@ -14,20 +14,18 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from peerseal.errors import (
-    ConfigurationError,
     DocumentRefused,
     FetchError,
     InvalidName,
     PeersealError,
     TrustUnavailable,
 )
-from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.ledger.checkpoint import Checkpoint, parse_checkpoint, verify_checkpoint
 from peerseal.protocol.ledger.split_view import (
     Evidence,
@@ -47,12 +45,19 @@ from peerseal.runtime.metrics import Metric, Tally, gauge
 from peerseal.runtime.token_bucket import TokenBucket
 from peerseal.trust.documents import DocumentReader
 from peerseal.trust.seen_ledger import SeenCheckpoint
+from peerseal.trust.split_views import (
+    DROPPED_KEY,
+    MOST_FILES,
+    EvidenceFolder,
+    StandingSplitViews,
+    explanation,
+)
 from peerseal.trust.tile_proofs import nodes_of_mirror
 
 log = logging.getLogger("peerseal.split_view")
 
-MOST_REPORTS: Final = 16
-"""Split views that a process reports, and evidence files in a folder, at most: the first ones say it all."""
+MOST_REPORTS: Final = MOST_FILES
+"""Split views that a process reports, at most."""
 _PEERS: Final = 1_000
 """Peers of which it is remembered what they were told, and what they told."""
 _AGREED: Final = 256
@@ -74,11 +79,9 @@ WAITING: Final = "waiting"
 UNDECIDED: Final = "undecided"
 """The registry shows no proof, and no nodes that lead to its own checkpoint."""
 CONTRADICTED: Final = "contradicted"
-DECLARED_LOSS: Final = "declared_loss"
-"""Contradicted, and the root key declared the entries lost."""
 _NO_NOTE: Final = "no_note"
 _OTHER_DOMAIN: Final = "other_domain"
-_UNKNOWN_SIGNER: Final = "unknown_signer"
+_UNKNOWN_SIGNER: Final = DROPPED_KEY
 _BAD_SIGNATURE: Final = "bad_signature"
 _AGAIN: Final = frozenset((WAITING, UNDECIDED, _UNKNOWN_SIGNER))
 """The results after which a checkpoint is looked at again."""
@@ -143,7 +146,8 @@ class PeerCheckpoints:
         self._reader = reader
         self._limits = limits
         self._clock = clock
-        self._folder = folder
+        self._files = EvidenceFolder(folder)
+        self.standing = StandingSplitViews(reader, self._files)
         self._heard = Tally("peerseal_checkpoints_heard_total", "Checkpoints that peers told, by result.", "result")
         self._sent_total = Tally("peerseal_checkpoints_sent_total", "Checkpoints that peers were told.")
         self._found = Tally("peerseal_split_views_total", "Contradictions between checkpoints that the ledger signed.")
@@ -154,6 +158,7 @@ class PeerCheckpoints:
         self._encoded: tuple[SeenCheckpoint, str | None] | None = None
         self._agreed = BoundedDict[str, bool](_AGREED)
         self._reported = set[_Heads]()
+        self._look_again_at = 0.0
         self._begin_empty()
         in_each_child(self._begin_empty)
 
@@ -215,6 +220,13 @@ class PeerCheckpoints:
             except RuntimeError as error:  # no thread to be had: the request that told this is good all the same
                 log.warning("checkpoints of peers are not compared now: %s", error)
 
+    def follow(self) -> None:
+        """Called from time to time by another thread of ours: compare what can be compared by now, and take split views
+        into account that other processes of the host have found."""
+        if self._limits.refuse_split_view:
+            self.standing.recall()
+        self.work_soon()
+
     def stop(self) -> None:
         """Compare no more."""
         self._stopped = True
@@ -250,7 +262,8 @@ class PeerCheckpoints:
         size = newest.checkpoint.size if newest is not None else 0
         told = (each.due_at for each in list(self._told.values()) if each.size <= size)
         suspects = (each.due_at for each in list(self._suspects.values()))
-        return max(0.0, min(min(told, default=math.inf), min(suspects, default=math.inf)) - now)
+        standing = self._look_again_at if self.standing.are_some else math.inf
+        return max(0.0, min(standing, *told, *suspects, math.inf) - now)
 
     def _work(self) -> None:
         try:
@@ -282,6 +295,9 @@ class PeerCheckpoints:
         for heads, suspect in list(self._suspects.items()):
             if suspect.due_at <= now:
                 self._decide(heads, suspect)
+        if self.standing.are_some and self._look_again_at <= now:
+            self._look_again_at = now + self._limits.longest_pause
+            self.standing.look()
 
     def _settle(self, told: _Told, result: str, size: int) -> None:
         """Drop what was compared, and keep what is to be looked at again."""
@@ -374,31 +390,18 @@ class PeerCheckpoints:
         with self._lock:
             self._suspects[heads] = replace(suspect, due_at=now + max(self._limits.cooldown, 1.0))
         try:
-            result, evidence = self._explained(evidence)
+            explained, evidence = explanation(self._reader, evidence)
         except (FetchError, DocumentRefused, TrustUnavailable) as error:
             if now - suspect.since < self._limits.offline_limit:
                 log.warning("two histories may have been shown, and the root's statements cannot be had: %s", error)
                 return
-            result = CONTRADICTED
+            explained = None
         with self._lock:
             self._suspects.pop(heads, None)
-        if result == CONTRADICTED:
+        if explained is None:
             self._alarm(heads, evidence)
         else:
-            self._heard.add(result)
-
-    def _explained(self, evidence: Evidence) -> tuple[str, Evidence]:
-        """What explains the contradiction, `CONTRADICTED` where nothing does; and the evidence, with the root's
-        statements. Raises FetchError, DocumentRefused or TrustUnavailable where that cannot be known."""
-        root = self._reader.registry_keys()
-
-        def explains(statements: Sequence[str]) -> bool:
-            return not replace(evidence, statements=tuple(statements)).verdict(root.ledger_keys, root).proven
-
-        if not _is_signed_under(evidence, root):
-            return _UNKNOWN_SIGNER, evidence
-        explained, statements = self._reader.replaced_ledgers.explained_by(explains)
-        return DECLARED_LOSS if explained else CONTRADICTED, replace(evidence, statements=tuple(statements))
+            self._heard.add(explained)
 
     def _alarm(self, heads: _Heads, evidence: Evidence) -> None:
         self._found.add()
@@ -406,7 +409,9 @@ class PeerCheckpoints:
             return
         self._reported.add(heads)
         evidence, verdict = replace(evidence, registry_keys=self._signed_keys()), compared(*heads, evidence.fork)
-        file = self._written(evidence, heads)
+        if self._limits.refuse_split_view:
+            self.standing.add(evidence)
+        file = self._files.write(evidence)
         where = "no folder to keep it" if file is None else f"check it with `peerseal evidence verify {file}`"
         told = evidence.seen[0].source
         log.error("split view of the ledger of %s, told by %s: %s; %s", evidence.domain, told, verdict.detail, where)
@@ -421,22 +426,6 @@ class PeerCheckpoints:
             log.warning("the evidence lacks the registry's keys, give the ledger's key to verify it: %s", error)
             return None
 
-    def _written(self, evidence: Evidence, heads: _Heads) -> Path | None:
-        """The file, whole or not at all, mode 0600. The oldest files stay where there are too many."""
-        if self._folder is None:
-            return None
-        sizes = "-".join(f"{head.size}-{head.root.hex()[:8]}" for head in heads)
-        name = f"split-view-{evidence.domain}-{sizes}.json"
-        try:
-            names = [known for known in self._folder.names() if known.startswith("split-view-")]
-            if name not in names and len(names) >= MOST_REPORTS:
-                return None
-            self._folder.write_new(name, evidence.encode())
-            return self._folder.shown / name
-        except (OSError, ConfigurationError) as error:
-            log.warning("the evidence of a split view cannot be written: %s", error)
-            return None
-
 
 def _is_peer(service: str, domain: str) -> bool:
     """Whether it is another service of the domain than the registry itself."""
@@ -444,12 +433,3 @@ def _is_peer(service: str, domain: str) -> bool:
         return split_service_id(service)[0] == domain and service != registry_id(domain)
     except InvalidName:
         return False
-
-
-def _is_signed_under(evidence: Evidence, root: RegistryKeys) -> bool:
-    """Whether ledger keys that the root names now signed both notes."""
-    try:
-        evidence.verdict(root.ledger_keys)
-    except DocumentRefused:
-        return False
-    return True

@@ -590,7 +590,8 @@ class Shelf(ABC, Generic[D, B, A]):
             item.awaited_entry = 0
         self._update_lookup(item, known)
         item.known = known
-        item.good_until = min(known.confirmed_at + self._limits.offline_limit, float(known.expires_at))
+        ends = known.confirmed_at + self._limits.offline_limit, float(known.expires_at)
+        item.good_until = min(*ends, self._reader.witnessed.believed_until(known.seq))
         item.period = period
 
     def _update_lookup(self, item: CachedSubject[B], known: B | None) -> None:

@@ -23,8 +23,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
-from peerseal.errors import ConfigurationError, PeersealError, UnknownKey
+from peerseal.errors import ConfigurationError, MalformedToken, PeersealError, UnknownKey
 from peerseal.protocol.documents.statement import KeyStatement
+from peerseal.protocol.ledger.quorum import Quorum
 from peerseal.protocol.names import exact_name, make_kid, registry_id, split_kid, split_service_id
 from peerseal.protocol.plain import text_like
 from peerseal.protocol.policies import CallPolicy, DomainSettings
@@ -61,7 +62,9 @@ class TrustStore:
     which it shares with the other processes of its host. ``sign_reading`` takes a target at the registry and returns a
     request token for a GET of it; the store reads restricted policies with it. ``uptime`` gives the seconds since the
     machine started, including the time for which it was suspended. ``on_split_view`` is called when a checkpoint that
-    a peer told of proves that the ledger has two histories. The attribute ``reader`` fetches and checks the documents.
+    a peer told of proves that the ledger has two histories. ``witnesses`` are the keys of witnesses (``NAME+ID+KEY``),
+    of which at least ``quorum`` must have cosigned what is believed, besides those that the root names. The attribute
+    ``reader`` fetches and checks the documents.
 
     The constructor makes no call and starts no thread; the methods do. Safe to use from threads, and before and after a
     fork: each look-up first checks whether the process was forked.
@@ -79,6 +82,8 @@ class TrustStore:
         sign_reading: Callable[[str], str] | None = None,
         uptime: Callable[[], float] = uptime,
         on_split_view: Callable[[SplitView], object] | None = None,
+        witnesses: Sequence[str] = (),
+        quorum: int | None = None,
     ) -> None:
         _check_options(registry, pin, limits, clock, cache_dir, uptime)
         limits = self._limits = limits or TrustLimits()
@@ -87,7 +92,10 @@ class TrustStore:
         folder = None if cache_dir is None else Path(cache_dir)
         copies = NoCopies() if folder is None else CopyFolder(folder, _folder_name(registry, pin))
         fetcher = _http_fetcher(registry, pin) if fetcher is None else fetcher
-        self.reader = DocumentReader(fetcher, pin=pin, limits=limits, clock=clock, cache_dir=folder, copies=copies)
+        own = quorum_of(witnesses, quorum)
+        self.reader = DocumentReader(
+            fetcher, pin=pin, limits=limits, clock=clock, cache_dir=folder, copies=copies, quorum=own
+        )
         # what follows the changes, and confirms older beliefs by them; lambdas, since the renewal is made below
         self._awake, working = AwakePeriods(limits, uptime), BackgroundWork()
         shared = None if folder is None else SharedChanges(copies)
@@ -103,7 +111,9 @@ class TrustStore:
         shelves = self._domain_shelf, self._policy_shelf, self._key_shelf, self._statement_shelf
         evidence = None if folder is None else cache_folder(folder).inner("split-views")
         self._checkpoints = PeerCheckpoints(self.reader, limits, clock, evidence, on_split_view)
-        self.reader.replaced_ledgers.caches = *shelves, confirmation, current, self._checkpoints
+        self._refuses = limits.refuse_split_view
+        caches = *shelves, confirmation, current, self._checkpoints, self.reader.witnessed
+        self.reader.replaced_ledgers.caches = caches
         self._renewal = Renewal(context, self._changes, shelves, working)
         self._thread = BackgroundThread(
             self._round, lambda: self.fetcher.hang_up(), self._changes.outgrown, limits, self._awake
@@ -116,6 +126,9 @@ class TrustStore:
     def key(self, kid: str) -> TrustedKey:
         """See KeySource."""
         self._begin()
+        if self._refuses and not self._checkpoints.standing.are_none:
+            with waiting(self._limits.patience):
+                self._checkpoints.standing.check()
         kid = kid if type(kid) is str else exact_name(kid)
         found = self._key_shelf.in_memory(kid)
         if found is not None:
@@ -130,6 +143,8 @@ class TrustStore:
         """As `key`, from memory alone, so that an event loop may use it; None where memory lacks the key. It never
         waits and makes no call."""
         self._begin()
+        if self._refuses and not self._checkpoints.standing.are_none:
+            return None
         found = self._key_shelf.in_memory(kid)
         if found is not None:
             self._hits += 1
@@ -187,6 +202,8 @@ class TrustStore:
         may wait. This method never waits and makes no call, so an event loop may use it.
         """
         self._begin()
+        if self._refuses and not self._checkpoints.standing.are_none:
+            return None
         registry_keys, settings = self.reader.registry_keys_in_memory(), self._domain_shelf.settings_in_memory()
         if registry_keys is None or (recorded_kid is not None and settings is None):
             return None
@@ -228,7 +245,7 @@ class TrustStore:
         """
         notice_fork()
         self._renewal.refresh()
-        self._checkpoints.work_soon()
+        self._checkpoints.follow()
 
     def stop(self) -> None:
         """End the background threads of this process, for good."""
@@ -267,12 +284,14 @@ class TrustStore:
         *,
         headers: Callable[[str], Mapping[str, str]] | None = None,
         max_age: float | None = None,
+        witnessed: bool = True,
     ) -> D:
         """The document of that kind about ``subject``, fetched now from the first mirror whose answer passes every
         check: signature, time, subject, its place in the ledger, and that this ledger continues the one seen before.
 
         It covers all of the ledger that was seen. ``headers`` is a function from the final path, which says how
         much that is (``?seq=``), to the request's headers. ``max_age`` is in seconds since the document was signed.
+        ``witnessed`` says that witnesses must have cosigned it, if any are asked for.
         Nothing is cached. The fetch is repeated once if the root declared another ledger. Raises FetchError (with
         ``http_status`` 404 where there is no such document), DocumentRefused or TrustUnavailable.
         """
@@ -282,12 +301,14 @@ class TrustStore:
             if max_age is not None:
                 check_age(document, max_age, self._clock())
 
-        question = Question(kind, path, subject, self.reader.seen(), headers=headers, check=check)
+        seen = self.reader.seen()
+        question = Question(kind, path, subject, seen, headers=headers, check=check, witnessed=witnessed)
         return self.reader.retrying_on_new_ledger(lambda: self.reader.fetch_whole(question)).document
 
     def read_statement(self, jws: str) -> KeyStatement:
-        """A key statement that this registry signed. Raises DocumentRefused, FetchError or TrustUnavailable."""
-        return self.reader.read(KeyStatement, jws)
+        """The registry's statement about a key of this process, which needs no witness. Raises DocumentRefused,
+        FetchError or TrustUnavailable."""
+        return self.reader.read(KeyStatement, jws, witnessed=False)
 
     def status(self, *, start: bool = True) -> "TrustStatus":
         """The state of this process's store, for readiness checks and for metrics. Makes no call itself; with ``start``
@@ -298,11 +319,14 @@ class TrustStore:
         items = list(self._key_shelf.items.items())
         services = {name: ServiceStatus.of(item, now) for name, item in items if item.known}
         fetches, failed = dict(self.reader.fetches), dict(self.reader.failed)
+        cosigned_entries, uncosigned_for = self.reader.witnessed.state() or (None, None)
         return TrustStatus(
             *(root is not None, self._changes.leads, self._hits, self._misses, fetches, services, failed),
             refused=dict(self.reader.refused),
             root_good_for=None if root is None else root.expires_at - now,
             clock_offset=self.reader.clock_offset,
+            cosigned_entries=cosigned_entries,
+            uncosigned_for=uncosigned_for,
         )
 
     def collect_checkpoints(self) -> list[Metric]:
@@ -322,7 +346,7 @@ class TrustStore:
 
     def _round(self, stopping: threading.Event) -> RoundResult:
         result = self._renewal.round(stopping)
-        self._checkpoints.work_soon()
+        self._checkpoints.follow()
         return result
 
     def _begin(self) -> None:
@@ -349,6 +373,21 @@ class TrustStore:
     def _reset_counts(self) -> None:
         """Called at the start and in each forked child, since each process counts for itself."""
         self._hits = self._misses = 0
+
+
+def quorum_of(witnesses: Sequence[str], quorum: int | None) -> Quorum | None:
+    """The witnesses that a client asks for itself; None where it asks for none. Raises ConfigurationError."""
+    if witnesses != ():
+        check_text_or_texts("witnesses", witnesses)
+    keys = (witnesses,) if isinstance(witnesses, str) else tuple(witnesses)
+    if quorum is None and not keys:
+        return None
+    if quorum is None or not keys:
+        raise ConfigurationError("witnesses and quorum belong together: name the keys, and how many of them are needed")
+    try:
+        return Quorum.of(keys, quorum)
+    except MalformedToken as error:
+        raise ConfigurationError(f"witnesses: {error}") from error
 
 
 def _folder_name(registry: str | Sequence[str], pin: str | None) -> str:
@@ -408,7 +447,9 @@ class TrustStatus:
     keys that memory had, and ``misses`` the others. ``fetches`` counts the attempts to fetch a document from the
     registry, by kind, and ``failed`` the attempts that failed, except for 404, which is an answer. ``refused`` counts
     refused documents by code. ``root_good_for`` is the time in seconds until the root's document ends; ``clock_offset``
-    the seconds by which this host's clock is ahead of the registry's. Both are None where they are not known."""
+    the seconds by which this host's clock is ahead of the registry's. Both are None where they are not known.
+    ``cosigned_entries`` are the entries of the ledger that enough witnesses have cosigned, and ``uncosigned_for`` the
+    seconds for which others have been known; both are None where no cosignatures are asked for."""
 
     ready: bool
     leads: bool
@@ -420,6 +461,8 @@ class TrustStatus:
     refused: Mapping[str, int] = field(default_factory=dict)
     root_good_for: float | None = None
     clock_offset: float | None = None
+    cosigned_entries: int | None = None
+    uncosigned_for: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The status as a JSON object."""
@@ -450,6 +493,10 @@ class TrustStatus:
         if self.clock_offset is not None:
             ahead = "Seconds by which this host's clock is ahead of the registry's."
             yield _gauge("clock_offset_seconds", ahead, self.clock_offset)
+        if self.cosigned_entries is not None:
+            yield _gauge("cosigned_entries", "Entries that enough witnesses have cosigned.", self.cosigned_entries)
+        if self.uncosigned_for is not None:
+            yield _gauge("uncosigned_seconds", "For how long others have been known.", self.uncosigned_for)
         services = sorted(self.services.items())
         for name, (metric, help, together) in _OF_SERVICES.items():
             values = {service: float(getattr(status, name)) for service, status in services[:MOST]}

@@ -13,6 +13,7 @@ from registry.storage.queries.ledger import Change
 from tests.browser.person import Person
 from tests.browser.populated import Populated
 from tests.registry.driver import BY
+from tests.support.sign_in_issuer import SignInIssuer
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.browser
@@ -161,3 +162,12 @@ def test_stored_xss_a_hostile_entry_is_text_where_scripts_show_it(operator: Pers
     operator.see("#events tr", HOSTILE)
     operator.inspect("activity-hostile")
     operator.chrome.execute_script("localStorage.clear()")
+
+
+def test_a_long_hostile_name_of_a_person_fits_on_each_page(colleague: Person, issuer: SignInIssuer) -> None:
+    issuer.person["preferred_username"] = issuer.person["name"] = f"{HOSTILE}\u202e" + "x" * 100
+    colleague.open("/graph?of=billing")
+    colleague.click("form[action$='/sign-in/oidc'] button")
+    colleague.see("h1", "Trust graph of billing")
+    colleague.see(".who summary", "xxxx")
+    colleague.inspect("long-name")

@@ -116,7 +116,8 @@ def whole_status() -> list[Metric]:
     """A trust store that knows everything."""
     service = {"a/b": ServiceStatus(keys=1, age=1.0, good_for=1.0, failures=0)}
     one = {"x": 1}
-    status = TrustStatus(True, True, 1, 1, one, service, one, refused=one, root_good_for=1.0, clock_offset=0.5)
+    gauges = {"root_good_for": 1.0, "clock_offset": 0.5, "cosigned_entries": 1, "uncosigned_for": 1.0}
+    status = TrustStatus(True, True, 1, 1, one, service, one, refused=one, **gauges)
     return status.collect()
 
 

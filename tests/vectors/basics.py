@@ -297,4 +297,4 @@ def refusals() -> Vectors:
 
 def _leaves(kind: type[errors.PeersealError]) -> list[type[errors.PeersealError]]:
     below = [leaf for child in kind.__subclasses__() if child.__module__ == errors.__name__ for leaf in _leaves(child)]
-    return below or [kind]
+    return [kind, *below] if kind.code != errors.PeersealError.code else below

@@ -18,6 +18,8 @@ NO_VERDICTS: Final = (
     # The body could not be read: a limit of the adapter. `refusal` has the answers.
     errors.ContentTooLarge,
     errors.ContentUnreadable,
+    # What peers told of the ledger, and not the token, decides. `refusal` has the answer.
+    errors.SplitViewFound,
     # The other side did not answer, or refused us: we verified nothing.
     errors.FetchError,
     errors.EnrolmentPending,

@@ -22,6 +22,7 @@ from peerseal.protocol.ledger.merkle import HASH_SIZE, MAX_PROOF, Proof, node_ha
 from peerseal.protocol.plain import is_json_object, kind_of, plain_bytes, plain_text
 
 CHECKPOINT_PATH: Final = "/ledger/checkpoint"
+COSIGNED_PATH: Final = "/ledger/checkpoint.cosigned"
 TILE_HEIGHT: Final = 8
 TILE_WIDTH: Final = 1 << TILE_HEIGHT
 """Hashes of a full tile, and entries of a full bundle."""

@@ -217,10 +217,10 @@ class Cosigning:
     def _may_replace(self, newest: Note | None, submitted: _Submitted) -> bool:
         """Whether the submitted checkpoint is served in place of the newest one: enough witnesses have cosigned it; or
         all have answered, and the root asks for no quorum which the one before has."""
-        if newest is None or newest.text == submitted.note.text or self._is_enough(submitted):
+        if self._is_enough(submitted) or (newest is not None and newest.text == submitted.note.text):
             return True
         quorum = self._quorum()
-        return not submitted.waiting and (quorum is None or quorum.cosigned_at(newest) is None)
+        return not submitted.waiting and (newest is None or quorum is None or quorum.cosigned_at(newest) is None)
 
     def _is_enough(self, submitted: _Submitted) -> bool:
         """Whether it has the cosignatures that the root asks for; all of them where it asks for none."""

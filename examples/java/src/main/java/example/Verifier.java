@@ -219,7 +219,7 @@ final class Verifier {
         static Problem of(String code) {
             int status = switch (code) {
                 case "caller_not_allowed", "insufficient_scope" -> 403;
-                case "trust_unavailable" -> 503;
+                case "trust_unavailable", "split_view" -> 503;
                 case "content_too_large" -> 413;
                 case "content_unreadable" -> 400;
                 case "next_unavailable" -> 502; // of this example, not of the protocol

@@ -1,0 +1,171 @@
+"""A split view that was found: what is refused, where the limits say so, and what ends that."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from peerseal import TrustLimits, TrustStore, Verifier
+from peerseal.errors import ConfigurationError, SplitViewFound, TrustUnavailable
+from peerseal.protocol.documents.history_statement import Head, HistoryStatement, encode_statements, sign_history
+from peerseal.protocol.encoding import b64url
+from peerseal.protocol.ledger.checkpoint import parse_checkpoint
+from peerseal.protocol.ledger.split_view import Evidence
+from peerseal.testing import Answer, MemoryRegistry
+from tests.support.two_histories import grow, second_view
+from tests.support.waiting import until
+
+LIMITS = TrustLimits(poll_interval=3600.0, refresh_interval=10 * 24 * 3600.0, cooldown=0.0, longest_pause=0.01)
+REFUSING = replace(LIMITS, refuse_split_view=True)
+HISTORY = "/v1/history"
+
+
+class Domain:
+    """A registry with two histories: of the caller, and of the service that it calls."""
+
+    def __init__(self, registry: MemoryRegistry, other: MemoryRegistry, common: int, kid: str, folder: Path) -> None:
+        self.registry, self.other, self.common, self.kid, self.folder = registry, other, common, kid, folder
+
+    def store(self, limits: TrustLimits = REFUSING) -> TrustStore:
+        """A process of the service that is called."""
+        trust = self.registry.trust_store(cache_dir=self.folder, limits=limits)
+        trust.follow_ledger()
+        return trust
+
+    def deceived(self, limits: TrustLimits = REFUSING) -> TrustStore:
+        """The same, which has found the split view."""
+        trust = self.store(limits)
+        trust.key(self.kid)
+        trust.heard(b64url(self.other.ledger.checkpoint().encode()), "test.internal/caller")
+        until(lambda: bool(self.files), what="the evidence")
+        return trust
+
+    @property
+    def files(self) -> list[Path]:
+        return sorted(self.folder.glob("split-views/split-view-*.json"))
+
+    def explain(self) -> None:
+        """The root declares the other history lost."""
+
+        def head(view: MemoryRegistry, size: int | None = None) -> Head:
+            checkpoint = parse_checkpoint(view.ledger.checkpoint(size))
+            return Head(checkpoint.size, checkpoint.root)
+
+        heads = head(self.registry, self.common), head(self.other), head(self.registry)
+        statement = HistoryStatement(self.registry.domain, int(self.registry.clock()), *heads)
+        self.registry.answers[HISTORY] = Answer(200, encode_statements([sign_history(statement, self.registry.root)]))
+
+
+@pytest.fixture
+def domain(registry: MemoryRegistry, tmp_path: Path) -> Iterator[Domain]:
+    caller = registry.identity("caller", key_dir=tmp_path / "keys")
+    caller.stop()
+    grow(registry)
+    with second_view(registry) as other:
+        common = len(registry.ledger.entries)
+        grow(registry, caller="us")
+        grow(other, caller="them")
+        yield Domain(registry, other, common, caller.credentials.key_id, tmp_path / "cache")
+
+
+def accepts(trust: TrustStore, kid: str) -> bool:
+    try:
+        return bool(trust.key(kid)) and trust.known_key(kid) is not None
+    except SplitViewFound:
+        assert trust.known_key(kid) is None
+        assert trust.recall(kid, "test.internal/callee") is None
+        return False
+
+
+def test_by_default_calls_go_on(domain: Domain) -> None:
+    trust = domain.deceived(LIMITS)
+    assert accepts(trust, domain.kid)
+    assert accepts(domain.store(LIMITS), domain.kid)
+
+
+def test_where_the_limits_say_so_all_requests_are_refused_after_the_one_that_brought_it(
+    domain: Domain, tmp_path: Path
+) -> None:
+    caller = domain.other.identity("caller", key_dir=tmp_path / "keys", share_checkpoints=True)
+    verifier = Verifier(domain.store(), audience="callee", allow={"caller": ["read"]}, clock=domain.registry.clock)
+
+    def called() -> str:
+        token = caller.sign_request("callee", method="GET", target="/")
+        return verifier.verify(token, method="GET", target="/").service
+
+    assert called() == "caller"
+    until(lambda: bool(domain.files), what="the evidence")
+    with pytest.raises(SplitViewFound, match=r"test\.internal/caller told of one of them") as refused:
+        called()
+    assert (refused.value.code, refused.value.status, refused.value.step) == ("split_view", 503, 3)
+    assert refused.value.retry_after
+
+
+def test_a_restarted_process_and_others_of_the_host_refuse_too(domain: Domain) -> None:
+    neighbour = domain.store()
+    assert accepts(neighbour, domain.kid)
+    domain.deceived().stop()
+    neighbour.refresh()
+    assert not accepts(neighbour, domain.kid)
+    assert not accepts(domain.store(), domain.kid)
+
+
+def test_a_statement_of_the_root_ends_it(domain: Domain) -> None:
+    trust = domain.deceived()
+    until(lambda: not accepts(trust, domain.kid), what="the refusal")
+    domain.explain()
+    until(lambda: accepts(trust, domain.kid), what="the end")
+    kept = Evidence.decode(domain.files[0].read_bytes())
+    assert kept.statements
+    assert kept.keys_under(domain.registry.pin).ledger_keys
+    domain.registry.answers[HISTORY] = Answer(503, b"")
+    assert accepts(domain.store(), domain.kid), "the file tells a restarted process"
+
+
+def test_dropping_the_ledgers_key_ends_it(domain: Domain) -> None:
+    trust = domain.deceived()
+    until(lambda: not accepts(trust, domain.kid), what="the refusal")
+    domain.registry.roll_ledger_key(keep_old=False)
+    trust.reader.load_registry_keys(at_once=True)
+    until(lambda: accepts(trust, domain.kid), what="the end")
+    assert accepts(domain.store(), domain.kid)
+
+
+def test_a_registry_without_an_answer_ends_nothing(domain: Domain) -> None:
+    trust = domain.deceived()
+    until(lambda: not accepts(trust, domain.kid), what="the refusal")
+    asked = domain.registry.calls[f"GET {HISTORY}"]
+    domain.registry.answers[HISTORY] = Answer(503, b"")
+    until(lambda: domain.registry.calls[f"GET {HISTORY}"] > asked + 1, what="another look")
+    assert not accepts(trust, domain.kid)
+
+
+def test_without_the_roots_document_the_files_cannot_be_judged(domain: Domain) -> None:
+    domain.deceived().stop()
+    domain.registry.down = True
+    with pytest.raises(TrustUnavailable):
+        domain.registry.trust_store(cache_dir=domain.folder / "split-views", limits=REFUSING).key(domain.kid)
+
+
+def test_files_that_prove_nothing_refuse_nothing(domain: Domain) -> None:
+    domain.deceived(LIMITS).stop()
+    good = Evidence.decode(domain.files[0].read_bytes())
+    stranger = MemoryRegistry("test.internal")
+    grow(stranger, 8)
+    bad = {
+        "none": b"",
+        "cut": good.encode()[:-1],
+        "same": replace(good, notes=(good.notes[0], good.notes[0])).encode(),
+        "elsewhere": replace(good, domain="elsewhere.internal").encode(),
+        "unsigned": replace(good, notes=(good.notes[0], stranger.ledger.checkpoint())).encode(),
+    }
+    domain.files[0].unlink()
+    for name, content in bad.items():
+        (domain.folder / f"split-views/split-view-{name}.json").write_bytes(content)
+    assert accepts(domain.store(), domain.kid)
+
+
+def test_the_switch_is_true_or_false() -> None:
+    with pytest.raises(ConfigurationError, match="refuse_split_view"):
+        TrustLimits(refuse_split_view=1)  # type: ignore[arg-type]
