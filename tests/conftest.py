@@ -60,6 +60,7 @@ THOROUGH = tuple(
         "e2e/test_restore",
         "e2e/test_rolling_restart",
         "e2e/test_token_exchange",
+        "e2e/test_two_domains",
         "e2e/test_up",
         "e2e/test_upgrade_under_load",
         "e2e/test_users_do_not_mix",

@@ -33,7 +33,15 @@ from peerseal.identity.environment import (
 from peerseal.identity.key_folder import KeyFolder
 from peerseal.identity.key_passphrase import KeyPassphrase
 from peerseal.identity.rotation import KeyRotation, RotationThread
-from peerseal.identity.signing import Minter, assertion, request_token, response_token, scope_set, whole_seconds
+from peerseal.identity.signing import (
+    Minter,
+    assertion,
+    check_may_leave,
+    request_token,
+    response_token,
+    scope_set,
+    whole_seconds,
+)
 from peerseal.identity.signing_keys import SigningKeys
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.join import JoinToken
@@ -365,21 +373,25 @@ class Identity:
         ``content_digest`` replaces ``body`` where the bytes are not at hand: their SHA-256 as ``sha-256=:…:``, as RFC
         9530 writes it.
         ``headers`` are the headers to bind: ``content-type``, ``content-encoding`` and ``txn-token`` if the request has
-        them, and any other. ``ctx`` is data of the application, at most 1 KiB of JSON. Raises UnsignableRequest or
-        TrustUnavailable.
+        them, and any other. ``ctx`` is data of the application, at most 1 KiB of JSON. Raises UnsignableRequest, also
+        for a transaction that may not cross to the domain of a foreign audience, or TrustUnavailable.
         """
-        return request_token(
-            self._keys.current(),
+        key, headers = self._keys.current(), {} if headers is None else headers
+        token = request_token(
+            key,
             audience,
             method=method,
             target=target,
             body=body,
             content_digest=content_digest,
-            headers={} if headers is None else headers,
+            headers=headers,
             ctx=ctx,
             checkpoint_for=self._checkpoint_for,
             now=self.clock(),
         )
+        if "/" in audience and headers:
+            check_may_leave(self.trust, key.domain, audience, headers)
+        return token
 
     def sign_response(
         self,

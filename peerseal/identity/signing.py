@@ -18,7 +18,7 @@ from peerseal.identity.key_folder import StoredKey
 from peerseal.identity.signing_keys import SigningKeys
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, canonical_json, digest_header, target_digest
-from peerseal.protocol.names import qualify, registry_id, service_id
+from peerseal.protocol.names import qualify, registry_id, service_id, split_service_id
 from peerseal.protocol.plain import kind_of, plain_bytes, plain_text, text_like
 from peerseal.protocol.policies import DERIVED_FROM
 from peerseal.protocol.tokens.assertion import ASSERTION_TYP, assertion_claims
@@ -46,7 +46,7 @@ from peerseal.verify.context import (
 from peerseal.verify.derivation import derived_context
 from peerseal.verify.event import Event
 from peerseal.verify.target import is_origin_form
-from peerseal.verify.transaction import TRANSACTION_HEADER, transaction_of
+from peerseal.verify.transaction import TRANSACTION_HEADER, transaction_domain, transaction_of
 from peerseal.verify.users import User
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -99,6 +99,22 @@ def request_token(
         telling = replace(token, cp=cp)
         token = telling if len(_checked(telling.payload)) <= _MOST_WITH_CP else token
     return _compact(key, REQUEST_TYP, token.payload)
+
+
+def check_may_leave(trust: TrustStore, own: str, audience: str, headers: Mapping[str, str]) -> None:
+    """Passes if the transaction in the headers of a request to ``audience`` (a service id) may go there.
+
+    It may stay in the domain ``own``, and return to its own domain. It may leave ``own`` for a domain whose entry in
+    the federation allows transactions. Raises UnsignableRequest or TrustUnavailable."""
+    domain, minted = split_service_id(audience)[0], transaction_domain(headers)
+    if domain == own or minted in (None, domain):
+        return
+    foreign = trust.foreign(domain) if minted == own else None
+    if foreign is None or not foreign.federated.transactions:
+        raise UnsignableRequest(
+            f"the transaction of {minted} may not cross to {domain}: the federation of {own} does not allow it. Call"
+            " without it, in `with peerseal.carrying(None)`, or have an operator allow transactions"
+        )
 
 
 def response_token(

@@ -19,7 +19,7 @@ _MOST: Final = {
     **dict.fromkeys(("open_time", "jitter", "longest_open"), threading.TIMEOUT_MAX),
 }
 _SWITCHES: Final = frozenset(("refuse_split_view",))
-_WHOLE: Final = {"introspections": 1, "failures": 0, "max_running": 1, "max_waiting": 0}
+_WHOLE: Final = {"introspections": 1, "foreign_waits": 1, "failures": 0, "max_running": 1, "max_waiting": 0}
 """The least value of each limit that must be a whole number."""
 
 
@@ -100,6 +100,9 @@ class TrustLimits(_Limits):
     """Fetches for unknown services at once, at most: enough for a fleet's start, not for floods of names."""
     stranger_rate: float = 20.0
     """Such fetches a second after that."""
+    foreign_waits: int = 4
+    """Threads that may wait for one foreign registry at once (docs/how-to/federation-services.md): the next is refused
+    at once, since a foreign registry that hangs must not hold all threads of a server."""
     longest_pause: float = 60.0
     """Seconds between two renewals of a service whose document cannot be fetched, at most."""
     unused_part: float = 6 * 3600.0

@@ -79,6 +79,7 @@ class Endpoints:
             "/v1/changes": lambda: registry.changes(_number(call, "since")),
             "/v1/changes/recent.jwt": lambda: registry.changes(0),
             "/v1/domain.jwt": registry.domain_document,
+            "/v1/federation.jwt": registry.federation_document,
         }
         if path in documents:
             return _jwt(registry.sign(documents[path]()))

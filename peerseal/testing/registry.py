@@ -19,6 +19,7 @@ from peerseal.identity.identity import Identity
 from peerseal.protocol.documents.changes import CHANGES_LIFETIME, Changes
 from peerseal.protocol.documents.current import CurrentServices, block_of
 from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.federation import FederatedDomain, Federation, FederationDocument
 from peerseal.protocol.documents.frame import DOCUMENT_LIFETIME, Document, sign_document
 from peerseal.protocol.documents.key_set import (
     ACTIVE,
@@ -109,7 +110,8 @@ class MemoryRegistry(Fetcher):
     ``down`` makes every call fail. With ``lasting`` its documents are, as the real registry's, as of the last
     change of their service, with the time of that change; else they are as of now. A key set with more than
     ``keys_in_set`` keys names parts, as of the last change of each. ``answers`` maps a path (without
-    its query) to the Answer that replaces the real one. ``calls`` counts calls by method and path, such as ``"GET
+    its query) to the Answer that replaces the real one. ``elsewhere`` maps a foreign registry's URL to the Fetcher that
+    reaches it (`federate` adds to it). ``calls`` counts calls by method and path, such as ``"GET
     /v1/changes"``; ``log`` holds all of them. Safe to use from threads.
     """
 
@@ -138,6 +140,8 @@ class MemoryRegistry(Fetcher):
         self.joining: dict[str, IssuedToken] = {}
         self._policies: dict[str, CallPolicy | None] = {}
         self._settings = DomainSettings()
+        self._federation = Federation()
+        self.elsewhere: dict[str, Fetcher] = {}
         self._append(entries.REGISTRY_CREATED, None)
         self.endpoints = Endpoints(self)
         self._opened = ExitStack()
@@ -263,6 +267,31 @@ class MemoryRegistry(Fetcher):
         self._settings = DomainSettings.from_json(settings.to_json())
         self._append(entries.DOMAIN_SET, None, data={"settings": self._settings.to_json()})
 
+    def federate(
+        self,
+        other: "MemoryRegistry",
+        *,
+        services: Iterable[str] | None = None,
+        scopes: Iterable[str] | None = None,
+        transactions: bool = False,
+    ) -> None:
+        """Believe the services of another registry in memory from now on, within these limits; None stands for all. A
+        federation with the same root is replaced. Raises MalformedToken or InvalidName."""
+        named, most = (None if names is None else frozenset(names) for names in (services, scopes))
+        entry = FederatedDomain(other.domain, (other.url,), other.pin, named, most, transactions)
+        self.elsewhere[other.url] = other
+        self.set_federation(Federation((*(one for one in self._federation.domains if one.root != other.pin), entry)))
+
+    def end_federation(self, domain: str) -> None:
+        """Take the federation with that trust domain away."""
+        self.set_federation(Federation(tuple(one for one in self._federation.domains if one.domain != domain)))
+
+    @_changes
+    def set_federation(self, federation: Federation) -> None:
+        """Replace the whole federation. Raises MalformedToken or InvalidName."""
+        self._federation = Federation.from_json(federation.to_json(), self.domain)
+        self._append(entries.FEDERATION_SET, None, data={"federation": self._federation.to_json()})
+
     # ---- KeySource and Fetcher
 
     def policy(self, service_id: str) -> CallPolicy | None:
@@ -287,6 +316,15 @@ class MemoryRegistry(Fetcher):
     def recorded_key(self, kid: str) -> TrustedKey:
         """See KeySource."""
         return self.key(kid)
+
+    @property
+    def url(self) -> str:
+        """The URL by which federation documents name this registry."""
+        return f"https://registry.{self.domain}/{self.pin}"
+
+    def for_registry(self, urls: Sequence[str]) -> Fetcher:
+        """See Fetcher. The registry in memory that ``elsewhere`` has for the first URL."""
+        return self.elsewhere.get(urls[0]) or super().for_registry(urls)
 
     def target(self, path: str) -> str:
         """See Fetcher."""
@@ -361,6 +399,11 @@ class MemoryRegistry(Fetcher):
         """The domain's settings, as of now."""
         frame = self._frame_about(REGISTRY) | {"subject": self.domain}
         return DomainDocument(**frame, settings=self._settings)
+
+    def federation_document(self) -> FederationDocument:
+        """The foreign trust domains that are believed, as of now."""
+        frame = self._frame_about(REGISTRY) | {"subject": self.domain}
+        return FederationDocument(**frame, federation=self._federation)
 
     def changes(self, since: int) -> Changes:
         """The services that changed after entry ``since``."""

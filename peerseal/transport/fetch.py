@@ -118,6 +118,10 @@ class Fetcher(Protocol):
     def target(self, path: str) -> str:
         """The request-target under which the registry receives a call to ``path``: what is signed."""
 
+    def for_registry(self, urls: Sequence[str]) -> "Fetcher":
+        """A fetcher of the same kind for another registry, which shares no connection and no count with this one."""
+        return HttpFetcher(urls)
+
     def hang_up(self) -> None:
         """End the calls of other threads whose question the registry keeps: they raise HungUp, or another
         FetchError."""
@@ -176,6 +180,10 @@ class HttpFetcher:
     def target(self, path: str) -> str:
         """See Fetcher: a base URL may have a path of its own."""
         return urlsplit(self._urls[0]).path + path
+
+    def for_registry(self, urls: Sequence[str]) -> "HttpFetcher":
+        """See Fetcher."""
+        return HttpFetcher(urls, self._limits, ca_file=self._ca_file, ca=self._ca, elsewhere=self._elsewhere)
 
     def hang_up(self) -> None:
         """See Fetcher."""

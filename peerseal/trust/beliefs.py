@@ -14,6 +14,7 @@ from peerseal.errors import DocumentRefused, Expired, NotYetValid, TrustUnavaila
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.current import CurrentServices
 from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.federation import FederatedDomain, FederationDocument
 from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart, ListedKey, PartName, part_of
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.statement import KeyStatement
@@ -29,13 +30,15 @@ REVOKED_FOR_GOOD: Final = 0
 class TrustedKey:
     """A key that may be believed now: good for tokens whose ``iat`` lies between ``active_from`` and ``active_until``
     (seconds since the epoch). ``service_id`` owns it. Only a signed and checked document, or the registry's own
-    database, makes one."""
+    database, makes one. A key of another trust domain is believed under the entry ``federated`` of the own registry's
+    federation document, which limits what its owner may do; None for a key of the own domain."""
 
     kid: str
     service_id: str
     public: PublicKey = field(repr=False)
     active_from: int
     active_until: int
+    federated: FederatedDomain | None = None
 
     @classmethod
     def of(cls, key: ListedKey | KeyStatement, service_id: str) -> Self:
@@ -85,6 +88,17 @@ class RemoteKeySource(KeySource, Protocol):
 
     def recall(self, kid: str, audience: str, *, recorded_kid: str | None = None) -> KeySource | None:
         """What memory holds for one verification, as a source that never waits; None where memory cannot answer all."""
+
+    def foreign(self, domain: str) -> "ForeignKeySource | None":
+        """The source for another trust domain, where the own registry federates with it. Raises TrustUnavailable."""
+
+
+class ForeignKeySource(KeySource, Protocol):
+    """The KeySource of another trust domain, from its own registry, within the limits of the federation document."""
+
+    @property
+    def federated(self) -> FederatedDomain:
+        """The entry of the federation document."""
 
 
 def deadline_of(keys: KeySource | RemoteKeySource) -> Callable[[], AbstractContextManager[object]]:
@@ -146,7 +160,7 @@ class Dated:
     confirmed_at: int
     expires_at: int
 
-    def check_not_older(self, document: KeySetDocument | PolicyDocument | DomainDocument) -> None:
+    def check_not_older(self, document: KeySetDocument | PolicyDocument | DomainDocument | FederationDocument) -> None:
         """Passes a document that is not older than what was seen before. Raises DocumentRefused."""
         if document.seq < self.seq or (document.seq > self.seq and document.head < self.covered):
             raise DocumentRefused("document_rolled_back", f"seq {document.seq} after {self.seq}")

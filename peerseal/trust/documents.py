@@ -116,7 +116,7 @@ class DocumentReader:
 
     ``fetches`` counts the calls made for documents, by kind, and ``failed`` those that failed. ``generation`` rises
     when the root drops a signing key, or declares another ledger. ``outdated`` says
-    that the root's document is known to have changed.
+    that the root's document is known to have changed. With ``hints`` errors name the settings that may be wrong.
     """
 
     def __init__(
@@ -139,6 +139,7 @@ class DocumentReader:
         self.clock_offset: float | None = None
         self.generation = 0
         self.outdated = False
+        self.hints = True
         self._pin = pin
         self._for_use = for_use
         self._limits = limits
@@ -209,7 +210,7 @@ class DocumentReader:
                 with self.counting("registry_keys"), no_larger_than(RegistryKeys.MAX_SIZE):
                     found = self.fetcher.ask(REGISTRY_KEYS_PATH, self._read_newer_root)
             except (FetchError, DocumentRefused) as error:
-                self._root_failure = f"{error}{_remedy(error)}"
+                self._root_failure = f"{error}{_remedy(error)}" if self.hints else str(error)
                 raise TrustUnavailable(f"the registry's keys: {self._root_failure}", retry_after=1) from error
             self._root_loaded_at, self._root_cooldown_until = now, now + self._limits.cooldown
             self.outdated, self._root_failure = False, _EXPIRED
@@ -248,9 +249,10 @@ class DocumentReader:
             jws = text_of(answer, RegistryKeys)
             found = self.newer_root(jws)
         except FetchError as error:
-            raise _with_url(error) from error
+            raise (_with_url(error) if self.hints else error) from error
         except DocumentRefused as error:
-            raise _with_hint(with_clocks(error, answer, self._clock())) from error
+            clear = with_clocks(error, answer, self._clock())
+            raise (_with_hint(clear) if self.hints else clear) from error
         return None if found is None else (found, jws)
 
     def newer_root(self, jws: str) -> RegistryKeys | None:

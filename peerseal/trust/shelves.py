@@ -1,4 +1,4 @@
-"""The trust store's shelves: services' key sets and policies, the domain's settings, and statements about single keys.
+"""The trust store's shelves: services' key sets and policies, the domain's settings and federation, and statements.
 
 Where the whole domain may call, any caller can send invented kids. So a fetch for an unknown kid of a known service,
 and one for an unknown service, have budgets, and names that the registry does not know are remembered for a while.
@@ -21,9 +21,10 @@ from dataclasses import dataclass, replace
 from random import random
 from typing import Final, Generic, TypeVar
 
-from peerseal.errors import DocumentRefused, FetchError, RevokedKey, TrustUnavailable
+from peerseal.errors import DocumentRefused, FetchError, RevokedKey, TrustUnavailable, UnknownKey
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.federation import Federation, FederationDocument
 from peerseal.protocol.documents.key_set import LONGEST_LIFE, REVOKED, KeySetDocument
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.statement import KeyStatement
@@ -43,7 +44,8 @@ SPREAD: Final = 1.0
 seconds."""
 
 V = TypeVar("V")
-S = TypeVar("S", bound=PolicyDocument | DomainDocument)
+SettingDocument = PolicyDocument | DomainDocument | FederationDocument
+S = TypeVar("S", bound=SettingDocument)
 
 
 class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
@@ -92,6 +94,12 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
             return None
         self._parts.note_question(kid)
         return key
+
+    def has_revoked(self, kid: str) -> bool:
+        """Whether memory has it that the key was revoked."""
+        item = self.items.get(kid.rpartition("/")[0])
+        known = None if item is None else item.known
+        return kid in self.refused or (known is not None and kid in known.revoked)
 
     def item(self, service_id: str) -> CachedSubject[KnownService]:
         """What is held about that service. Raises TrustUnavailable where there is no room for one more."""
@@ -232,11 +240,11 @@ class KnownSetting(Dated, Generic[V]):
     expires_at: int
 
     @classmethod
-    def of(cls, document: PolicyDocument | DomainDocument, value: V) -> "KnownSetting[V]":
+    def of(cls, document: SettingDocument, value: V) -> "KnownSetting[V]":
         """From the first document about the subject, which says ``value``."""
         return cls(value, document.seq, document.head, document.issued_at, document.expires_at)
 
-    def updated(self, document: PolicyDocument | DomainDocument, value: V) -> "KnownSetting[V]":
+    def updated(self, document: SettingDocument, value: V) -> "KnownSetting[V]":
         """After another document. Raises DocumentRefused for one that is older than what was seen before.
 
         A value that says the same stays the same object: a verifier compares objects to see whether its cache is valid.
@@ -299,24 +307,70 @@ class PolicyShelf(SettingShelf[PolicyDocument, CallPolicy | None]):
         return {"Authorization": f"Bearer {sign(target)}"} if sign is not None else {}
 
 
-class DomainShelf(SettingShelf[DomainDocument, DomainSettings]):
-    """The domain's settings, by the id of its registry: there is one item."""
+class DomainWideShelf(SettingShelf[S, V]):
+    """A setting of the whole domain, by the id of its registry: there is one item."""
+
+    def value_in_memory(self) -> V | None:
+        """The setting, where memory has it and it is believed now."""
+        found = [self.in_memory(subject) for subject in list(self.items)]
+        return found[0].value if found and found[0] is not None else None
+
+    def _document_subject(self, item: CachedSubject[KnownSetting[V]]) -> str:
+        return split_service_id(item.service)[0]
+
+
+class DomainShelf(DomainWideShelf[DomainDocument, DomainSettings]):
+    """The domain's settings."""
 
     document = DomainDocument
     label = "settings"
     path = "/v1/domain.jwt"
     file = "domain.jwt"
 
-    def settings_in_memory(self) -> DomainSettings | None:
-        """The settings, where memory has them and they are believed now."""
-        found = [self.in_memory(subject) for subject in list(self.items)]
-        return found[0].value if found and found[0] is not None else None
-
-    def _document_subject(self, item: CachedSubject[KnownSetting[DomainSettings]]) -> str:
-        return split_service_id(item.service)[0]
-
     def _value(self, document: DomainDocument) -> DomainSettings:
         return document.settings
+
+
+class FederationShelf(DomainWideShelf[FederationDocument, Federation]):
+    """The federation of the domain: which other trust domains are believed. It is fetched at the first question about
+    one. ``on_change`` is called with each other federation, before that is believed.
+
+    A list of changes that names the registry may mean that a federation was taken away. So nothing is believed from
+    then on until the newest document is here. A registry of an earlier release has no such document: its 404 says that
+    there is no federation, for `TrustLimits.negative_ttl` seconds.
+    """
+
+    document = FederationDocument
+    label = "federation"
+    path = "/v1/federation.jwt"
+    file = "federation.jwt"
+    may_be_absent = True
+    mirrors_have_all = False
+
+    def __init__(self, context: ShelfContext, on_change: Callable[[Federation], None]) -> None:
+        super().__init__(context)
+        self._on_change = on_change
+
+    def ask(self, subject: str) -> Federation:
+        """See SettingShelf."""
+        try:
+            return super().ask(subject)
+        except UnknownKey:  # the registry has no such document
+            return Federation()
+
+    def is_believed(self, item: CachedSubject[KnownSetting[Federation]]) -> bool:
+        """See Shelf."""
+        return not item.awaited_entry and super().is_believed(item)
+
+    def _value(self, document: FederationDocument) -> Federation:
+        return document.federation
+
+    def _update_lookup(
+        self, item: CachedSubject[KnownSetting[Federation]], known: KnownSetting[Federation] | None
+    ) -> None:
+        before, after = item.known and item.known.value, known and known.value
+        if after is not before:
+            self._on_change(after or Federation())
 
 
 @dataclass(frozen=True, slots=True)

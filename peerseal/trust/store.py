@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from peerseal.errors import ConfigurationError, MalformedToken, PeersealError, UnknownKey
+from peerseal.protocol.documents.federation import FederatedDomain
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.ledger.quorum import Quorum
 from peerseal.protocol.names import exact_name, make_kid, registry_id, split_kid, split_service_id
@@ -34,21 +35,22 @@ from peerseal.runtime.files import cache_folder
 from peerseal.runtime.forks import BackgroundWork, in_each_child, notice_fork
 from peerseal.runtime.limits import TrustLimits
 from peerseal.runtime.metrics import MOST, OTHER, Metric, counted, metrics
-from peerseal.runtime.options import check_callable, check_is, check_path, check_pin, check_text_or_texts
+from peerseal.runtime.options import check_callable, check_flag, check_is, check_path, check_pin, check_text_or_texts
 from peerseal.transport.deadline import Deadline, waiting
 from peerseal.transport.fetch import Fetcher, HttpFetcher
 from peerseal.trust.awake import AwakePeriods, uptime
 from peerseal.trust.background import BackgroundThread, Renewal, RoundResult
-from peerseal.trust.beliefs import KnownService, Recalled, TrustedKey
+from peerseal.trust.beliefs import ForeignKeySource, KnownService, Recalled, TrustedKey
 from peerseal.trust.changes import ChangesFollower
 from peerseal.trust.confirmation import Confirmation
 from peerseal.trust.current import CurrentLists
 from peerseal.trust.disk.document_cache import CopyFolder, NoCopies
 from peerseal.trust.disk.shared_changes import SharedChanges
 from peerseal.trust.documents import D, DocumentReader, Question, check_age
+from peerseal.trust.foreign import NO_FEDERATION, FederationSource, ForeignDomains
 from peerseal.trust.peer_checkpoints import PeerCheckpoints, SplitView
 from peerseal.trust.shelf import CachedSubject, ShelfContext
-from peerseal.trust.shelves import DomainShelf, KeyShelf, PolicyShelf, StatementShelf
+from peerseal.trust.shelves import DomainShelf, FederationShelf, KeyShelf, PolicyShelf, StatementShelf
 
 log = logging.getLogger("peerseal.trust")
 
@@ -61,10 +63,12 @@ class TrustStore:
     ``cache_dir`` is a folder in which the documents and the newest checkpoint of the ledger outlive this process, and
     which it shares with the other processes of its host. ``sign_reading`` takes a target at the registry and returns a
     request token for a GET of it; the store reads restricted policies with it. ``uptime`` gives the seconds since the
-    machine started, including the time for which it was suspended. ``on_split_view`` is called when a checkpoint that
-    a peer told of proves that the ledger has two histories. ``witnesses`` are the keys of witnesses (``NAME+ID+KEY``),
-    of which at least ``quorum`` must have cosigned what is believed, besides those that the root names. The attribute
-    ``reader`` fetches and checks the documents.
+    machine started, including the time for which it was suspended. With ``federation`` a question about a service of
+    another trust domain is answered as the registry's federation document says (`peerseal.trust.foreign`); without it
+    such a service is unknown. ``on_split_view`` is called when a checkpoint that a peer told of proves that the ledger
+    has two histories. ``witnesses`` are the keys of witnesses (``NAME+ID+KEY``), of which at least ``quorum`` must have
+    cosigned what is believed, besides those that the root names. The attribute ``reader`` fetches and checks the
+    documents.
 
     The constructor makes no call and starts no thread; the methods do. Safe to use from threads, and before and after a
     fork: each look-up first checks whether the process was forked.
@@ -81,13 +85,15 @@ class TrustStore:
         cache_dir: str | os.PathLike[str] | None = None,
         sign_reading: Callable[[str], str] | None = None,
         uptime: Callable[[], float] = uptime,
+        federation: bool = True,
         on_split_view: Callable[[SplitView], object] | None = None,
         witnesses: Sequence[str] = (),
         quorum: int | None = None,
     ) -> None:
         _check_options(registry, pin, limits, clock, cache_dir, uptime)
+        check_flag("federation", federation)
         limits = self._limits = limits or TrustLimits()
-        self._clock = clock
+        self._clock, self._uptime, self._cache_dir = clock, uptime, cache_dir
         # what fetches and checks documents
         folder = None if cache_dir is None else Path(cache_dir)
         copies = NoCopies() if folder is None else CopyFolder(folder, _folder_name(registry, pin))
@@ -108,7 +114,12 @@ class TrustStore:
         context = ShelfContext(self.reader, copies, confirmation, current, self._awake, limits, clock)
         self._key_shelf, self._policy_shelf = KeyShelf(context), PolicyShelf(context, sign_reading)
         self._domain_shelf, self._statement_shelf = DomainShelf(context), StatementShelf(context)
-        shelves = self._domain_shelf, self._policy_shelf, self._key_shelf, self._statement_shelf
+        federations = FederationShelf(context, lambda found: self._foreign.take(found))  # of the domains made below
+        source = FederationSource(federations.value_in_memory, lambda: federations.ask(registry_id(self.domain)))
+        self._foreign = ForeignDomains(
+            source if federation else NO_FEDERATION, self._open_foreign, limits.foreign_waits
+        )
+        shelves = self._domain_shelf, federations, self._policy_shelf, self._key_shelf, self._statement_shelf
         evidence = None if folder is None else cache_folder(folder).inner("split-views")
         self._checkpoints = PeerCheckpoints(self.reader, limits, clock, evidence, on_split_view)
         self._refuses = limits.refuse_split_view
@@ -135,20 +146,34 @@ class TrustStore:
             self._hits += 1  # without a lock: the counter need not be exact
             return found
         with waiting(self._limits.patience):
+            if self._is_foreign(split_kid(kid)[0]):
+                return self._foreign.key(kid)
             self._misses += 1
-            self._check_domain(split_kid(kid)[0])
             return self._key_shelf.ask(kid)
 
-    def known_key(self, kid: str) -> TrustedKey | None:
-        """As `key`, from memory alone, so that an event loop may use it; None where memory lacks the key. It never
-        waits and makes no call."""
+    def known_key(self, kid: str, *, recorded: bool = False) -> TrustedKey | None:
+        """As `key`, or `recorded_key`, from memory alone, so that an event loop may use it; None where memory lacks the
+        key. It never waits and makes no call."""
         self._begin()
         if self._refuses and not self._checkpoints.standing.are_none:
             return None
         found = self._key_shelf.in_memory(kid)
         if found is not None:
             self._hits += 1
-        return found
+            return found
+        if recorded and (stated := self._statement_shelf.in_memory(kid)) is not None:
+            return stated
+        return self._foreign.known_key(kid)
+
+    def has_revoked(self, kid: str) -> bool:
+        """Whether memory has it that the key was revoked. Never waits and makes no call."""
+        return self._key_shelf.has_revoked(kid)
+
+    def foreign(self, domain: str) -> ForeignKeySource | None:
+        """See RemoteKeySource."""
+        self._begin()
+        with waiting(self._limits.patience):
+            return self._foreign.domain(exact_name(domain))
 
     def policy(self, service_id: str) -> CallPolicy | None:
         """See KeySource."""
@@ -165,7 +190,7 @@ class TrustStore:
     def settings(self) -> DomainSettings:
         """See KeySource."""
         self._begin()
-        found = self._domain_shelf.settings_in_memory()
+        found = self._domain_shelf.value_in_memory()
         if found is not None:
             return found
         with waiting(self._limits.patience):
@@ -180,7 +205,8 @@ class TrustStore:
             return found
         with waiting(self._limits.patience):
             owner = split_kid(kid)[0]
-            self._check_domain(owner)
+            if self._is_foreign(owner):
+                return self._foreign.recorded_key(kid)
             return self._registry_key(kid) if owner == registry_id(self.domain) else self._statement_shelf.ask(kid)
 
     @property
@@ -204,12 +230,14 @@ class TrustStore:
         self._begin()
         if self._refuses and not self._checkpoints.standing.are_none:
             return None
-        registry_keys, settings = self.reader.registry_keys_in_memory(), self._domain_shelf.settings_in_memory()
+        registry_keys, settings = self.reader.registry_keys_in_memory(), self._domain_shelf.value_in_memory()
         if registry_keys is None or (recorded_kid is not None and settings is None):
             return None
         keys = dict[str, TrustedKey]()
         for each in (kid,) if recorded_kid is None else (kid, recorded_kid):
             key = self._key_shelf.in_memory(each)
+            if key is None and each != recorded_kid:  # transactions of other domains need their settings too
+                key = self._foreign.known_key(each)
             if key is None:
                 return None
             keys[each] = key
@@ -232,6 +260,9 @@ class TrustStore:
         notice_fork()
         for service_id in services:
             try:
+                if split_service_id(service_id)[0] != self.domain:
+                    self._foreign.watch(service_id)
+                    continue
                 item = self._key_shelf.item(service_id)
             except PeersealError as error:
                 log.warning("cannot watch %s: %s", text_like(service_id), error)
@@ -239,13 +270,16 @@ class TrustStore:
                 self._key_shelf.fetch_now(item)
 
     def refresh(self) -> None:
-        """Do one round of the background thread's work: ask what changed, without waiting, and renew what is due.
+        """Do one round of the background thread's work: ask what changed, without waiting, and renew what is due. Then
+        the same at each foreign registry that is followed.
 
         Raises no PeersealError: a failure is logged, removes no belief, and does not stop the rest of the round.
         """
         notice_fork()
         self._renewal.refresh()
         self._checkpoints.follow()
+        for store in self._foreign.stores().values():
+            store.refresh()
 
     def stop(self) -> None:
         """End the background threads of this process, for good."""
@@ -253,6 +287,7 @@ class TrustStore:
         self._checkpoints.stop()
         self._thread.stop()
         self._changes.stop()
+        self._foreign.stop()
 
     # ---- peers as witnesses
 
@@ -327,6 +362,7 @@ class TrustStore:
             clock_offset=self.reader.clock_offset,
             cosigned_entries=cosigned_entries,
             uncosigned_for=uncosigned_for,
+            foreign={domain: store.status(start=False) for domain, store in self._foreign.stores().items()},
         )
 
     def collect_checkpoints(self) -> list[Metric]:
@@ -355,10 +391,26 @@ class TrustStore:
         if self._thread.idle:
             self._thread.start()
 
-    def _check_domain(self, service_id: str) -> None:
-        """Does nothing if the service is in this registry's trust domain. Raises UnknownKey or TrustUnavailable."""
-        if split_service_id(service_id)[0] != self.domain:
-            raise UnknownKey(f"{service_id} is not of the trust domain {self.domain}")
+    def _is_foreign(self, service_id: str) -> bool:
+        """Whether the service is of another trust domain than this registry's. Raises TrustUnavailable."""
+        return split_service_id(service_id)[0] != self.domain
+
+    def _open_foreign(self, entry: FederatedDomain) -> "TrustStore":
+        """A store for a foreign registry: with its own documents, limits, threads and folder, and without foreign
+        domains of its own."""
+        for_registry = getattr(self.fetcher, "for_registry", HttpFetcher)
+        store = TrustStore(
+            entry.urls,
+            pin=entry.root,
+            limits=self._limits,
+            clock=self._clock,
+            fetcher=for_registry(entry.urls),
+            cache_dir=None if self._cache_dir is None else Path(self._cache_dir) / "foreign" / entry.root,
+            uptime=self._uptime,
+            federation=False,
+        )
+        store.reader.hints = False
+        return store
 
     def _registry_key(self, kid: str) -> TrustedKey:
         """The registry's signing key with that kid: such a key signs the tokens that the registry issues in exchange.
@@ -449,7 +501,8 @@ class TrustStatus:
     refused documents by code. ``root_good_for`` is the time in seconds until the root's document ends; ``clock_offset``
     the seconds by which this host's clock is ahead of the registry's. Both are None where they are not known.
     ``cosigned_entries`` are the entries of the ledger that enough witnesses have cosigned, and ``uncosigned_for`` the
-    seconds for which others have been known; both are None where no cosignatures are asked for."""
+    seconds for which others have been known; both are None where no cosignatures are asked for.
+    ``foreign`` has the status of the store of each foreign trust domain that was asked about."""
 
     ready: bool
     leads: bool
@@ -463,10 +516,14 @@ class TrustStatus:
     clock_offset: float | None = None
     cosigned_entries: int | None = None
     uncosigned_for: float | None = None
+    foreign: Mapping[str, "TrustStatus"] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The status as a JSON object."""
-        return asdict(self)
+        """The status as a JSON object, with ``foreign`` where there are foreign domains."""
+        members = asdict(self)
+        if not self.foreign:
+            del members["foreign"]
+        return members
 
     def metrics(self) -> str:
         """The same in Prometheus' text format (version 0.0.4)."""
@@ -497,13 +554,28 @@ class TrustStatus:
             yield _gauge("cosigned_entries", "Entries that enough witnesses have cosigned.", self.cosigned_entries)
         if self.uncosigned_for is not None:
             yield _gauge("uncosigned_seconds", "For how long others have been known.", self.uncosigned_for)
-        services = sorted(self.services.items())
+        yield from self._of_foreign_domains()
+        services = sorted({**self.services, **dict(_foreign_services(self.foreign))}.items())
         for name, (metric, help, together) in _OF_SERVICES.items():
             values = {service: float(getattr(status, name)) for service, status in services[:MOST]}
             if beyond := [float(getattr(status, name)) for _, status in services[MOST:]]:
                 values[OTHER] = together(beyond)
             samples = tuple(({"service": service}, value) for service, value in values.items())
             yield Metric(f"peerseal_trust_{metric}", "gauge", help, samples)
+
+    def _of_foreign_domains(self) -> Iterator[Metric]:
+        if self.foreign:
+            samples = tuple(({"domain": domain}, int(status.ready)) for domain, status in self.foreign.items())
+            known = "1 if the keys of the foreign domain's registry are known, else 0."
+            yield Metric("peerseal_trust_foreign_ready", "gauge", known, samples)
+            failed = {domain: sum(status.failed.values()) for domain, status in self.foreign.items()}
+            failures = "Documents of foreign registries that could not be fetched, or were refused."
+            yield counted("peerseal_trust_foreign_fetch_failures_total", failures, "domain", failed)
+
+
+def _foreign_services(foreign: Mapping[str, TrustStatus]) -> Iterator[tuple[str, ServiceStatus]]:
+    for status in foreign.values():
+        yield from status.services.items()
 
 
 _OF_SERVICES: Final[dict[str, tuple[str, str, Callable[[Iterable[float]], float]]]] = {

@@ -52,6 +52,7 @@ from peerseal.runtime.tracing import Attributes, traced
 from peerseal.trust.beliefs import KeySource, TrustedKey, check_window, deadline_of
 from peerseal.verify.allow import AllowedCallers, read_allow
 from peerseal.verify.audit_log import AuditLog
+from peerseal.verify.border import event_scopes
 from peerseal.verify.derivation import derivation_fault
 from peerseal.verify.token_reader import ClaimedSigner, TokenReader
 
@@ -64,7 +65,8 @@ MessageHeaders = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes | N
 class Event(NamedTuple):
     """A proven event. Only verification makes one.
 
-    ``issuer`` is the publisher's service id and ``publisher`` its short name; where the registry issued the token in
+    ``issuer`` is the publisher's service id and ``publisher`` its short name, or the id too for a service of another
+    trust domain; where the registry issued the token in
     exchange, these are of the service that asked for it. ``user`` is the user's name, or the publisher's id where the
     event is the publisher's own. Times are seconds since the epoch.
     """
@@ -161,12 +163,14 @@ class EventVerifier:
         with self._deadline():
             publisher, scopes = self._publisher(signer, claims)  # 3
             key = self._trust.recorded_key(signer.kid)
+            if key.federated is not None:
+                scopes = event_scopes(scopes, key.federated)
             self._reader.check_signature(unverified, key.public)  # 4
             check_parties(claims["iss"], key.service_id, claims["aud"], self._audience)  # 5, 6
             self._check_times(claims, key)  # 7
             self._check_binding(claims, payload, topic, event_id, transaction_id)  # 8
             self._check_scope(claims, publisher, scopes, scope)  # 10
-        event = _event(claims, signer, publisher, payload, topic)
+        event = _event(claims, signer, publisher, payload, topic, foreign=key.federated is not None)
         if self._audit is not None:
             self._audit.event(event)
         return event
@@ -279,10 +283,13 @@ def _text(value: object) -> str:
     return (octets or b"").decode("latin-1") if text is None else text
 
 
-def _event(claims: dict[str, Any], signer: ClaimedSigner, publisher: str, payload: bytes, topic: str) -> Event:
+def _event(
+    claims: dict[str, Any], signer: ClaimedSigner, publisher: str, payload: bytes, topic: str, *, foreign: bool
+) -> Event:
+    name = signer.service if publisher == signer.service_id else split_service_id(publisher)[1]
     return Event(
         publisher,
-        signer.service if publisher == signer.service_id else split_service_id(publisher)[1],
+        publisher if foreign else name,
         signer.kid,
         claims["sub"],
         claims["scope"],

@@ -54,6 +54,7 @@ from peerseal.runtime.options import check_callable, check_number
 from peerseal.runtime.tracing import Attributes, traced
 from peerseal.trust.beliefs import KeySource, check_window, deadline_of
 from peerseal.verify.allow import AllowedCallers, read_allow
+from peerseal.verify.border import scopes_of_foreigner
 from peerseal.verify.context import Transaction
 from peerseal.verify.received import RequestHeaders, by_lower_name, content_of, text_of, value_of
 from peerseal.verify.replay.guards import MemoryReplayGuard, ReplayGuard
@@ -68,8 +69,9 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 class Peer(NamedTuple):
     """The proven caller of a request. The class itself proves nothing: use only a peer that a `Verifier` returned.
 
-    ``service`` is its short name, ``id`` its service id, ``kid`` the key that signed, ``scopes`` what it may do here,
-    in this ``transaction`` where there is one; ``claims`` are the token's verified claims.
+    ``service`` is its short name, or its id where it is of another trust domain; ``id`` is its service id, ``kid`` the
+    key that signed, ``scopes`` what it may do here, in this ``transaction`` where there is one; ``claims`` are the
+    token's verified claims.
     """
 
     service: str
@@ -259,11 +261,15 @@ class Verifier:
                 check_content(claims["content_digest"], body)
             transaction = None
             if "tth" in claims or value_of(headers, TRANSACTION_HEADER) is not None:
-                transaction = bound_transaction(source, claims, headers, now=now, leeway=leeway)  # 9
+                carried = key.federated
+                transaction = bound_transaction(source, claims, headers, now=now, leeway=leeway, carried=carried)  # 9
                 scopes &= transaction.scopes
+        service = signer.service
+        if key.federated is not None:
+            scopes, service = scopes_of_foreigner(scopes, key.federated), signer.service_id
         if scope is not None and plain_text(scope) not in scopes:  # 10
             raise InsufficientScope(_refusal(signer.service_id, scope, audience, transaction))
-        peer = Peer(signer.service, signer.service_id, key.kid, scopes, MappingProxyType(claims), transaction)
+        peer = Peer(service, signer.service_id, key.kid, scopes, MappingProxyType(claims), transaction)
         return CheckedRequest(peer, claims["jti"], claims["exp"] + self._claim_leeway, body is not BODY_LATER)
 
     def claim(self, checked: CheckedRequest) -> Peer:

@@ -5,10 +5,13 @@ settings that cannot be had now are another error, TrustUnavailable.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
-from peerseal.errors import BadTransactionToken, MalformedToken, TokenError, TrustUnavailable
+from peerseal.errors import BadTransactionToken, InvalidName, MalformedToken, TokenError, TrustUnavailable
 from peerseal.protocol import jose
+from peerseal.protocol.documents.federation import FederatedDomain
+from peerseal.protocol.names import split_service_id
 from peerseal.protocol.tokens.claims import check_parties, check_times, owner_in
 from peerseal.protocol.tokens.transaction import (
     TRANSACTION_LIFETIME_CAP,
@@ -17,6 +20,7 @@ from peerseal.protocol.tokens.transaction import (
     transaction_hash,
 )
 from peerseal.trust.beliefs import KeySource, check_window
+from peerseal.verify.border import crossing_scopes, foreign_minters
 from peerseal.verify.context import Transaction
 from peerseal.verify.derivation import derivation_fault
 from peerseal.verify.received import by_lower_name, value_of
@@ -25,11 +29,18 @@ TRANSACTION_HEADER = "txn-token"
 
 
 def bound_transaction(
-    trust: KeySource, claims: Mapping[str, object], headers: Mapping[str, str], *, now: float, leeway: int
+    trust: KeySource,
+    claims: Mapping[str, object],
+    headers: Mapping[str, str],
+    *,
+    now: float,
+    leeway: int,
+    carried: FederatedDomain | None = None,
 ) -> Transaction:
-    """Step 9: the transaction of a request whose token has these ``claims``. Raises BadTransactionToken, also for a
-    transaction token that the request token does not bind, and if the request token binds a transaction token that
-    is missing. Raises TrustUnavailable, too."""
+    """Step 9: the transaction of a request whose token has these ``claims``. ``carried`` is the caller's entry in the
+    federation, None for a caller of the own domain. Raises BadTransactionToken, also for a transaction token that the
+    request token does not bind, and if the request token binds a transaction token that is missing. Raises
+    TrustUnavailable, too."""
     token, bound = value_of(headers, TRANSACTION_HEADER), claims.get("tth")
     if token is None or bound is None:
         raise BadTransactionToken(
@@ -40,7 +51,7 @@ def bound_transaction(
     try:
         if transaction_hash(token) != bound:
             raise BadTransactionToken("the request token binds another transaction token")
-        return read_transaction(trust, token, now=now, leeway=leeway)
+        return read_transaction(trust, token, now=now, leeway=leeway, carried=carried)
     except (BadTransactionToken, TrustUnavailable) as error:
         error.at_step(9)
         raise
@@ -58,18 +69,34 @@ def transaction_kid(headers: Mapping[str, str]) -> str | None:
         return None
 
 
-def read_transaction(trust: KeySource, token: str, *, now: float, leeway: int) -> Transaction:
-    """The transaction that a token proves: steps 1 to 7 as for a request token, and its signer must be a minter. Step
-    10: a derived scope must be one that the domain's settings grant to the publisher of the event (``req_wl``), see
-    `derivation_fault`.
+def transaction_domain(headers: Mapping[str, str]) -> str | None:
+    """The trust domain that a request's transaction token claims to be minted in; None where there is no such token, or
+    none that can be read."""
+    token = value_of(by_lower_name(headers, {}), TRANSACTION_HEADER)
+    try:
+        return None if token is None else split_service_id(owner_in(jose.parse(token).header, TRANSACTION_TYP))[0]
+    except (TokenError, InvalidName):
+        return None
+
+
+def read_transaction(
+    trust: KeySource, token: str, *, now: float, leeway: int, carried: FederatedDomain | None = None
+) -> Transaction:
+    """The transaction that a token proves: steps 1 to 7 as for a request token, and its signer must be a minter of the
+    own domain; or of a foreign one, whose transactions may cross (`peerseal.verify.border`). ``carried`` is as in
+    `bound_transaction`. Step 10: a derived scope must be one that the domain's settings grant to the publisher of the
+    event (``req_wl``), see `derivation_fault`.
 
     Raises TokenError or TrustUnavailable; ``step`` of the error is one of these.
     """
     unverified = jose.parse(token)  # 1, 2
     minter, claimed = owner_in(unverified.header, TRANSACTION_TYP), _claims_of(unverified)
     if minter not in trust.settings().minters:  # 3
-        raise BadTransactionToken(f"{minter} is not among the domain's minters").at_step(3)
+        trust = foreign_minters(trust, minter)
     key = trust.key(unverified.header.kid)
+    if key.federated is not None and key.federated.domain != trust.domain:
+        raise BadTransactionToken(f"{minter} is of another domain, and mints for {trust.domain}").at_step(3)
+    limit = crossing_scopes(key.federated, carried)
     key.public.check_signature(unverified.header.alg, unverified.signing_input, unverified.signature)  # 4
     check_parties(claimed.issuer, key.service_id, claimed.audience, trust.domain)  # 5, 6
     issued_at = claimed.issued_at
@@ -78,7 +105,8 @@ def read_transaction(trust: KeySource, token: str, *, now: float, leeway: int) -
     fault = derivation_fault(trust, claimed.workload, claimed.scopes, claimed.authentication)
     if fault is not None:  # 10
         raise BadTransactionToken(fault).at_step(10)
-    return transaction_of(claimed, token)
+    transaction = transaction_of(claimed, token)
+    return transaction if limit is None else replace(transaction, scopes=transaction.scopes & limit)
 
 
 def _claims_of(unverified: jose.UnverifiedJws) -> TransactionToken:

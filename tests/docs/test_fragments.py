@@ -54,6 +54,13 @@ def app(callee: Identity) -> SimpleNamespace:
     )
 
 
+def test_a_foreign_service_calls_until_the_federation_ends() -> None:
+    names: dict[str, Any] = {"peerseal": peerseal}
+    exec(block_with("docs/how-to/federation-services.md", "end_federation"), names)
+    assert names["peer"].id == "partner.example/billing"
+    assert names["peer"].scopes == {"orders:read"}
+
+
 @pytest.fixture
 def transaction(caller: Identity) -> Transaction:
     return caller.mint_transaction(ADA, scope=SCOPES)

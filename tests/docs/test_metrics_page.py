@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -116,8 +117,10 @@ def whole_status() -> list[Metric]:
     """A trust store that knows everything."""
     service = {"a/b": ServiceStatus(keys=1, age=1.0, good_for=1.0, failures=0)}
     one = {"x": 1}
-    gauges = {"root_good_for": 1.0, "clock_offset": 0.5, "cosigned_entries": 1, "uncosigned_for": 1.0}
-    status = TrustStatus(True, True, 1, 1, one, service, one, refused=one, **gauges)
+    known: dict[str, Any] = {"refused": one, "root_good_for": 1.0, "clock_offset": 0.5}
+    known |= {"cosigned_entries": 1, "uncosigned_for": 1.0}
+    foreign = {"partner.example": TrustStatus(True, True, 1, 1, one)}
+    status = TrustStatus(True, True, 1, 1, one, service, one, foreign=foreign, **known)
     return status.collect()
 
 

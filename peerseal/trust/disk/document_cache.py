@@ -28,7 +28,7 @@ log = logging.getLogger("peerseal.trust")
 _SEEN = ".seen"
 _MISSED = ".missed"
 _OURS = re.compile(
-    r"(?:root|domain|(?:keys|part|policy|current)-[a-z0-9.-]+)\.jwt(?:\.seen|\.missed|\.lock)?"
+    r"(?:root|domain|federation|(?:keys|part|policy|current)-[a-z0-9.-]+)\.jwt(?:\.seen|\.missed|\.lock)?"
     r"|cosigned"
     r"|changes(?:\.lists|\.watched|\.answer(?:\.lock)?)?"
     r"|\.new-[a-z0-9_]+"

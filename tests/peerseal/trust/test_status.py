@@ -8,6 +8,7 @@ import pytest
 from peerseal import Identity, TrustLimits
 from peerseal.testing import Clock, MemoryRegistry
 from peerseal.trust.store import ServiceStatus, TrustStatus
+from tests.support.two_domains import BILLING, two_domains
 
 QUIET = TrustLimits(poll_interval=3600)
 
@@ -87,3 +88,19 @@ def test_services_after_the_first_hundred_count_together_with_their_worst_values
     assert sum(line.startswith("peerseal_trust_good_for_seconds{") for line in lines) == 101
     for metric, value in {"keys": 3, "age_seconds": 3000, "good_for_seconds": 600, "renewal_failures": 4}.items():
         assert f'peerseal_trust_{metric}{{service="other"}} {value}' in lines
+
+
+def test_foreign_domains_have_a_status_of_their_own(clock: Clock) -> None:
+    with two_domains(clock) as domains:
+        assert domains.trust.status().foreign == {}
+        assert "foreign" not in domains.trust.status().to_json()
+        domains.federate()
+        domains.trust.key(domains.billing.credentials.key_id)
+        status = domains.trust.status()
+        assert status.services == {}
+        assert status.foreign["partner.example"].services[BILLING].keys == 1
+        assert json.loads(json.dumps(status.to_json()))["foreign"]["partner.example"]["ready"] is True
+        lines = status.metrics().splitlines()
+        assert 'peerseal_trust_foreign_ready{domain="partner.example"} 1' in lines
+        assert 'peerseal_trust_foreign_fetch_failures_total{domain="partner.example"} 0' in lines
+        assert f'peerseal_trust_keys{{service="{BILLING}"}} 1' in lines

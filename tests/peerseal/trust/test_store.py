@@ -141,12 +141,17 @@ class TestFetching:
         registry.down = True
         assert trust.key(kids["one"]).kid == kids["one"]
 
-    def test_a_key_of_another_domain_is_unknown_and_nobody_is_asked(
-        self, registry: MemoryRegistry, trust: TrustStore, kid: str
+    @pytest.mark.parametrize(
+        ("federation", "asked"), [(True, {ROOT: 1, "GET /v1/federation.jwt": 1}), (False, {ROOT: 1})]
+    )
+    def test_a_key_of_another_domain_is_unknown_without_a_federation(
+        self, registry: MemoryRegistry, kid: str, federation: bool, asked: dict[str, int]
     ) -> None:
-        with pytest.raises(UnknownKey):
-            trust.key(kid.replace("test.internal", "other.internal"))
-        assert registry.calls == {ROOT: 1}
+        trust = registry.trust_store(limits=QUIET, federation=federation)
+        for _ in range(3):
+            with pytest.raises(UnknownKey):
+                trust.key(kid.replace("test.internal", "other.internal"))
+        assert registry.calls == asked
 
     def test_the_cooldown_counts_from_before_the_fetch(self, registry: MemoryRegistry, clock: Clock, kid: str) -> None:
         def take_three_seconds(path: str) -> None:

@@ -1,0 +1,223 @@
+"""Foreign registries and services that lie: none of it is believed, and none of it reaches the own domain."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from peerseal import Verifier
+from peerseal.errors import InvalidName, MalformedToken, PeersealError, TrustUnavailable, UnknownKey
+from peerseal.protocol.documents.federation import FederatedDomain, Federation
+from peerseal.protocol.documents.frame import Document, sign_document
+from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.names import make_kid
+from peerseal.testing import Answer, Clock, MemoryRegistry
+from tests.support.two_domains import BILLING, QUIET, TwoDomains, two_domains
+
+FEDERATION = "/v1/federation.jwt"
+BILLING_KEYS = "/v1/services/billing/jwks.jwt"
+
+
+@pytest.fixture
+def domains(clock: Clock) -> Iterator[TwoDomains]:
+    with two_domains(clock) as domains:
+        yield domains
+
+
+def code_of(do: Callable[[], Any]) -> str:
+    with pytest.raises(PeersealError) as caught:
+        do()
+    return caught.value.code
+
+
+def jwt(jws: str) -> Answer:
+    return Answer(200, jws.encode(), {"content-type": "application/jwt"})
+
+
+def entry(registry: MemoryRegistry, domain: str = "partner.example") -> FederatedDomain:
+    return FederatedDomain(domain, (registry.url,), registry.pin)
+
+
+def own_domain_works(domains: TwoDomains) -> bool:
+    own = domains.acme.identity("client", limits=QUIET)
+    return domains.call(domains.verifier({"client": {"read"}}), own).id == "acme.internal/client"
+
+
+# ---- a foreign registry that speaks for others
+
+
+@pytest.mark.parametrize("claimed", ["acme.internal", "third.example"])
+def test_a_foreign_registry_does_not_speak_for_another_domain(domains: TwoDomains, clock: Clock, claimed: str) -> None:
+    """Its root key is the one in the document, and its own documents name another domain: ours, or a third."""
+    with MemoryRegistry(claimed, clock=clock) as liar:
+        service = liar.identity("billing", limits=QUIET)
+        domains.acme.elsewhere[liar.url] = liar
+        domains.acme.set_federation(Federation((entry(liar),)))
+        verifier = domains.verifier({BILLING: {"read"}, f"{claimed}/billing": {"read"}})
+        assert code_of(lambda: domains.call(verifier, service)) == "unknown_key"
+        thumbprint = service.credentials.key_id.rpartition("/")[2]
+        with pytest.raises(UnknownKey):
+            domains.trust.key(f"{BILLING}/{thumbprint}")
+    assert own_domain_works(domains)
+
+
+def test_a_foreign_key_set_with_a_kid_of_the_own_domain_is_not_believed(domains: TwoDomains) -> None:
+    """The partner's registry signs a set that gives a key of its own to the own domain's administration."""
+    domains.acme.federate(domains.partner)
+    honest = domains.partner.jwk_set("billing")
+    [key] = honest.keys
+    forged = make_kid("acme.internal/admin", key.public.thumbprint)
+    lies: dict[str, Document] = {
+        "subject": replace(honest, subject="acme.internal/admin", keys=(replace(key, kid=forged),)),
+        "kid": replace(honest, keys=(replace(key, kid=forged),)),
+        "issuer": replace(honest, issuer="acme.internal/registry"),
+    }
+    for lie in lies.values():
+        domains.partner.answers[BILLING_KEYS] = jwt(domains.partner.sign(lie))
+        trust = domains.acme.trust_store(limits=QUIET)
+        for kid in (domains.billing.credentials.key_id, forged):
+            with pytest.raises((TrustUnavailable, UnknownKey)):
+                trust.key(kid)
+    assert own_domain_works(domains)
+
+
+def test_another_root_than_the_one_in_the_document_is_not_believed(domains: TwoDomains, clock: Clock) -> None:
+    with MemoryRegistry("partner.example", clock=clock) as impostor:
+        impostor.identity("billing", limits=QUIET)
+        domains.acme.federate(domains.partner)
+        domains.acme.elsewhere[domains.partner.url] = impostor
+        assert code_of(lambda: domains.call(domains.verifier())) == "trust_unavailable"
+    assert own_domain_works(domains)
+
+
+def test_trust_does_not_pass_on_to_the_partners_of_a_partner(domains: TwoDomains, clock: Clock) -> None:
+    with MemoryRegistry("third.example", clock=clock) as third:
+        other = third.identity("billing", limits=QUIET)
+        domains.partner.federate(third)
+        domains.acme.federate(domains.partner)
+        domains.acme.elsewhere[third.url] = third
+        verifier = domains.verifier({BILLING: {"read"}, "third.example/billing": {"read"}})
+        assert domains.call(verifier).id == BILLING
+        third.calls.clear()
+        assert code_of(lambda: domains.call(verifier, other)) == "unknown_key"
+        assert third.calls.total() == 0
+        assert domains.partner.calls[f"GET {FEDERATION}"] == 0
+
+
+@pytest.mark.parametrize(
+    "alike", ["partner.examp1e", "partner-example.com", "xn--partner-x9a.example", "partner.example.evil.example"]
+)
+def test_a_domain_of_a_similar_name_is_another_domain(domains: TwoDomains, clock: Clock, alike: str) -> None:
+    with MemoryRegistry(alike, clock=clock) as liar:
+        service = liar.identity("billing", limits=QUIET)
+        domains.acme.federate(domains.partner)
+        domains.acme.elsewhere[liar.url] = liar
+        assert code_of(lambda: domains.call(domains.verifier(), service)) == "caller_not_allowed"
+        named = domains.verifier({f"{alike}/billing": {"read"}})
+        assert code_of(lambda: domains.call(named, service)) == "unknown_key"
+
+
+@pytest.mark.parametrize("name", ["PARTNER.example", "partner.example.", "pаrtner.example", "partner.example/", ".."])
+def test_names_in_another_spelling_are_refused(domains: TwoDomains, name: str) -> None:
+    with pytest.raises(InvalidName):
+        domains.verifier({f"{name}/billing": {"read"}})
+    with pytest.raises(InvalidName):
+        domains.acme.set_federation(Federation((replace(entry(domains.partner), domain=name),)))
+
+
+# ---- federation documents that are not the registry's, or no longer
+
+
+def test_the_own_domain_is_no_foreign_one(domains: TwoDomains, clock: Clock) -> None:
+    with MemoryRegistry("acme.internal", clock=clock) as liar:
+        service = liar.identity("billing", limits=QUIET)
+        own = Federation((entry(liar, "acme.internal"), entry(domains.partner)))
+        with pytest.raises(MalformedToken):
+            domains.acme.set_federation(own)
+        domains.acme.elsewhere[liar.url] = liar
+        document = replace(domains.acme.federation_document(), federation=own)
+        domains.acme.answers[FEDERATION] = jwt(domains.acme.sign(document))
+        verifier = domains.verifier({BILLING: {"read"}, "billing": {"read"}})
+        assert code_of(lambda: domains.call(verifier, service)) == "unknown_key"
+        assert code_of(lambda: domains.call(verifier)) == "trust_unavailable"
+    assert own_domain_works(domains)
+
+
+def test_only_the_own_registry_says_who_is_believed(domains: TwoDomains) -> None:
+    """Not another signer, not a document of another kind, not one about another domain."""
+    federation = Federation((entry(domains.partner),))
+    domains.acme.elsewhere[domains.partner.url] = domains.partner
+    honest = replace(domains.acme.federation_document(), federation=federation)
+    stranger = KeyPair.generate("ES256")
+    lies = {
+        "by a stranger": sign_document(honest, stranger),
+        "by the root": sign_document(honest, domains.acme.root),
+        "by the partner": domains.partner.sign(replace(domains.partner.federation_document(), federation=federation)),
+        "about another": domains.acme.sign(replace(honest, subject="partner.example")),
+        "settings": domains.acme.sign(domains.acme.domain_document()),
+        "nothing": "",
+        "no token": "a.b.c",
+    }
+    for name, lie in lies.items():
+        domains.acme.answers[FEDERATION] = jwt(lie)
+        verifier = Verifier(
+            domains.acme.trust_store(limits=QUIET), audience="shop", allow={BILLING: {"read"}}, clock=domains.clock
+        )
+        assert code_of(lambda verifier=verifier: domains.call(verifier)) == "trust_unavailable", name  # type: ignore[misc]
+    assert own_domain_works(domains)
+
+
+def test_an_older_document_does_not_bring_a_federation_back(domains: TwoDomains) -> None:
+    """A mirror or a cache that goes on with the document from before."""
+    domains.acme.federate(domains.partner)
+    verifier = domains.verifier()
+    domains.call(verifier)
+    before = domains.acme.sign(domains.acme.federation_document())
+    domains.acme.end_federation("partner.example")
+    domains.acme.answers[FEDERATION] = jwt(before)
+    domains.trust.refresh()
+    assert code_of(lambda: domains.call(verifier)) == "trust_unavailable"
+    del domains.acme.answers[FEDERATION]
+    domains.clock.advance(QUIET.cooldown + 1)
+    assert code_of(lambda: domains.call(verifier)) == "unknown_key"
+    domains.acme.answers[FEDERATION] = jwt(before)
+    domains.trust.refresh()
+    assert code_of(lambda: domains.call(verifier)) == "unknown_key"
+
+
+def test_a_revoked_foreign_key_does_not_come_back_with_an_older_key_set(domains: TwoDomains) -> None:
+    domains.acme.federate(domains.partner)
+    verifier = domains.verifier()
+    domains.call(verifier)
+    before = domains.partner.sign(domains.partner.jwk_set("billing"))
+    domains.partner.revoke(domains.billing.credentials.key_id)
+    domains.partner.answers[BILLING_KEYS] = jwt(before)
+    domains.trust.refresh()
+    assert code_of(lambda: domains.call(verifier)) in ("revoked_key", "trust_unavailable")
+
+
+# ---- requests
+
+
+def test_a_foreign_service_does_not_speak_for_another_one(domains: TwoDomains) -> None:
+    """Neither for another service of its domain, nor for one of the own domain with its name."""
+    domains.partner.identity("invoices", limits=QUIET)
+    domains.acme.identity("billing", limits=QUIET)
+    domains.acme.federate(domains.partner)
+    verifier = domains.verifier({"billing": {"read"}, "partner.example/invoices": {"read"}})
+    assert code_of(lambda: domains.call(verifier)) == "caller_not_allowed"
+    thumbprint = domains.billing.credentials.key_id.rpartition("/")[2]
+    for owner in ("acme.internal/billing", "partner.example/invoices"):
+        with pytest.raises((UnknownKey, TrustUnavailable)):
+            domains.trust.key(f"{owner}/{thumbprint}")
+
+
+def test_a_foreign_request_counts_once(domains: TwoDomains) -> None:
+    domains.acme.federate(domains.partner)
+    verifier = domains.verifier()
+    token = domains.billing.sign_request("acme.internal/shop", method="GET", target="/")
+    assert verifier.verify(token, method="GET", target="/").id == BILLING
+    assert code_of(lambda: verifier.verify(token, method="GET", target="/")) == "replayed"
+    other = domains.billing.sign_request("shop", method="GET", target="/")
+    assert code_of(lambda: verifier.verify(other, method="GET", target="/")) == "wrong_audience"
