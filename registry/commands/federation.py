@@ -4,7 +4,7 @@ that its operators name."""
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -223,8 +223,8 @@ def _read(source: str) -> str:
 
 def _added(client: OperatorClient, new: FederatedDomain, overlap: bool, as_json: bool) -> None:
     found = client.federation()
-    add_root = with_second_root(found.value, new.domain, new.urls, new.root) if overlap else None
-    wanted = add_root or with_domain(found.value, new)
+    second = partial(with_second_root, domain=new.domain, urls=new.urls, root=new.root)
+    wanted = second(found.value) if overlap else with_domain(found.value, new)
     own = read_registry_keys(client.registry_keys(), pin=None, now=time.time())
     # checked here: a refusal over HTTP has a code and no detail
     federation_from(wanted.to_json(), own.subject, own.root.thumbprint)
