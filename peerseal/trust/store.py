@@ -405,7 +405,7 @@ class TrustStore:
             limits=self._limits,
             clock=self._clock,
             fetcher=for_registry(entry.urls),
-            cache_dir=None if self._cache_dir is None else Path(self._cache_dir) / "foreign" / entry.root,
+            cache_dir=None if self._cache_dir is None else _foreign_folder(self._cache_dir, entry.root),
             uptime=self._uptime,
             federation=False,
         )
@@ -440,6 +440,16 @@ def quorum_of(witnesses: Sequence[str], quorum: int | None) -> Quorum | None:
         return Quorum.of(keys, quorum)
     except MalformedToken as error:
         raise ConfigurationError(f"witnesses: {error}") from error
+
+
+def _foreign_folder(cache_dir: str | os.PathLike[str], root: str) -> Path | None:
+    """The folder for a foreign registry with that root, in this user's own part of a cache folder that all users may
+    share. None where there can be none: then there are no copies, as for the own registry."""
+    try:
+        return cache_folder(cache_dir).path / "foreign" / root
+    except ConfigurationError as error:
+        log.warning("nothing of the foreign registry is kept on disk: %s", error)
+        return None
 
 
 def _folder_name(registry: str | Sequence[str], pin: str | None) -> str:

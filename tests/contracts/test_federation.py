@@ -15,11 +15,12 @@ from peerseal.protocol.documents.federation import FederatedDomain, Federation, 
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.entries import FEDERATION_SET, MAX_ENTRY, Entry
 from peerseal.protocol.names import registry_id
-from registry.domain.errors import BadRequest
+from registry.domain.errors import BadRequest, SchemaRefused
 from registry.domain.rebuild import rebuild
 from registry.services.access.operators import Role
 from registry.services.recovery.restore import restore
 from registry.services.recovery.verify import verify
+from registry.storage.migrate import migrate_down
 from registry.storage.queries import audit
 from registry.storage.queries.ledger import Change, append
 from registry.storage.tables import entries
@@ -261,6 +262,13 @@ def test_an_operator_who_is_no_admin_is_no_ground_for_a_federation(registry: Dri
         change = Change(FEDERATION_SET, by={"operator": operator.id}, data={"federation": NONE})
         seq = append(connection, int(registry.clock()), change).entry.seq
     assert ("entries", str(seq), "by") in differences(registry)
+
+
+def test_there_is_no_way_back_to_a_release_that_cannot_read_the_ledger(registry: Driver) -> None:
+    seq = added(registry, {"domains": [PARTNER]})
+    with pytest.raises(SchemaRefused, match=f"no place for the federation in entry {seq}$"):
+        migrate_down(registry.store.engine)
+    assert signed(registry).seq == seq
 
 
 def test_a_restore_from_a_public_copy_brings_a_removal_back(registry: Driver, clock: Clock, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from registry.services.documents.changes import WaitingCall, WaitingCalls
 from registry.storage.queries.services import ServiceRecord
 from registry.storage.revisions import commit_listener
 from tests.registry.driver import DOMAIN, Driver
+from tests.support.federation import PARTNER
 from tests.support.keys import key
 from tests.support.waiters import ask, waiters
 from tests.support.waiting import until
@@ -85,9 +86,10 @@ def test_a_change_on_another_node_is_told_to_those_who_watch_its_service(registr
     ("path", "body"),
     [
         ("/v1/domain", {"minters": ["edge"], "issuers": []}),
+        ("/v1/federation", {"domains": [PARTNER]}),
         ("/v1/services/billing/policy", {"allow": {"shop": ["read"]}}),
     ],
-    ids=["the domain's settings", "the policy of a service that is watched"],
+    ids=["the domain's settings", "the federation", "the policy of a service that is watched"],
 )
 def test_all_that_concerns_a_watcher_is_told(registry: Driver, path: str, body: object) -> None:
     registry.joined(key(), "billing")

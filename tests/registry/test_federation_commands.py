@@ -2,8 +2,10 @@
 foreign trust domain on a socket."""
 
 import json
+import os
+import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from werkzeug.serving import make_server
 
+from demo.processes import BIN, environment
 from peerseal.protocol.documents.federation import FederationDocument
 from registry.__main__ import main
 from registry.app import create_app
@@ -105,8 +108,10 @@ def test_a_foreign_domain_is_added_listed_and_removed(run: Run, registry: Driver
     document = registry.read(FederationDocument, registry.got("/v1/federation.jwt"))
     assert document.federation.to_json() == {"domains": [domain]}
     assert document.seq == believed["entry"]
-    assert told(run("add", PARTNER, "--url", url, "--pin", pin, "--transactions", "--json"))["domains"] == [
-        {"domain": PARTNER, "urls": [url], "root": pin, "transactions": True}
+    crossing = "add", PARTNER, "--url", url, "--pin", pin, "--transactions"
+    assert "needs --scopes" in " ".join(run(*crossing).output.split())
+    assert told(run(*crossing, "--scopes", "read", "--json"))["domains"] == [
+        {"domain": PARTNER, "urls": [url], "root": pin, "scopes": ["read"], "transactions": True}
     ]
     assert "is not believed any more" in run("remove", PARTNER).stdout
     assert told(run("list", "--json"))["domains"] == []
@@ -166,6 +171,33 @@ def test_a_domain_is_accepted_by_a_file_whose_root_is_compared(run: Run, registr
     assert "--url is needed" in refused(run("accept", str(file), "--pin", root), 2)
     [domain] = told(run(*accept, "--pin", root, "--service", "billing", "--json"))["domains"]
     assert (domain["domain"], domain["root"], domain["services"]) == (PARTNER, root, ["billing"])
+
+
+def typed(registry: Driver, file: Path, text: str) -> tuple[int, str]:
+    """Exit code and output of ``accept`` on a terminal, where that thumbprint is typed."""
+    url = "https://registry.partner.example"
+    command = [str(BIN / "peerseal-registry"), "federation", "accept", str(file), "--url", url]
+    keyboard, terminal = os.openpty()
+    environ = environment({"REGISTRY_HOME": str(registry.home), "REGISTRY_DATABASE_URL": registry.url})
+    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environ)
+    os.close(terminal)
+    os.write(keyboard, f"{text}\n".encode())
+    printed = b""
+    with suppress(OSError):  # EIO: the command has ended
+        while part := os.read(keyboard, 4096):
+            printed += part
+    os.close(keyboard)
+    return process.wait(60), printed.decode()
+
+
+def test_on_a_terminal_the_thumbprint_is_typed_in(registry: Driver, tmp_path: Path) -> None:
+    file, root = exported(tmp_path, "partner", PARTNER)
+    code, printed = typed(registry, file, registry.pin)
+    assert (code, "document_wrong_root" in printed) == (1, True)
+    code, printed = typed(registry, file, f" {root} ")
+    assert (code, f"Thumbprint of the root of {PARTNER}" in printed) == (0, True)
+    document = registry.read(FederationDocument, registry.got("/v1/federation.jwt"))
+    assert [one.root for one in document.federation.domains] == [root]
 
 
 def test_a_domain_is_accepted_from_standard_input(run: Run, tmp_path: Path) -> None:

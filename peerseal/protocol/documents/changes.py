@@ -24,14 +24,13 @@ class Changes(Frame):
     """Which services (ids) changed after entry ``since``, up to entry ``seq``, the newest (the head). The subject is
     the domain.
 
-    If the registry's own id is in the list, its keys or the domain's settings changed. ``reset`` is true if there are
-    too many changes to list, or if ``since`` is of another ledger: then fetch everything again. ``checkpoint`` is the
-    signed head of the ledger at size ``seq``. ``seqs`` has for each of the services the entry that last changed it: a
-    client asks for a document that covers this entry. Registries of a release before 0.4 do not say it; then it is
-    empty. ``revoked`` has the kids that entries after ``since`` revoked; if there
-    are very many, only the newest. A client refuses these keys at once, before it fetches their key sets. ``proof`` is
-    the consistency proof from size ``since`` to size ``seq``, so a client that saw size ``since`` needs no further call
-    for it.
+    If the registry's own id is in the list, its keys, the domain's settings or the federation changed. ``reset`` is
+    true if there are too many changes to list, or if ``since`` is of another ledger: then fetch everything again.
+    ``checkpoint`` is the signed head of the ledger at size ``seq``. ``seqs`` has for each of the services the entry
+    that last changed it: a client asks for a document that covers this entry. Registries of a release before 0.4 do not
+    say it; then it is empty. ``revoked`` has the kids that entries after ``since`` revoked; if there are very many,
+    only the newest. A client refuses these keys at once, before it fetches their key sets. ``proof`` is the consistency
+    proof from size ``since`` to size ``seq``, so a client that saw size ``since`` needs no further call for it.
     """
 
     TYP: ClassVar[str] = "peerseal-changes+jwt"

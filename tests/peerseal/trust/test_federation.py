@@ -380,6 +380,23 @@ def test_a_restart_does_not_believe_a_federation_that_was_taken_away_meanwhile(
         domains.acme.trust_store(limits=QUIET, cache_dir=tmp_path).key(kid)
 
 
+def test_in_a_folder_that_all_users_share_each_user_has_a_part(domains: TwoDomains, tmp_path: Path) -> None:
+    """As for the own registry: another user must not make the folder first."""
+    tmp_path.chmod(0o1777)
+    domains.acme.federate(domains.partner)
+    kid = domains.billing.credentials.key_id
+    domains.acme.trust_store(limits=QUIET, cache_dir=tmp_path).key(kid)
+    [own] = tmp_path.iterdir()
+    assert [folder.name for folder in (own / "foreign").iterdir()] == [domains.partner.pin]
+
+
+def test_a_cache_folder_that_cannot_be_made_costs_no_foreign_call(domains: TwoDomains, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    domains.acme.federate(domains.partner)
+    trust = domains.acme.trust_store(limits=QUIET, cache_dir=tmp_path / "file" / "cache")
+    assert outcome(trust, domains.billing.credentials.key_id) == "good"
+
+
 def test_watching_a_foreign_service_fetches_its_keys_from_its_own_registry(domains: TwoDomains) -> None:
     domains.acme.federate(domains.partner)
     domains.trust.watch([BILLING, "third.example/billing"])
