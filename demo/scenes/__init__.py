@@ -21,6 +21,7 @@ SCENES = (
     trust.two_histories,
     keys.rotation,  # the ledger grows meanwhile, and the checkpoints are compared
     trust.split_view,
+    trust.two_domains,
     keys.revocation,
 )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import peerseal
 from demo.altering import altering
+from demo.httpie import http
 from demo.processes import BIN, environment
 from demo.scenes.stage import Stage, wait_until
 from demo.show import bearer
@@ -19,6 +20,8 @@ from peerseal.protocol.join import JoinToken
 TERMINAL = "httpservice"
 """The service as which people call from a terminal: the host that is deceived."""
 DATABASE = "registry.sqlite3"
+PARTNER = "partner.example"
+"""The trust domain of another organisation."""
 
 
 def altered_answer(stage: Stage) -> None:
@@ -90,6 +93,41 @@ def split_view(stage: Stage) -> None:
         run.returncode == 0 and run.stdout.startswith("PROVEN"),
         "the pin of the root key is enough to check it, offline",
     )
+
+
+def two_domains(stage: Stage) -> None:
+    """A service of another organisation calls, as far as the own registry lets its domain in."""
+    show, stack, path = stage.show, stage.stack, "/profiles/1"
+    show.scene(
+        "Another organisation's service calls",
+        f"{PARTNER} has a registry of its own. Nothing of it is believed until our operators say so.",
+    )
+    partner = Stack(stack.root / "partner", domain=PARTNER)
+    stack.keep(partner.start_registry(workers=1))
+    caller = peerseal.Identity.from_env(partner.service_settings("billing")).start()
+    target = f"{stage.resource_url}{path}"
+
+    def credentials() -> str:
+        return bearer(caller.sign_request(f"{stack.domain}/{RESOURCE}", method="GET", target=path))
+
+    try:
+        show.call(target, credentials(), status=401, code="unknown_key", title="Before, its key is unknown:")
+        pin = JoinToken.parse((partner.root / "billing/host/join-token").read_text()).pin
+        limits = "--service", "billing", "--scopes", "profiles:read"
+        stack.operate("federation", "add", PARTNER, "--url", partner.registry_url, "--pin", pin, *limits)
+        show.say(f"$ peerseal-registry federation add {PARTNER} --url … --pin {pin} {' '.join(limits)}")
+        seconds = wait_until(lambda: http(target, credentials()).status == 200)
+        show.call(
+            target, credentials(), status=200, title=f"After {seconds:.1f} s it is let in, with that scope alone:"
+        )
+        stack.operate("federation", "remove", PARTNER)
+        show.say(f"$ peerseal-registry federation remove {PARTNER}")
+        seconds = wait_until(lambda: http(target, credentials()).status == 401)
+        show.call(
+            target, credentials(), status=401, code="unknown_key", title=f"After {seconds:.1f} s it is out again:"
+        )
+    finally:
+        caller.stop()
 
 
 def copy_registry(home: Path, copy: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Final, Self
 
 from peerseal.errors import MalformedToken
 from peerseal.protocol.ledger.cosignature import WITNESS_KEY, Note, NoteKey, cosigned_at
-from peerseal.protocol.plain import kind_of
+from peerseal.protocol.plain import is_json_object, kind_of
 from peerseal.protocol.tokens.claims import at_least, claim, number_claim
 
 MAX_WITNESSES: Final = 16
@@ -46,7 +46,7 @@ class Quorum:
     @classmethod
     def read(cls, claims: Mapping[str, Any]) -> Self | None:
         """From the claims of a document; None where it names no quorum. Raises MalformedToken."""
-        if not claims.keys() & {"witnesses", "quorum"}:
+        if is_json_object(claims) and not claims.keys() & {"witnesses", "quorum"}:
             return None
         at_least(claims, {"witnesses", "quorum"})
         return cls.of(map(_vkey, claim(claims, "witnesses", list)), number_claim(claims, "quorum"))
