@@ -65,7 +65,7 @@ def _terms_options(command: Callable[..., None]) -> Callable[..., None]:
         help="Let in this service alone; may be repeated.  [default: all]",
     )
     @click.option("--scopes", metavar="SCOPES", help="Let in these scopes alone, separated by blanks.  [default: all]")
-    @click.option("--transactions", is_flag=True, help="Let its transactions in, with these scopes at most.")
+    @click.option("--transactions", is_flag=True, help="Let its transactions and events in, with --scopes.")
     @click.option("--overlap", is_flag=True, help="Believe this root, too, while the domain replaces its root.")
     @wraps(command)
     def with_terms(
@@ -73,6 +73,8 @@ def _terms_options(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         if overlap and (services or scopes is not None or transactions):
             raise click.UsageError("--overlap excludes limits: the domain may do the same under both roots")
+        if transactions and not scopes:
+            raise click.UsageError("--transactions needs --scopes: a transaction crosses with named scopes alone")
         named = frozenset(check_service(name) for name in services) if services else None
         limits = named, None if scopes is None else scopes_from(scopes.split()), transactions
         command(terms=Terms(others.pop("urls"), others.pop("pin"), *limits, overlap), **others)
@@ -236,7 +238,7 @@ def _sentence(done: Setting[Federation], new: FederatedDomain) -> str:
     [one, *_] = done.value.of(new.domain)
     who = "all its services" if one.services is None else ", ".join(sorted(one.services))
     what = "all scopes" if one.scopes is None else f"the scopes [{', '.join(sorted(one.scopes))}]"
-    crossing = "its transactions may cross" if one.transactions else "no transaction crosses"
+    crossing = "transactions and events may cross" if one.transactions else "no transaction crosses"
     believed = f"entry {done.seq}: {new.domain} is believed under the root {new.root}"
     return f"{believed}: {who}, with {what} that policies and code allow; {crossing}"
 
