@@ -37,7 +37,7 @@ QUICK := $(NOT_ALONE) and not e2e and not slow
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(DEMO) ## the whole idea on real processes, in under a minute: calls, orders, attacks, rotation, revocation
+demo: $(DEMO) ## the whole idea on real processes, in a minute: calls, orders, attacks, rotation, split view, revocation
 	@$(BIN)/python -m demo
 
 up: $(DEMO) ## registry, services, consumer and a broker on loopback until Ctrl-C, with HTTPie lines to try

@@ -38,7 +38,7 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
 def build_app(identity: peerseal.Identity, stored: Invoices, case_url: str) -> Flask:
     """The service for ``identity``, which the caller starts. case-service is at ``case_url``."""
     app = Flask(__name__)
-    auth = peerseal.flask.PeerAuth(app, identity, allow=ALLOW)
+    auth = peerseal.flask.PeerAuth(app, identity, allow=ALLOW, sign_responses="on_request")
     app.register_blueprint(about.blueprint(auth, identity, sorted(ALLOW)))
     app.register_blueprint(profiles.blueprint(auth))
     third = identity.session(cases.CASE_SERVICE, case_url, limits=cases.LIMITS)

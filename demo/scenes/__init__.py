@@ -1,6 +1,6 @@
 """The scenes of the demo. Each scene checks what it shows."""
 
-from demo.scenes import calls, events, keys, users
+from demo.scenes import calls, events, keys, trust, users
 from demo.scenes.stage import Stage
 
 SCENES = (
@@ -11,13 +11,16 @@ SCENES = (
     calls.bindings,
     calls.unknown_key,
     calls.not_allowed,
+    trust.altered_answer,
     users.login,
     events.order,
     users.three_services,
     events.refused,
     events.delivered_again,
     events.event_token_in_a_call,
-    keys.rotation,
+    trust.two_histories,
+    keys.rotation,  # the ledger grows meanwhile, and the checkpoints are compared
+    trust.split_view,
     keys.revocation,
 )
 

@@ -18,6 +18,7 @@ from peerseal.commands.checks.membership import check_join_token, check_keys, ch
 from peerseal.commands.checks.proxy import check_proxy
 from peerseal.commands.checks.registry import check_clock, check_pin, check_registry, check_tls
 from peerseal.commands.checks.settings import check_settings, check_urls
+from peerseal.commands.checks.witnesses import check_witnesses
 from peerseal.commands.tokens import target_of
 from peerseal.errors import ConfigurationError, PeersealError
 from peerseal.runtime.terminal import REGISTRY_UNREACHABLE, say, say_json
@@ -29,6 +30,7 @@ CHECKS: Final[tuple[tuple[str, Check], ...]] = (
     ("TLS", check_tls),
     ("pin", check_pin),
     ("clock", check_clock),
+    ("witnesses", check_witnesses),
     ("key folder", check_key_folder),
     ("cache folder", check_cache_folder),
     ("replay guard", check_replay_guard),

@@ -82,15 +82,19 @@ def options_in(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def witnesses_in(settings: SettingsReader) -> dict[str, Any]:
     """The arguments ``witnesses``, ``quorum`` and ``limits`` of a trust store. Raises ConfigurationError."""
-    witnesses = settings.several("PEERSEAL_WITNESSES")
-    quorum = settings.count("PEERSEAL_WITNESS_QUORUM", 0, at_least=1, at_most=MAX_WITNESSES) or None
-    if bool(witnesses) != (quorum is not None):
-        raise ConfigurationError("PEERSEAL_WITNESSES and PEERSEAL_WITNESS_QUORUM: set both, or neither")
-    if quorum is not None:
-        named("PEERSEAL_WITNESSES", lambda _: Quorum.of(witnesses, quorum), "")
-    default = TrustLimits().witness_delay
+    own, default = own_quorum_in(settings), TrustLimits().witness_delay
     delay = settings.seconds("PEERSEAL_WITNESS_DELAY", default, at_least=1.0, at_most=_LONGEST_DELAY)
-    return {"witnesses": witnesses, "quorum": quorum, "limits": TrustLimits(witness_delay=delay)}
+    asked = {"witnesses": (), "quorum": None} if own is None else {"witnesses": own.vkeys, "quorum": own.needed}
+    return {**asked, "limits": TrustLimits(witness_delay=delay)}
+
+
+def own_quorum_in(settings: SettingsReader) -> Quorum | None:
+    """The witnesses that this host asks for itself. Raises ConfigurationError."""
+    witnesses = settings.several("PEERSEAL_WITNESSES")
+    needed = settings.count("PEERSEAL_WITNESS_QUORUM", 0, at_least=1, at_most=MAX_WITNESSES)
+    if bool(witnesses) != bool(needed):
+        raise ConfigurationError("PEERSEAL_WITNESSES and PEERSEAL_WITNESS_QUORUM: set both, or neither")
+    return named("PEERSEAL_WITNESSES", lambda _: Quorum.of(witnesses, needed), "") if needed else None
 
 
 def settings_of(environ: Mapping[str, str]) -> SettingsReader:

@@ -4,7 +4,7 @@ import json
 import os
 import socket
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -211,11 +211,16 @@ def audit(after: int, url: str | None, as_json: bool) -> None:
 @click.pass_context
 def status(context: click.Context, as_json: bool) -> None:
     """Compares the database's ledger with the one that this host and REGISTRY_CHECKPOINT_URLS have seen, and says what
-    to do if they differ. Ends with 0 if nodes sign, and with 1 if they do not."""
-    found = the_registry().watch.status()
+    to do if they differ, and what each of REGISTRY_WITNESSES has cosigned. Ends with 0 if nodes sign, and with 1 if
+    they do not."""
+    registry = the_registry()
+    found, witnesses = registry.watch.status(), registry.cosigning.states()
     seen = "nothing" if found.remembered is None else str(found.remembered)
     lines = [f"ledger: {found.state}", f"database: {found.database}", f"remembered: {seen}"]
-    show(found.to_json(), as_json, folded("\n".join([*lines, *filter(None, [found.detail]), *found.remedy])))
+    lines += [f"witness {name}: {state}" for name, state in witnesses.items()]
+    members = {"witnesses": {name: asdict(state) for name, state in witnesses.items()}} if witnesses else {}
+    text = folded("\n".join([*lines, *filter(None, [found.detail]), *found.remedy]))
+    show(found.to_json() | members, as_json, text)
     context.exit(0 if found.sound else NOT_SOUND)
 
 

@@ -21,9 +21,12 @@ from peerseal.audit.witness import Witness, read_log_key
 from peerseal.audit.witness_server import witnessing
 from peerseal.protocol.documents.registry_keys import read_registry_keys
 from peerseal.protocol.encoding import b64url_decode
+from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import parse_checkpoint, signed_note_key
 from peerseal.protocol.ledger.cosignature import WITNESS_KEY, Note, NoteKey, cosigned_at
+from registry.witness_addresses import WitnessAddress
 from tests.judges.conftest import missing
+from tests.registry.driver import Driver
 from tests.support.processes import LOOPBACK, free_port
 from tests.support.stack import DOMAIN, Stack
 from tests.support.waiting import until
@@ -202,3 +205,37 @@ def test_torchwoods_verifier_can_say_no(programs: Path, tmp_path: Path) -> None:
 def _other(programs: Path) -> str:
     signer: str = json.loads(judge(programs, "key", "go.example/log").stdout)["signer"]
     return signer
+
+
+def test_a_registry_submits_to_torchwoods_witness_and_torchwood_opens_what_it_serves(
+    lite: LiteWitness, programs: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    database = f"sqlite:///{home / 'registry.sqlite3'}"
+    with closing(Driver(database, home, witnesses=(WitnessAddress(lite.key, lite.url),))) as node:
+        log = signed_note_key(node.initialised.domain, node.registry.authority.in_force().keys.ledger_key)
+        lite.add_log(log)
+        node.registry.cosigning.start()
+        try:
+            for number in range(3):
+                node.joined(KeyPair.generate("ES256"), f"service-{number}")
+                served, size = cosigned_by_all(node), node.changes(0).seq
+                assert json.loads(opened_by(programs, str(lite.key), log, served).stdout)["size"] == size
+            other = cosigned_by_all(node).replace(b"\n\n", b"other\n\n", 1)
+            assert opened_by(programs, str(lite.key), log, other).returncode == 1
+        finally:
+            node.registry.cosigning.stop()
+
+
+def cosigned_by_all(node: Driver) -> bytes:
+    """The newest checkpoint, once all witnesses have cosigned it."""
+    size = node.changes(0).seq
+    until(lambda: {state.size for state in node.registry.cosigning.states().values()} == {size}, what="it is cosigned")
+    served: bytes = node.client.get("/ledger/checkpoint.cosigned").data
+    return served
+
+
+def opened_by(programs: Path, witness: str, log: str, note: bytes) -> "subprocess.CompletedProcess[bytes]":
+    command = [str(programs / "witness-judge"), "open", witness, log]
+    return subprocess.run(command, input=note, env=environment(), capture_output=True, timeout=120)

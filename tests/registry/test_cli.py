@@ -535,3 +535,16 @@ def test_an_unreachable_database(run: Run, registry: Driver, tmp_path: Path) -> 
 def test_no_pin_looks_like_an_option_on_a_command_line() -> None:
     pins = [KeyPair.from_pem(new_root_key()).public.thumbprint for _ in range(500)]
     assert not [pin for pin in pins if pin.startswith("-")]
+
+
+def test_the_status_says_what_each_witness_has_cosigned(run: Run, registry: Driver, tmp_path: Path) -> None:
+    key = NoteKey.of("a.example", WITNESS_KEY, Ed25519PrivateKey.generate().public_key())
+    setting = {"REGISTRY_WITNESSES": f"{key} http://127.0.0.1:1"}
+    assert "witness a.example: has cosigned nothing" in run("status", **setting).stdout
+    state = {"size": 3, "at": 1_800_000_000, "failures": 2, "tried_at": 1_800_000_060, "trouble": "it gave no answer"}
+    file = tmp_path / "home" / "cosigned-checkpoint"
+    file.write_text(json.dumps({"note": None, "witnesses": {"a.example": state}}))
+    told = " ".join(run("status", **setting).stdout.split())
+    assert "cosigned 3 entries, at 2027-01-15T08:00:00Z; 2 failure(s) since: it gave no answer" in told
+    assert json.loads(run("status", "--json", **setting).stdout)["witnesses"] == {"a.example": state}
+    assert "witnesses" not in json.loads(run("status", "--json").stdout)

@@ -33,6 +33,11 @@ class Quorum:
                 raise MalformedToken(f"two witnesses have the same {what}: a witness counts once")
         return cls(keys, needed)
 
+    @property
+    def vkeys(self) -> tuple[str, ...]:
+        """The witnesses' keys in the text form of signed-note."""
+        return tuple(map(str, self.witnesses))
+
     def members(self) -> dict[str, Any]:
         """The claims of a document that names the quorum: ``witnesses`` and ``quorum``."""
         named = [{"name": key.name, "key": str(key)} for key in self.witnesses]

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,7 @@ from peerseal.protocol.ledger.checkpoint import MAX_NOTE_BYTES
 from peerseal.protocol.ledger.cosignature import Note
 from peerseal.protocol.tokens.claims import claim, number_claim, time_claim
 from peerseal.runtime.files import Access, Folder, NameLock
+from peerseal.runtime.times import rfc3339
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,11 @@ class WitnessState:
     failures: int = 0
     tried_at: int = 0
     trouble: str = ""
+
+    def __str__(self) -> str:
+        """For operators."""
+        cosigned = f"cosigned {self.size} entries, at {rfc3339(self.at)}" if self.at else "has cosigned nothing"
+        return f"{cosigned}; {self.failures} failure(s) since: {self.trouble}" if self.failures else cosigned
 
     @classmethod
     def read(cls, members: Any) -> "WitnessState":
@@ -80,9 +87,14 @@ class CosignedFile:
         self._writable = True
 
     def lead(self) -> bool:
-        """Whether this process is the one of its host that submits; once it is, it is until its end."""
-        if self._lock is None:
-            lock = NameLock(self._home, FILE)
+        """Whether this process is the one of its host that submits; once it is, it is until its end. Each is where the
+        home takes no files."""
+        if self._lock is None and self._writable:
+            try:
+                lock = NameLock(self._home, FILE)
+            except (OSError, ConfigurationError) as error:
+                self._cannot_write(error)
+                return True
             if not lock.lock():
                 lock.close()
                 return False
@@ -96,18 +108,13 @@ class CosignedFile:
             lock.close()
 
     def read(self) -> Cosigned:
-        """What the file holds now. It is parsed once for each change."""
-        try:
+        """What the file holds now, or what this process knows where there is none. It is parsed once for each
+        change."""
+        with suppress(OSError, ConfigurationError):
             found = self._home.stat(FILE)
             version = found.st_mtime_ns, found.st_ino, found.st_size
             if version != self._seen[0]:
-                members = strict_json_object(self._home.read(FILE, _LARGEST))
-                self._seen = version, Cosigned.from_json(members)
-        except FileNotFoundError:
-            pass
-        except (OSError, ConfigurationError, MalformedToken, DocumentRefused) as error:
-            log.warning("what the witnesses cosigned before cannot be read: %s", error)
-            self._seen = self._seen[0], Cosigned()
+                self._seen = version, _read(self._home.read(FILE, _LARGEST))
         return self._seen[1]
 
     def write(self, cosigned: Cosigned) -> None:
@@ -117,6 +124,17 @@ class CosignedFile:
             self._home.write(FILE, canonical_json(cosigned.to_json()), durable=False)
             self._writable = True
         except (OSError, ConfigurationError) as error:
-            if self._writable:
-                log.warning("what the witnesses cosigned cannot be kept for other workers: %s", error)
-            self._writable = False
+            self._cannot_write(error)
+
+    def _cannot_write(self, error: Exception) -> None:
+        if self._writable:
+            log.warning("what the witnesses cosigned cannot be kept for other workers: %s", error)
+        self._writable = False
+
+
+def _read(content: bytes) -> Cosigned:
+    try:
+        return Cosigned.from_json(strict_json_object(content))
+    except (MalformedToken, DocumentRefused) as error:
+        log.warning("what the witnesses cosigned before cannot be read: %s", error)
+        return Cosigned()

@@ -2,6 +2,9 @@
 //
 //	judge agent SOCKET            serves an ssh-agent with a new Ed25519 key, for litewitness; prints the key's fingerprint
 //	judge key NAME                prints {"signer", "verifier"}: a new key of a log
+//	judge open WITNESS_KEY LOG_KEY
+//	                              opens the cosigned checkpoint on standard input with torchwood's verifiers of both;
+//	                              prints {"size", "time"}
 //	judge submit URL WITNESS_KEY SIGNER SIZE...
 //	                              grows a log, submits it at each size, and opens what was cosigned with torchwood's
 //	                              verifier; prints [{"size", "time"}]
@@ -35,6 +38,8 @@ func main() {
 		signer, verifier, err := note.GenerateKey(rand.Reader, os.Args[2])
 		check(err)
 		tell(map[string]string{"signer": signer, "verifier": verifier})
+	case "open":
+		openCosigned(os.Args[2], os.Args[3])
 	case "submit":
 		submitAll(os.Args[2], os.Args[3], os.Args[4], os.Args[5:])
 	}
@@ -54,6 +59,29 @@ func serveAgent(socket string) {
 		connection, err := listener.Accept()
 		check(err)
 		go agent.ServeAgent(keys, connection)
+	}
+}
+
+func openCosigned(witnessKey, logKey string) {
+	witness, err := torchwood.NewCosignatureVerifier(witnessKey)
+	check(err)
+	log, err := note.NewVerifier(logKey)
+	check(err)
+	cosigned, err := io.ReadAll(os.Stdin)
+	check(err)
+	opened, err := note.Open(cosigned, note.VerifierList(witness, log))
+	check(err)
+	if len(opened.Sigs) != 2 {
+		fail(fmt.Sprintf("%d signatures verify, expected the log's and the witness'", len(opened.Sigs)))
+	}
+	checkpoint, err := torchwood.ParseCheckpoint(opened.Text)
+	check(err)
+	for _, signature := range opened.Sigs {
+		if signature.Hash == witness.KeyHash() {
+			at, err := torchwood.CosignatureTimestamp(signature)
+			check(err)
+			tell(map[string]int64{"size": checkpoint.N, "time": at})
+		}
 	}
 }
 

@@ -322,3 +322,14 @@ def test_what_cannot_be_read_of_the_file_counts_as_none(witnesses: Witnesses) ->
         assert served(node) is None
     node.registry.cosigning.start()
     until(lambda: cosigned_by(node, one), what="it is cosigned")
+
+
+def test_a_home_that_takes_no_files_has_every_worker_submit(witnesses: Witnesses) -> None:
+    home = witnesses.registry.home
+    (home / "cosigned-checkpoint").mkdir()  # a user other than root would see it of a read-only home
+    (home / "locks").mkdir()
+    one = witnesses.honest("a")
+    first, second = witnesses.node(one), witnesses.node(one)
+    for node in (first, second):
+        node.registry.cosigning.start()
+    until(lambda: cosigned_by(first, one) and cosigned_by(second, one), what="both workers have it cosigned")

@@ -1,0 +1,42 @@
+"""A proxy that alters answers, as a thief on the way could."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import requests
+
+from demo.processes import LOOPBACK
+
+_OF_ONE_HOP = frozenset(("connection", "content-length", "date", "server", "transfer-encoding"))
+
+
+@contextmanager
+def altering(url: str, old: bytes, new: bytes) -> Iterator[str]:
+    """The URL of a proxy for GET in front of ``url``: it puts ``new`` in the place of ``old`` in each body."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # the name that http.server looks for
+            with requests.Session() as session:
+                session.trust_env = False
+                answer = session.get(f"{url}{self.path}", headers=dict(self.headers), timeout=20)
+            body = answer.content.replace(old, new)
+            self.send_response(answer.status_code)
+            for name, value in answer.headers.items():
+                if name.lower() not in _OF_ONE_HOP:
+                    self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing: the demo prints what happens."""
+
+    with ThreadingHTTPServer((LOOPBACK, 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://{LOOPBACK}:{server.server_port}"
+        finally:
+            server.shutdown()
