@@ -65,7 +65,7 @@ def _terms_options(command: Callable[..., None]) -> Callable[..., None]:
         help="Let in this service alone; may be repeated.  [default: all]",
     )
     @click.option("--scopes", metavar="SCOPES", help="Let in these scopes alone, separated by blanks.  [default: all]")
-    @click.option("--transactions", is_flag=True, help="Let its transactions and events in, with the --scopes alone.")
+    @click.option("--transactions", is_flag=True, help="Let its transactions and events in, with --scopes.")
     @click.option("--overlap", is_flag=True, help="Believe this root, too, while the domain replaces its root.")
     @wraps(command)
     def with_terms(
@@ -73,8 +73,8 @@ def _terms_options(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         if overlap and (services or scopes is not None or transactions):
             raise click.UsageError("--overlap excludes limits: the domain may do the same under both roots")
-        if transactions and scopes is None:
-            raise click.UsageError("--transactions needs --scopes: a transaction crosses with the named scopes alone")
+        if transactions and not scopes:
+            raise click.UsageError("--transactions needs --scopes: a transaction crosses with named scopes alone")
         named = frozenset(check_service(name) for name in services) if services else None
         limits = named, None if scopes is None else scopes_from(scopes.split()), transactions
         command(terms=Terms(others.pop("urls"), others.pop("pin"), *limits, overlap), **others)

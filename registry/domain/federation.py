@@ -29,6 +29,10 @@ def federation_from(body: Mapping[str, Any], own: str, own_root: str) -> Federat
     for one in federation.domains:
         if one.root == own_root:
             raise BadRequest("malformed_body", f"{one.domain} has the root of this registry, expected its own")
+        if one.transactions and not one.scopes:
+            raise BadRequest(
+                "malformed_body", f"{one.domain}: transactions is true, expected the scopes that may cross"
+            )
         for url in one.urls:
             if not is_usable_url(url):
                 raise BadRequest("malformed_body", f"{one.domain}: {text_like(url)} is no URL of a server")

@@ -160,6 +160,7 @@ def test_operators_read_it_and_admins_alone_change_it(registry: Driver) -> None:
         [{**PARTNER, "urls": ["http://registry.partner.example"]}],
         [{**PARTNER, "services": ["registry"]}],
         [{**PARTNER, "services": ["*"]}],
+        [{"domain": "partner.example", "urls": PARTNER["urls"], "root": ROOT, "transactions": True}],
         [PARTNER, PARTNER],
         [PARTNER, {**PARTNER, "domain": "other.example"}],
         {"partner.example": PARTNER},

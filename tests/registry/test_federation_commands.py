@@ -108,11 +108,12 @@ def test_a_foreign_domain_is_added_listed_and_removed(run: Run, registry: Driver
     document = registry.read(FederationDocument, registry.got("/v1/federation.jwt"))
     assert document.federation.to_json() == {"domains": [domain]}
     assert document.seq == believed["entry"]
-    crossing = "add", PARTNER, "--url", url, "--pin", pin, "--transactions"
-    assert "needs --scopes" in " ".join(run(*crossing).output.split())
-    assert told(run(*crossing, "--scopes", "read", "--json"))["domains"] == [
-        {"domain": PARTNER, "urls": [url], "root": pin, "scopes": ["read"], "transactions": True}
+    assert told(run("add", PARTNER, "--url", url, "--pin", pin, "--json"))["domains"] == [
+        {"domain": PARTNER, "urls": [url], "root": pin, "transactions": False}
     ]
+    refused(run("add", PARTNER, "--url", url, "--pin", pin, "--transactions"), 2)
+    crossing = ("--transactions", "--scopes", "orders:read", "--json")
+    assert told(run("add", PARTNER, "--url", url, "--pin", pin, *crossing))["domains"][0]["transactions"] is True
     assert "is not believed any more" in run("remove", PARTNER).stdout
     assert told(run("list", "--json"))["domains"] == []
     assert "not_federated" in refused(run("remove", PARTNER))

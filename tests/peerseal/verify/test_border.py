@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from peerseal import Event, EventVerifier, Identity, Transaction, User, carrying
-from peerseal.errors import PeersealError, UnsignableRequest
+from peerseal.errors import BadTransactionToken, CallerNotAllowed, PeersealError, UnsignableRequest
 from peerseal.identity.signing import request_token
+from peerseal.protocol.documents.federation import FederatedDomain
 from peerseal.testing import Clock, MemoryRegistry
+from peerseal.verify.border import crossing_scopes, event_scopes, scopes_of_foreigner
 from peerseal.verify.request import Peer
 from tests.support.keys import signing_key
 from tests.support.two_domains import BILLING, QUIET, SHOP, TwoDomains, two_domains
@@ -221,3 +225,46 @@ def test_an_event_of_a_federation_that_was_taken_away_is_refused(domains: TwoDom
     domains.acme.end_federation("partner.example")
     domains.trust.refresh()
     assert code_of(lambda: consume(domains, headers)) == "unknown_key"
+
+
+# ---- for all federations
+
+SCOPES = st.frozensets(st.sampled_from(["read", "write", "pay"]))
+ENTRIES = st.builds(
+    FederatedDomain,
+    st.sampled_from(["partner.example", "third.example"]),
+    st.just(("https://registry.example",)),
+    st.just("A" * 43),
+    scopes=st.none() | SCOPES,
+    transactions=st.booleans(),
+)
+
+
+@given(SCOPES, ENTRIES)
+def test_a_federation_never_widens_what_code_and_policies_allow(
+    allowed: frozenset[str], entry: FederatedDomain
+) -> None:
+    found = scopes_of_foreigner(allowed, entry)
+    assert found == allowed & (allowed if entry.scopes is None else entry.scopes)
+    try:
+        of_event = event_scopes(allowed, entry)
+    except CallerNotAllowed:
+        assert not entry.transactions
+    else:
+        assert entry.transactions
+        assert of_event == allowed & (entry.scopes or frozenset())
+
+
+@given(st.none() | ENTRIES, st.none() | ENTRIES)
+def test_a_transaction_crosses_only_where_an_entry_of_its_own_domain_says_so(
+    minted: FederatedDomain | None, carried: FederatedDomain | None
+) -> None:
+    foreign = [entry for entry in (minted, carried) if entry is not None]
+    try:
+        limit = crossing_scopes(minted, carried)
+    except BadTransactionToken:
+        assert len({entry.domain for entry in foreign}) > 1 or not foreign[0].transactions
+    else:
+        assert len({entry.domain for entry in foreign}) <= 1
+        assert (limit is None) is (not foreign)
+        assert limit is None or (foreign[0].transactions and limit == (foreign[0].scopes or frozenset()))
