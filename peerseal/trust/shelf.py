@@ -102,6 +102,8 @@ class Shelf(ABC, Generic[D, B, A]):
     """The name of its copy on disk; ``{}`` stands for the service's short name. Empty for a kind without copies."""
     may_be_absent: ClassVar[bool] = False
     """Whether 404 says that there is no such subject; else it is a failure."""
+    in_ledger: ClassVar[bool] = True
+    """Whether a document proves its content by the ledger, so that witnesses vouch for it."""
     mirrors_have_all: ClassVar[bool] = True
     """Whether the 404 of a mirror says so, too: a mirror may leave statements out."""
 
@@ -590,8 +592,9 @@ class Shelf(ABC, Generic[D, B, A]):
             item.awaited_entry = 0
         self._update_lookup(item, known)
         item.known = known
-        ends = known.confirmed_at + self._limits.offline_limit, float(known.expires_at)
-        item.good_until = min(*ends, self._reader.witnessed.believed_until(known.seq))
+        witnessed_until = self._reader.witnessed.believed_until(known.seq) if self.in_ledger else math.inf
+        ends = known.confirmed_at + self._limits.offline_limit, float(known.expires_at), witnessed_until
+        item.good_until = min(ends)  # in one step: look-ups take no lock
         item.period = period
 
     def _update_lookup(self, item: CachedSubject[B], known: B | None) -> None:

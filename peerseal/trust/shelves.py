@@ -256,6 +256,8 @@ class KnownSetting(Dated, Generic[V]):
 class SettingShelf(Shelf[S, KnownSetting[V], KnownSetting[V]]):
     """The settings of one kind."""
 
+    in_ledger = False
+
     def ask(self, subject: str) -> V:
         """The setting about that subject, fetched where what is held is not to be believed any more. Raises
         TrustUnavailable."""

@@ -4,9 +4,11 @@ The newest cosigned checkpoint is part of the one history that this store has se
 covered by it. What is newer may be used for `TrustLimits.witness_delay` seconds, counted from when this process first
 saw entries that are not covered yet. After that
 
-- documents with a newer checkpoint are refused, and beliefs from such documents end;
+- documents about keys with a newer checkpoint are refused, and beliefs from such documents end;
 - beliefs from covered entries go on;
-- lists of changes still take trust away, and confirm a belief only up to the end of that time.
+- lists of changes still take trust away, and confirm a belief only up to the end of that time;
+- policies and other settings still change, and count as signed no later than that. The ledger does not prove their
+  content, so witnesses could not vouch for it; and a narrower policy must not wait for them.
 
 A process that has just started has seen nothing by itself: for it the time counts from the witnesses' own signed time,
 and without a cosigned checkpoint it believes nothing. So a slow witness stops nothing at once, a registry cannot show a
@@ -21,11 +23,9 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from peerseal.errors import DocumentRefused, FetchError, MalformedToken, PeersealError
-from peerseal.protocol.documents.changes import Changes
-from peerseal.protocol.documents.current import CurrentServices
 from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart
 from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.documents.statement import KeyStatement
@@ -102,8 +102,8 @@ class WitnessedLedger:
         return False
 
     def applied(self, document: D, checkpoint: Checkpoint, root: RegistryKeys) -> D:
-        """The document, as far as it may be used: a list of changes that is not covered says nothing about the time
-        after the delay. Raises DocumentRefused with ``document_unwitnessed``."""
+        """The document, as far as it may be used: one that is not about keys, and not covered, says nothing about the
+        time after the delay. Raises DocumentRefused with ``document_unwitnessed``."""
         self._follow_policies(root)
         if self._is_covered(checkpoint.size):
             return document
@@ -113,9 +113,8 @@ class WitnessedLedger:
         if self._is_covered(checkpoint.size):
             return document
         until = self._usable_until()
-        if isinstance(document, Changes | CurrentServices):
-            issued_at = int(max(0.0, min(document.issued_at, until)))
-            return replace(document, issued_at=issued_at)
+        if not isinstance(document, KeySetDocument | KeySetPart | KeyStatement):
+            return _signed_until(document, until)
         if self._clock() >= until:
             raise DocumentRefused("document_unwitnessed", self._in_words(checkpoint.size))
         _check_entries(document)
@@ -307,11 +306,16 @@ def _missing(note: Note, policies: tuple[Quorum, ...]) -> str:
     return "no policy names a witness"
 
 
-def _check_entries(document: Any) -> None:
+def _signed_until(document: D, until: float) -> D:
+    """The document, as if it was signed then, if it was signed later."""
+    signed: Any = document
+    return cast(D, replace(signed, issued_at=int(max(0.0, min(signed.issued_at, until)))))
+
+
+def _check_entries(document: KeySetDocument | KeySetPart | KeyStatement) -> None:
     """No key in it was admitted after the entry that is said to have changed it last: the belief from it ends by that
     entry. Raises DocumentRefused."""
-    keys: tuple[Any, ...] = document.keys if isinstance(document, KeySetDocument | KeySetPart) else ()
-    keys = (document,) if isinstance(document, KeyStatement) else keys
+    keys = (document,) if isinstance(document, KeyStatement) else document.keys
     if any(key.admission.index >= document.seq for key in keys):
         raise DocumentRefused("document_malformed", "a key was admitted after the last change of its service")
 

@@ -164,6 +164,23 @@ def test_revocations_count_without_witnesses(registry: MemoryRegistry, clock: Cl
     assert knows(trust, kids[1])
 
 
+def test_a_narrower_policy_waits_for_no_witness(registry: MemoryRegistry, clock: Clock) -> None:
+    kid, shop = admitted(registry), f"{registry.domain}/shop"
+    registry.set_policy("shop", {"client": {"read", "write"}})
+    serve_cosigned(registry, *NAMES)
+    trust = registry.trust_store(limits=QUIET, **TWO_OF_THREE)
+    assert knows(trust, kid)
+    assert trust.policy(shop) == registry.policy(shop)
+    registry.set_policy("shop", {"client": {"read"}})
+    trust.refresh()
+    assert trust.policy(shop) == registry.policy(shop)
+    clock.advance(DELAY + 60)
+    registry.set_policy("shop", {})
+    trust.refresh()
+    assert trust.policy(shop) == registry.policy(shop)
+    assert knows(trust, kid)
+
+
 def test_lists_without_witnesses_confirm_nothing_for_ever(registry: MemoryRegistry, clock: Clock) -> None:
     kid = admitted(registry)
     serve_cosigned(registry, *NAMES)
