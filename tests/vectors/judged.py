@@ -36,7 +36,9 @@ from peerseal.protocol.encoding import (
 from peerseal.protocol.join import JoinToken, join_mac_matches
 from peerseal.protocol.keys import PublicCredentials, PublicKey
 from peerseal.protocol.ledger.checkpoint import verify_checkpoint
+from peerseal.protocol.ledger.cosignature import Note
 from peerseal.protocol.ledger.merkle import check_consistency, check_inclusion, leaf_hash
+from peerseal.protocol.ledger.quorum import Quorum
 from peerseal.protocol.names import make_kid, split_kid, split_service_id
 from peerseal.protocol.policies import ACCESS_LIFETIMES, CallPolicy, Derivation, DomainSettings, UserIssuer
 from peerseal.protocol.problem_document import problem_of
@@ -371,6 +373,15 @@ def _checkpoint(given: Input) -> Facts:
     return {"size": read.size, "root": b64url(read.root)}
 
 
+def _cosigned(given: Input) -> Facts:
+    read = verify_checkpoint(given["note"], given["origin"], given["keys"])
+    quorum = Quorum.read({name: given[name] for name in ("witnesses", "quorum")})
+    at = None if quorum is None else quorum.cosigned_at(Note.parse(given["note"]))
+    if at is None:
+        raise DocumentRefused("document_unwitnessed", "fewer than the quorum have cosigned it")
+    return {"size": read.size, "at": at}
+
+
 _DOCUMENTS: Final[Mapping[str, type[Any]]] = {
     "key-set": KeySetDocument,
     "key-statement": KeyStatement,
@@ -411,5 +422,6 @@ _JUDGES: Final[Mapping[str, Callable[[Input], Facts]]] = {
     "inclusion": _inclusion,
     "consistency": _consistency,
     "checkpoint": _checkpoint,
+    "cosigned-checkpoint": _cosigned,
     **{name: _document(kind) for name, kind in _DOCUMENTS.items()},
 }

@@ -7,6 +7,7 @@ from typing import Any, Final
 from peerseal.protocol.encoding import b64url
 from peerseal.protocol.ledger import merkle
 from peerseal.protocol.ledger.checkpoint import Checkpoint, encode_proof, ledger_jwk, sign_checkpoint
+from peerseal.protocol.ledger.cosignature import WITNESS_KEY, NoteKey, cosign
 from tests.vectors.world import DOMAIN, Vectors, ledger_key, seed
 
 LEAVES: Final = [merkle.leaf_hash(b"entry %d" % number) for number in range(300)]
@@ -125,4 +126,54 @@ def checkpoints() -> Vectors:
     made.good(
         "past-key", "an earlier key that the root still names", note=sign_checkpoint(head, other), keys=[jwk, past]
     )
+    return made
+
+
+def cosigned() -> Vectors:
+    """Checkpoints that witnesses cosigned."""
+    key, at = ledger_key(), 1_790_000_000
+    made = Vectors(
+        "cosigned-checkpoint",
+        "Checkpoints with cosignatures (C2SP cosignature/v1), and the witnesses and quorum that the root names.",
+        [ledger_jwk(key.public_key())],
+    )
+    signers = {name: ledger_key(name) for name in ("first", "second", "third")}
+    named = [{"name": name, "key": str(NoteKey.of(name, WITNESS_KEY, of.public_key()))} for name, of in signers.items()]
+    made.defaults = {"origin": DOMAIN, "witnesses": named, "quorum": 2}
+    note = sign_checkpoint(Checkpoint(DOMAIN, 300, merkle.root_hash(300, _node)), key)
+    text = note.partition("\n\n")[0] + "\n"
+    first, second, third = (
+        f"{cosign(text, name, of, at + later)}\n" for (name, of), later in zip(signers.items(), (0, 7, 9), strict=True)
+    )
+    facts = {"size": 300, "at": at}
+    made.good("two-of-three", "the quorum has cosigned it", facts, note=note + first + second)
+    made.good(
+        "all", "the time is that of the quorum's last witness", {"at": at + 7}, note=note + first + second + third
+    )
+    made.good("one-of-three", "where one is enough", {"at": at + 9}, note=note + third, quorum=1)
+    forged = second.replace(second[-12:-4], "AAAAAAAA")
+    stolen = str(cosign(text, "second", ledger_key("thief"), at)) + "\n"
+    few = "fewer than the quorum have cosigned it"
+    for name, lines in {
+        "none": "",
+        "one": first,
+        "one-twice": first + first,
+        "forged": first + forged,
+        "other-key": first + stolen,
+        "other-name": first + second.replace("second", "other"),
+        "other-text": first + f"{cosign(text.replace('300', '301'), 'second', signers['second'], at)}\n",
+        "no-time": first + f"{cosign(text, 'second', signers['second'], 0)}\n",
+    }.items():
+        made.bad(name, "document_unwitnessed", few, note=note + lines)
+    both = first + second
+    twice = [named[0], {**named[0], "name": "second"}]
+    wrong: dict[str, dict[str, Any]] = {
+        "quorum-zero": {"quorum": 0},
+        "quorum-above": {"quorum": 4},
+        "name-twice": {"witnesses": [named[0], named[0]]},
+        "key-twice": {"witnesses": twice},
+        "no-key": {"witnesses": [{"name": "first"}, *named[1:]]},
+    }
+    for name, changes in wrong.items():
+        made.bad(name, "malformed_token", "witnesses and quorum that are none", note=note + both, **changes)
     return made

@@ -48,6 +48,7 @@ FILES: Final[Mapping[str, Callable[[], Vectors]]] = {
     "inclusion": ledger.inclusions,
     "consistency": ledger.consistencies,
     "checkpoint": ledger.checkpoints,
+    "cosigned-checkpoint": ledger.cosigned,
 }
 """Each file's name without its suffix, which is its kind as well."""
 
