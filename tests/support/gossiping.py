@@ -86,7 +86,7 @@ def call_from(address: str) -> None:
 def main() -> None:
     """Runs until the process is stopped."""
     call_from(os.environ["GOSSIP_ADDRESS"])
-    identity = peerseal.Identity(**options_in(os.environ), limits=LIMITS).start()
+    identity = peerseal.Identity(**{**options_in(os.environ), "limits": LIMITS}).start()
     service = Service(identity, json.loads(os.environ["GOSSIP_PEERS"]))
     server = make_server("127.0.0.1", int(os.environ["GOSSIP_PORT"]), service.app(), threaded=True)
     threading.Thread(target=service.call_on, daemon=True).start()
