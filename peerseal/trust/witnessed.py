@@ -26,6 +26,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar, cast
 
 from peerseal.errors import DocumentRefused, FetchError, MalformedToken, PeersealError
+from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.current import CurrentServices
 from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart
 from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.documents.statement import KeyStatement
@@ -108,7 +110,8 @@ class WitnessedLedger:
         if self._is_covered(checkpoint.size):
             return document
         self._mark(checkpoint.size)
-        if self._clock() >= self._usable_until():
+        is_list = isinstance(document, Changes | CurrentServices)
+        if self._clock() >= self._usable_until() and not is_list:  # revocations in a list must not wait for an answer
             self._try_renewal(root)
         if self._is_covered(checkpoint.size):
             return document

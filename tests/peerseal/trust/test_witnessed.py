@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import ConfigurationError, DocumentRefused, RevokedKey, TrustUnavailable
 from peerseal.identity.environment import options_in
+from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.cosignature import WITNESS_KEY, Note, NoteKey, cosign
 from peerseal.protocol.ledger.quorum import Quorum
@@ -162,6 +163,20 @@ def test_revocations_count_without_witnesses(registry: MemoryRegistry, clock: Cl
     with pytest.raises(RevokedKey):
         trust.key(kids[0])
     assert knows(trust, kids[1])
+
+
+def test_a_list_of_changes_waits_for_no_answer_about_witnesses(registry: MemoryRegistry, clock: Clock) -> None:
+    kid = admitted(registry)
+    serve_cosigned(registry, *NAMES)
+    trust = registry.trust_store(limits=QUIET, **TWO_OF_THREE)
+    assert knows(trust, kid)
+    admitted(registry, "shop")
+    trust.refresh()
+    clock.advance(2 * DELAY)
+    before = registry.calls[ASKED]
+    changes = trust.document(Changes, "/v1/changes?since=0", registry.domain)
+    assert changes.issued_at == int(clock()) - DELAY, "it says nothing about the time after the delay"
+    assert registry.calls[ASKED] == before
 
 
 def test_a_narrower_policy_waits_for_no_witness(registry: MemoryRegistry, clock: Clock) -> None:
