@@ -2,17 +2,20 @@
 
 One gunicorn worker of eight threads on the servers' core, real HTTP to the registry. Ten services may call. Their good
 calls come at one rate. Additional calls come at another rate, in windows that take turns: none; more good calls; tokens
-in the names of the same ten, each with another unknown kid; tokens of made-up services. Any additional requests make
-good calls queue now and then, so the flood is compared with as many good requests: the remaining difference is the
-effect of an unknown kid. One window of each kind makes a round; the good calls of all rounds count. A window is as long
-as a cooldown: shorter windows with pauses between them would contain more fetches than a continuous flood.
+in the names of the same ten, each with another unknown kid; tokens of made-up services; tokens of a service of another
+trust domain, whose registry takes connections and never answers. Any additional requests make good calls queue now and
+then, so the flood is compared with as many good requests: the remaining difference is the effect of an unknown kid. One
+window of each kind makes a round; the good calls of all rounds count. A window is as long as a cooldown: shorter
+windows with pauses between them would contain more fetches than a continuous flood.
 """
 
 import json
 import secrets
+import socket
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.request import urlopen
 
@@ -23,7 +26,7 @@ from benchmarks.operators import Operator
 from benchmarks.paced import Stream, drive
 from benchmarks.requests_made import TARGET, request_token, signed_request
 from benchmarks.spread import percentile
-from demo.processes import Server, free_port, gunicorn
+from demo.processes import LOOPBACK, Server, free_port, gunicorn
 from demo.stack import RESOURCE, Stack
 from peerseal import TrustLimits
 from peerseal.protocol.encoding import b64url
@@ -36,8 +39,18 @@ FLOOD, PER_SECOND = 5_000, 1_000.0  # calls in a window, and calls a second
 GOOD, GOOD_PER_SECOND = 1_000, 200.0
 _WARMING_UP = 200
 
+FOREIGN = "partner.example"
+"""A trust domain whose registry hangs."""
+
 _ALONE, _GOOD, _UNKNOWN, _MADE_UP = "alone", "with as many good calls", "unknown kids", "made-up services"
-_STATUSES: dict[str, tuple[int, ...]] = {_ALONE: (), _GOOD: (200,), _UNKNOWN: (401, 503), _MADE_UP: (403,)}
+_FOREIGN = "foreign kids"
+_STATUSES: dict[str, tuple[int, ...]] = {
+    _ALONE: (),
+    _GOOD: (200,),
+    _UNKNOWN: (401, 503),
+    _MADE_UP: (403,),
+    _FOREIGN: (503,),
+}
 _KINDS = list(_STATUSES)
 _COOLDOWN = TrustLimits().cooldown
 
@@ -61,6 +74,10 @@ class _Callers:
         """A call of a made-up service."""
         return _forged(service_id(self.domain, f"made-up-{secrets.token_hex(8)}"), self.domain)
 
+    def foreign(self, _: int) -> bytes:
+        """A call of the other domain's service."""
+        return _forged(service_id(FOREIGN, "billing"), self.domain)
+
 
 def measure(stack: Stack) -> Iterator[Figure]:
     """The figures. All services are registered at the ``stack``'s registry."""
@@ -69,8 +86,8 @@ def measure(stack: Stack) -> Iterator[Figure]:
     newcomers = [operator.newcomer(name, key) for name, key in zip(names, rsa_keys(SERVICES), strict=True)]
     callers = _Callers(stack.domain, [(operator.register(one), one.key) for one in newcomers])
     with cores.on(servers_cores):
-        server = _serve(stack, names)
-    with cores.on(load_cores):
+        server = _serve(stack, [*names, service_id(FOREIGN, "billing")])
+    with cores.on(load_cores), _hanging_registry(stack):
         load.drive(server.url, [callers.good(at) for at in range(_WARMING_UP)])
         warm = time.monotonic()  # the callers' keys are known: a fetch that finds the key lifts its cooldown
         seconds: dict[str, list[float]] = {kind: [] for kind in _KINDS}
@@ -103,7 +120,11 @@ def _most_in_a_cooldown(times: Sequence[float]) -> int:
 
 def _latencies(seconds: Mapping[str, Sequence[float]]) -> Iterator[Figure]:
     p99 = {kind: 1e3 * percentile(seconds[kind], 99) for kind in _KINDS}
-    for kind, what in ((_UNKNOWN, "a flood of unknown kids"), (_MADE_UP, "a flood of made-up services")):
+    for kind, what in (
+        (_UNKNOWN, "a flood of unknown kids"),
+        (_MADE_UP, "a flood of made-up services"),
+        (_FOREIGN, "a flood of foreign kids, their registry hangs"),
+    ):
         for beside, goal in ((_GOOD, Goal("<", 2)), (_ALONE, None)):
             against = f"{beside}: {p99[beside]:.1f} ms"
             yield Figure(f"p99 of good calls in {what}", p99[kind], "ms", against, p99[kind] / p99[beside], goal)
@@ -112,7 +133,8 @@ def _latencies(seconds: Mapping[str, Sequence[float]]) -> Iterator[Figure]:
 def _window(url: str, kind: str, callers: _Callers, seed: int) -> Sequence[float]:
     """The seconds that the good calls took."""
     good = Stream(url, [callers.good(at) for at in range(GOOD)], GOOD_PER_SECOND, (200,), seed)
-    make = {_GOOD: callers.good, _UNKNOWN: callers.forged, _MADE_UP: callers.made_up}.get(kind)
+    makers = {_GOOD: callers.good, _UNKNOWN: callers.forged, _MADE_UP: callers.made_up, _FOREIGN: callers.foreign}
+    make = makers.get(kind)
     others = [make(at) for at in range(FLOOD)] if make else []
     drive(good, Stream(url, others, PER_SECOND, _STATUSES[kind], seed + ROUNDS))
     return good.seconds
@@ -133,3 +155,13 @@ def _serve(stack: Stack, callers: Sequence[str]) -> Server:
     target = f"benchmarks.apps:flooded_route({callers!r})"
     server = stack.keep(gunicorn("flooded", target, port=free_port(), log=log, settings=settings, workers=1))
     return server.wait_until_answers(f"{server.url}/ready")
+
+
+@contextmanager
+def _hanging_registry(stack: Stack) -> Iterator[None]:
+    """The registry of the other domain, which the own one names: it takes connections, and never answers."""
+    with socket.create_server((LOOPBACK, 0), backlog=1_000) as server:
+        url, pin = f"http://{LOOPBACK}:{server.getsockname()[1]}", b64url(secrets.token_bytes(32))
+        stack.operate("federation", "add", FOREIGN, "--url", url, "--pin", pin, "--unchecked")
+        yield
+        stack.operate("federation", "remove", FOREIGN)
