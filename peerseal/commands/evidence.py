@@ -34,8 +34,7 @@ def add_evidence(commands: Subcommands) -> None:
         " thumbprint PIN.",
         examples=(
             "peerseal evidence verify split-view.json --pin PIN",
-            "peerseal evidence verify split-view.json --json \\\n"
-            "    --ledger-key acme.internal+9dcbd8c3+ASunbZFqDDEu/WDeHTgZmrDG1/ouQYYCHzXJ6YYt7uXL",
+            "peerseal evidence verify split-view.json --json --ledger-key VKEY",
         ),
         exit_codes="0 a split view is proven; 1 it is not, or the file cannot be read; 2 wrong usage or settings",
         as_json="print one JSON object",

@@ -141,6 +141,7 @@ REMEDIES: Final[Mapping[str, str]] = {
     "caller_not_allowed": "Add the caller to allow= of the callee, and to the registry's policy.",
     "insufficient_scope": "Give the caller the scope in allow= and in the registry's policy.",
     "trust_unavailable": "Reach the registry at PEERSEAL_REGISTRY_URL; compare its pin with PEERSEAL_REGISTRY_PIN.",
+    "split_view": "Two signed histories were seen: keep the evidence, and do what docs/how-to/split-view.md says.",
     "fetch_failed": "Reach the registry at PEERSEAL_REGISTRY_URL.",
 }
 """What to do about a refusal, by code."""

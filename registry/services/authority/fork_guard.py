@@ -12,8 +12,8 @@ While the database does not continue the known head, nothing is signed or append
 import logging
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, NoReturn, Self
 
@@ -199,12 +199,20 @@ class ForkGuard:
     def _is_of_a_moment_ago(self, edge: Frontier) -> bool:
         """Whether the reader's transaction is older than the known head, which the database has."""
         known = self.known
-        with self._second.read() as connection:
+        with self._second_look() as connection:
             newest = ledger.frontier(connection)
             if known is None or newest.size < known.size:
                 return False
             old = Known(edge.size, edge.root, None, 0)
             return self._continues(connection, known, newest) and self._continues(connection, old, newest)
+
+    @contextmanager
+    def _second_look(self) -> Iterator[Connection]:
+        """A transaction on the connection of its own, which is closed afterwards: it is needed for moments only."""
+        with self._second.read() as connection:
+            yield connection
+        if self._second.engine is not self._store.engine:
+            self._second.engine.dispose()
 
     def _continues(self, connection: Connection, old: Known, edge: Frontier) -> bool:
         """Whether the tree with that edge extends the old one. Raises LedgerContradicted where rows are missing."""
@@ -326,7 +334,7 @@ class ForkGuard:
         if written.declared_at != known.declared_at:
             return written.declared_at > known.declared_at
         seen = Known.of(written)
-        with self._second.read() as connection:
+        with self._second_look() as connection:
             edge = ledger.frontier(connection)
             lost = not self._is_in(connection, seen, edge)
         larger = seen.size > known.size

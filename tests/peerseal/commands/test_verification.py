@@ -26,7 +26,7 @@ from peerseal.commands.step_report import (
     Result,
 )
 from peerseal.commands.verification import Message, verify_document, verify_event, verify_request, verify_transaction
-from peerseal.errors import DocumentRefused, Forbidden, TokenError, TrustUnavailable
+from peerseal.errors import DocumentRefused, Forbidden, SplitViewFound, TokenError, TrustUnavailable
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.current import CurrentServices
 from peerseal.protocol.documents.domain import DomainDocument
@@ -460,7 +460,7 @@ def test_each_code_names_the_first_step_of_the_protocol_page_that_raises_it() ->
         for code in re.findall(r"[a-z_]+", codes):
             first.setdefault(code, int(step))
     assert {int(step) for step, _ in rows} == set(range(1, 12))
-    steps = {cls.code: cls.step for cls in (*REFUSALS, TrustUnavailable)}
+    steps = {cls.code: cls.step for cls in (*REFUSALS, TrustUnavailable, SplitViewFound)}
     assert {code: step for code, step in steps.items() if code in first} == first
     others = {code: step for code, step in steps.items() if code not in first}
     assert others == {
@@ -477,7 +477,7 @@ def test_the_command_shows_the_steps_of_the_step_table(kind: Any, module: Any) -
 
 
 def test_every_refusal_of_a_token_has_a_remedy_and_every_code_of_a_document_a_step() -> None:
-    assert {cls.code for cls in (*REFUSALS, TrustUnavailable)} <= REMEDIES.keys()
+    assert {cls.code for cls in (*REFUSALS, TrustUnavailable, SplitViewFound)} <= REMEDIES.keys()
     assert len(REFUSALS) == 20
     named = set(re.findall(r"``(document_[a-z_]+)``", DocumentRefused.__doc__ or ""))
     assert named <= DOCUMENT.codes.keys()
