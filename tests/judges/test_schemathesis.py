@@ -34,9 +34,10 @@ THOROUGH = 60
 REFUSALS = {"checks": {"negative_data_rejection": {"expected-statuses": ["4xx", "5xx"]}}}
 """Any 4xx refuses a call that the document forbids: a text that is too long may make the whole body too long (413).
 Each status must still be one that the document names, and a 5xx one that `asked` knows."""
-UNKNOWABLE = {"getProof", "registerKey", "endKey", "setPolicy", "setDomain", "getChanges"}
+UNKNOWABLE = {"getProof", "registerKey", "endKey", "setPolicy", "setDomain", "setFederation", "getChanges"}
 """Calls whose rules no JSON Schema can say: one parameter or two others, a signed body, a reason that fits the key,
-names of one's own domain. The names of a waiting call are one text, and each has a greatest length."""
+names of one's own domain, or of other domains alone, each root once. The names of a waiting call are one text, and each
+has a greatest length."""
 
 
 @schemathesis.deserializer("application/json")
