@@ -112,7 +112,7 @@ def memory(pid: str) -> int:
 @pytest.mark.thorough
 def test_workers_share_the_memory_of_the_loaded_application(tmp_path: Path) -> None:
     shared = memory_of_workers(tmp_path / "on", preload="on")
-    assert shared < 0.8 * memory_of_workers(tmp_path / "off", preload="off")
+    assert shared < 0.85 * memory_of_workers(tmp_path / "off", preload="off")
 
 
 def memory_of_workers(folder: Path, preload: str) -> int:
