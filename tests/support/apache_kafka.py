@@ -22,10 +22,10 @@ from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionTy
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 from confluent_kafka.cimpl import NewTopic
 
-from demo.processes import LOOPBACK, ProcessFailed, free_port
+from demo.processes import LOOPBACK, ProcessFailed
 from peerseal.messaging import DEAD_LETTERS
 from tests.support.certificates import Authority
-from tests.support.restartable import START, RestartableServer
+from tests.support.restartable import START, RestartableServer, lasting_port
 
 JARS: Final = Path(os.environ.get("KAFKA_JARS") or Path(sys.prefix) / "kafka")
 """Where ``make kafka`` puts the jars."""
@@ -93,17 +93,17 @@ class ApacheKafka(RestartableServer):
     the least that Kafka takes, and not only after 45."""
 
     def __init__(self, folder: Path, login: OAuthBearer | None = None, **properties: str) -> None:
-        self.address = f"{LOOPBACK}:{free_port()}"
+        self.address = f"{LOOPBACK}:{lasting_port()}"
         """``host:port``, as librdkafka's ``bootstrap.servers`` takes it."""
         self.url = f"kafka://{self.address}"
         """As an application's configuration has it."""
         self._folder = folder / "kafka"
         super().__init__("kafka", self._folder / "kafka.log")
-        controller = f"{LOOPBACK}:{free_port()}"
+        controller = f"{LOOPBACK}:{lasting_port()}"
         self._properties = {**_properties(self._folder, self.address, controller), **properties}
         self._options: tuple[str, ...] = ()
         if login is not None:
-            self.tls_address = f"{LOOPBACK}:{free_port()}"
+            self.tls_address = f"{LOOPBACK}:{lasting_port()}"
             """``host:port`` of the listener for ``login``."""
             self._properties |= login.properties(folder, self.address, self.tls_address, controller)
             self._options = (f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={login.jwks_url}",)

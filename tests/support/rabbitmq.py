@@ -16,9 +16,9 @@ from typing import Any, Final
 import amqp
 import pytest
 
-from demo.processes import LOOPBACK, Process, free_port
+from demo.processes import LOOPBACK, Process
 from peerseal.rabbitmq import declare
-from tests.support.restartable import RestartableServer
+from tests.support.restartable import RestartableServer, lasting_port
 
 SERVER: Final = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
@@ -40,14 +40,14 @@ class RabbitMQ(RestartableServer):
     """Those of an inlet: see `tests.support.brokers.Broker`."""
 
     def __init__(self, folder: Path, configuration: Mapping[str, str] | None = None) -> None:
-        self.port = free_port()
+        self.port = lasting_port()
         self.url = f"amqp://guest:guest@{LOOPBACK}:{self.port}//"
         """As an application's configuration has it."""
         self._folder = folder / "rabbitmq"
         super().__init__("rabbitmq", self._folder / "rabbitmq.log")
-        self._mapper_port = str(free_port())
+        self._mapper_port = str(lasting_port())
         self._configuration = dict(configuration or {})
-        self._environment = self._make_environment(distribution_port=free_port())
+        self._environment = self._make_environment(distribution_port=lasting_port())
         self._mapper: Process | None = None
 
     def start(self) -> None:

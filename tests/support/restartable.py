@@ -1,6 +1,7 @@
 """A real server that tests start, stop, kill and freeze: always on the same port, with the same data."""
 
 import os
+import random
 import signal
 import time
 from abc import ABC, abstractmethod
@@ -9,9 +10,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from demo.processes import Process, ProcessFailed
+from demo.processes import Process, ProcessFailed, free_port
 
 START = 60  # seconds
+_OWN_PORTS = 10_000, 32_000
+"""A range below the one from which the kernel takes the ports of outgoing connections."""
+
+
+def lasting_port() -> int:
+    """A free port for a server that is started more than once: while it is down no outgoing connection gets it."""
+    return free_port(random.randrange(*_OWN_PORTS))
 
 
 class RestartableServer(ABC):
