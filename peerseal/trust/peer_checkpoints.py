@@ -59,7 +59,7 @@ log = logging.getLogger("peerseal.split_view")
 MOST_REPORTS: Final = MOST_FILES
 """Split views that a process reports, at most."""
 _PEERS: Final = 1_000
-"""Peers of which it is remembered what they were told, and what they told."""
+"""The number of peers whose checkpoints a process remembers: the last one sent to each, and the last one from each."""
 _AGREED: Final = 256
 """Texts of ``cp`` that were found to be of the one history."""
 _SUSPECTS: Final = 16

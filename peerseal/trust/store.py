@@ -66,9 +66,9 @@ class TrustStore:
     machine started, including the time for which it was suspended. With ``federation`` a question about a service of
     another trust domain is answered as the registry's federation document says (`peerseal.trust.foreign`); without it
     such a service is unknown. ``on_split_view`` is called when a checkpoint that a peer told of proves that the ledger
-    has two histories. ``witnesses`` are the keys of witnesses (``NAME+ID+KEY``), of which at least ``quorum`` must have
-    cosigned what is believed, besides those that the root names. The attribute ``reader`` fetches and checks the
-    documents.
+    has two histories. ``witnesses`` are the keys of witnesses (``NAME+ID+KEY``). At least ``quorum`` of them must
+    cosign each checkpoint, in addition to the quorum that the root names. The attribute ``reader`` fetches and checks
+    the documents.
 
     The constructor makes no call and starts no thread; the methods do. Safe to use from threads, and before and after a
     fork: each look-up first checks whether the process was forked.

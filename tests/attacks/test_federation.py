@@ -1,19 +1,18 @@
 """Foreign registries and services that lie: none of it is believed, and none of it reaches the own domain."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from peerseal import Verifier
-from peerseal.errors import InvalidName, MalformedToken, PeersealError, TrustUnavailable, UnknownKey
+from peerseal.errors import InvalidName, MalformedToken, TrustUnavailable, UnknownKey
 from peerseal.protocol.documents.federation import FederatedDomain, Federation
 from peerseal.protocol.documents.frame import Document, sign_document
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
 from peerseal.testing import Answer, Clock, MemoryRegistry
-from tests.support.two_domains import BILLING, QUIET, TwoDomains, two_domains
+from tests.support.two_domains import BILLING, QUIET, TwoDomains, code_of, two_domains
 
 FEDERATION = "/v1/federation.jwt"
 BILLING_KEYS = "/v1/services/billing/jwks.jwt"
@@ -23,12 +22,6 @@ BILLING_KEYS = "/v1/services/billing/jwks.jwt"
 def domains(clock: Clock) -> Iterator[TwoDomains]:
     with two_domains(clock) as domains:
         yield domains
-
-
-def code_of(do: Callable[[], Any]) -> str:
-    with pytest.raises(PeersealError) as caught:
-        do()
-    return caught.value.code
 
 
 def jwt(jws: str) -> Answer:

@@ -25,7 +25,7 @@ PICTURES: Final = {
     "ledger-green": 740,
     "ledger-red": 700,
 }
-"""Pages of which the documentation has pictures, and their height in pixels: `make pictures` copies them."""
+"""The pages that the documentation shows as pictures, with their height in pixels: `make pictures` copies them."""
 _TALLEST = 2_400
 """Pixels of a page that a screenshot has."""
 _WATCH = """

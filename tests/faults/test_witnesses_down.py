@@ -34,7 +34,7 @@ LIMITS = TrustLimits(witness_delay=DELAY, poll_interval=3600.0, cooldown=0.0)
 
 
 class Domain:
-    """The registry, and its witnesses, each of which can be stopped and started."""
+    """The registry and its witnesses. A test can stop and start each witness."""
 
     def __init__(self, folder: Path, clock: Clock) -> None:
         home = folder / "home"

@@ -1,11 +1,14 @@
 """Two trust domains, each with a registry in memory, and one service each: a shop and a partner who bills."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from peerseal import Identity, TrustLimits, TrustStore, Verifier
+from peerseal.errors import PeersealError
 from peerseal.testing import Clock, MemoryRegistry
 from peerseal.verify.request import Peer
 
@@ -63,3 +66,10 @@ def two_domains(clock: Clock, limits: TrustLimits = QUIET) -> Iterator[TwoDomain
     ):
         shop, billing = acme.identity("shop", limits=limits), partner.identity("billing", limits=limits)
         yield TwoDomains(acme, partner, shop, billing, clock)
+
+
+def code_of(do: Callable[[], Any]) -> str:
+    """The code of the error that the call raises."""
+    with pytest.raises(PeersealError) as caught:
+        do()
+    return caught.value.code

@@ -1,4 +1,4 @@
-"""How many of which witnesses must have cosigned a checkpoint (docs/protocol.md)."""
+"""A quorum: the witnesses of a ledger, and the number of them that must cosign each checkpoint (docs/protocol.md)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

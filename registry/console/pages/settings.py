@@ -60,9 +60,8 @@ def _saved(members: Mapping[str, Any], seen: int, by: Mapping[str, str]) -> Sett
         return registry().policies.set_domain(members, {seen}, by)
     except PreconditionFailed:
         stored = registry().policies.domain()
-        return (
-            stored if stored.value == settings_from(members, registry().authority.in_force().domain) else None
-        )  # the same form, sent twice
+        typed = settings_from(members, registry().authority.in_force().domain)
+        return stored if stored.value == typed else None  # the same form, sent twice
 
 
 def _domain_page(status: int = 200, typed: str | None = None, refused: str | None = None) -> Response:

@@ -162,7 +162,8 @@ class IssuerSignIn:
         named = {group for group in groups if isinstance(group, str)} & self._settings.groups.keys()
         if not named:
             log.info("none of the %d groups in %s has a role here", len(groups), self._settings.groups_claim)
-        return max((Role.of(self._settings.groups[group]) for group in named), default=None)
+            return None
+        return max(Role.of(self._settings.groups[group]) for group in named)
 
     def _client(self, metadata: _Metadata) -> Any:
         """Authlib's client, over our calls."""

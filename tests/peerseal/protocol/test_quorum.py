@@ -1,4 +1,4 @@
-"""How many of which witnesses must have cosigned a checkpoint."""
+"""A quorum of witnesses: which documents name one, and which checkpoints have it."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,7 @@
 """Foreign trust domains at a trust store: believed through their own registry, as the federation document says."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from peerseal.testing import Answer, Clock, MemoryRegistry
 from peerseal.verify.response import ResponseHead, ResponseVerifier
 from tests.peerseal.served import Child
 from tests.support.misbehaving import hangs, misbehaving
-from tests.support.two_domains import BILLING, QUIET, SHOP, TwoDomains, two_domains
+from tests.support.two_domains import BILLING, QUIET, SHOP, TwoDomains, code_of, two_domains
 from tests.support.waiting import until
 
 FEDERATION = "/v1/federation.jwt"
@@ -29,12 +29,6 @@ LIVELY = TrustLimits(wait=0.0, poll_interval=0.05, look_interval=0.01)
 def domains(clock: Clock) -> Iterator[TwoDomains]:
     with two_domains(clock) as domains:
         yield domains
-
-
-def code_of(do: Callable[[], Any]) -> str:
-    with pytest.raises(PeersealError) as caught:
-        do()
-    return caught.value.code
 
 
 # ---- what is believed

@@ -1,6 +1,6 @@
 """Transactions and events between two trust domains: none crosses unless the federation says so."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerseal import Event, EventVerifier, Identity, Transaction, User, carrying
-from peerseal.errors import BadTransactionToken, CallerNotAllowed, PeersealError, UnsignableRequest
+from peerseal.errors import BadTransactionToken, CallerNotAllowed, UnsignableRequest
 from peerseal.identity.signing import request_token
 from peerseal.protocol.documents.federation import FederatedDomain
 from peerseal.testing import Clock, MemoryRegistry
 from peerseal.verify.border import crossing_scopes, event_scopes, scopes_of_foreigner
 from peerseal.verify.request import Peer
 from tests.support.keys import signing_key
-from tests.support.two_domains import BILLING, QUIET, SHOP, TwoDomains, two_domains
+from tests.support.two_domains import BILLING, QUIET, SHOP, TwoDomains, code_of, two_domains
 
 PAYLOAD = b'{"eventID":"e-1"}'
 SENT: dict[str, Any] = {"topic": "OrderCreated", "audience": "jobs.example.com", "event_id": "e-1"}
@@ -30,12 +30,6 @@ def domains(clock: Clock) -> Iterator[TwoDomains]:
         domains.acme.set_domain(minters=["shop", "edge"])
         domains.partner.set_domain(minters=["billing"])
         yield domains
-
-
-def code_of(do: Callable[[], Any]) -> str:
-    with pytest.raises(PeersealError) as caught:
-        do()
-    return caught.value.code
 
 
 def minted(by: Identity) -> Transaction:
