@@ -52,3 +52,13 @@ def raw_verify_once() -> Callable[[], None]:
     public, message = private.public_key(), b"x" * 700
     signature = private.sign(message, _PADDING, _HASH)
     return lambda: public.verify(signature, message, _PADDING, _HASH)
+
+
+def raw_sign_p256_once() -> Callable[[], None]:
+    """A function that signs as many bytes as a response token has with P-256, the same every time."""
+    private, algorithm, message = ec.generate_private_key(ec.SECP256R1()), ec.ECDSA(_HASH), b"x" * 600
+
+    def sign() -> None:
+        private.sign(message, algorithm)
+
+    return sign
