@@ -9,6 +9,7 @@ import pytest
 
 from peerseal.testing import Clock, MemoryRegistry
 from tests.support.apache_kafka import ApacheKafka, need_kafka
+from tests.support.compiled_once import sharing_what_is_compiled
 from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres import POSTGRES_SIZE, Postgres, in_memory, running_postgres
 from tests.support.rabbitmq import RabbitMQ, need_rabbitmq
@@ -109,6 +110,13 @@ def pytest_collection_finish() -> None:
     seconds to look at them."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once() -> Iterator[None]:
+    """Routes and templates are compiled once in each worker of pytest."""
+    with sharing_what_is_compiled():
+        yield
 
 
 @pytest.fixture

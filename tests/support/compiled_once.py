@@ -1,0 +1,55 @@
+"""Routes and templates that are compiled once in a process, however many applications have them.
+
+Nearly every test makes a registry with some fifty routes. Compiling them takes as long as all else that its start does,
+and the console's templates take twice as long again.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import pytest
+from flask import Flask
+from jinja2.bccache import Bucket, BytecodeCache
+from werkzeug.routing import Rule
+
+_COMPILED: Final = dict[tuple[object, ...], dict[str, Any]]()
+
+
+class CompiledOnce(Rule):
+    """A rule that takes what an equal one of another application has compiled."""
+
+    def compile(self) -> None:
+        """See Rule."""
+        given = (self.rule, self.host, self.subdomain, self.merge_slashes, str(self.defaults))
+        if given not in _COMPILED:
+            before = {name: id(value) for name, value in vars(self).items()}
+            self.arguments = set(self.arguments)
+            super().compile()
+            _COMPILED[given] = {name: value for name, value in vars(self).items() if before.get(name) != id(value)}
+        vars(self).update(_COMPILED[given])
+
+
+class TemplatesInMemory(BytecodeCache):
+    """Compiled templates, by name and source."""
+
+    def __init__(self) -> None:
+        self._compiled = dict[tuple[str, str], bytes]()
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        """See BytecodeCache."""
+        if (compiled := self._compiled.get((bucket.key, bucket.checksum))) is not None:
+            bucket.bytecode_from_string(compiled)
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        """See BytecodeCache."""
+        self._compiled[bucket.key, bucket.checksum] = bucket.bytecode_to_string()
+
+
+@contextmanager
+def sharing_what_is_compiled() -> Iterator[None]:
+    """All applications that are made within share what they compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Flask, "url_rule_class", CompiledOnce)
+        patch.setattr(Flask, "jinja_options", {**Flask.jinja_options, "bytecode_cache": TemplatesInMemory()})
+        yield
