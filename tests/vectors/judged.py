@@ -39,6 +39,7 @@ from peerseal.protocol.ledger.checkpoint import verify_checkpoint
 from peerseal.protocol.ledger.cosignature import Note
 from peerseal.protocol.ledger.merkle import check_consistency, check_inclusion, leaf_hash
 from peerseal.protocol.ledger.quorum import Quorum
+from peerseal.protocol.ledger.split_view import Evidence
 from peerseal.protocol.names import make_kid, split_kid, split_service_id
 from peerseal.protocol.policies import ACCESS_LIFETIMES, CallPolicy, Derivation, DomainSettings, UserIssuer
 from peerseal.protocol.problem_document import problem_of
@@ -382,6 +383,15 @@ def _cosigned(given: Input) -> Facts:
     return {"size": read.size, "at": at}
 
 
+def _evidence(given: Input) -> Facts:
+    evidence = Evidence.decode(b64url_decode(given["evidence"]) + b" " * given["blanks"])
+    root = None if given["pin"] is None else evidence.keys_under(given["pin"])
+    found = evidence.verdict(given["keys"] if root is None else root.ledger_keys, root)
+    if not found.proven:
+        raise Refused(found.code)
+    return {"domain": evidence.domain, "code": found.code}
+
+
 _DOCUMENTS: Final[Mapping[str, type[Any]]] = {
     "key-set": KeySetDocument,
     "key-statement": KeyStatement,
@@ -423,5 +433,6 @@ _JUDGES: Final[Mapping[str, Callable[[Input], Facts]]] = {
     "consistency": _consistency,
     "checkpoint": _checkpoint,
     "cosigned-checkpoint": _cosigned,
+    "evidence": _evidence,
     **{name: _document(kind) for name, kind in _DOCUMENTS.items()},
 }

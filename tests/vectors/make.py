@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from tests.vectors import basics, documents, foreign, history, ledger, requests, responses, tokens
+from tests.vectors import basics, documents, evidence, foreign, history, ledger, requests, responses, tokens
 from tests.vectors.world import Vectors
 
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "vectors"
@@ -49,6 +49,7 @@ FILES: Final[Mapping[str, Callable[[], Vectors]]] = {
     "consistency": ledger.consistencies,
     "checkpoint": ledger.checkpoints,
     "cosigned-checkpoint": ledger.cosigned,
+    "evidence": evidence.evidences,
 }
 """Each file's name without its suffix, which is its kind as well."""
 

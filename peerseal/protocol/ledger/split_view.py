@@ -124,7 +124,10 @@ class Sighting:
         """Reads what `to_json` writes. Raises MalformedToken."""
         if type(members) is not dict:
             raise MalformedToken("seen is a list of objects")
-        return cls(number_claim(members, "note"), claim(members, "from", str), time_claim(members, "at"))
+        note = number_claim(members, "note")
+        if note > 1:
+            raise MalformedToken(f"seen tells of note {note}: expected 0 or 1")
+        return cls(note, claim(members, "from", str), time_claim(members, "at"))
 
 
 @dataclass(frozen=True, slots=True)
