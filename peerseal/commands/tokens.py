@@ -1,5 +1,6 @@
-"""Commands for tokens. ``peerseal inspect`` says what a token or a document holds: nothing is verified, and no key is
-needed. ``peerseal sign`` prints the Authorization header of one request, for programs without the SDK."""
+"""Commands for tokens. ``peerseal inspect`` says what a token, a document, a checkpoint or the evidence of a split view
+holds: nothing is verified, and no key is needed. ``peerseal sign`` prints the Authorization header of one request, for
+programs without the SDK."""
 
 import argparse
 import json
@@ -15,7 +16,8 @@ from urllib.parse import urlsplit
 
 from peerseal.commands.arguments import Subcommands, add_command
 from peerseal.commands.own_identity import own_identity
-from peerseal.errors import ConfigurationError, MalformedToken
+from peerseal.commands.plain_words import note_to_json, of_evidence, of_jws, of_note
+from peerseal.errors import ConfigurationError, DocumentRefused, MalformedToken, printable
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.current import CurrentServices
 from peerseal.protocol.documents.domain import DomainDocument
@@ -29,11 +31,14 @@ from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import HTTP_TOKEN, b64url_decode, strict_json_object
 from peerseal.protocol.hosts import has_one_host, is_valid_host
 from peerseal.protocol.join import JoinToken
+from peerseal.protocol.ledger.split_view import Evidence
+from peerseal.protocol.plain import plain_text
 from peerseal.protocol.tokens.assertion import ACCESS_TYP, ASSERTION_TYP
 from peerseal.protocol.tokens.event import EVENT_TYP
 from peerseal.protocol.tokens.introspection import SIGNED_TYP
 from peerseal.protocol.tokens.proof import PROOF_TYP
 from peerseal.protocol.tokens.request import REQUEST_LIFETIME, REQUEST_TYP
+from peerseal.protocol.tokens.response import RESPONSE_TYP
 from peerseal.protocol.tokens.transaction import TRANSACTION_TYP
 from peerseal.runtime.settings import read_bytes
 from peerseal.runtime.terminal import say, say_json
@@ -42,6 +47,7 @@ from peerseal.wsgi_environ import MAX_BODY
 
 KINDS: Mapping[str, str] = {
     REQUEST_TYP: "request token",
+    RESPONSE_TYP: "response token",
     EVENT_TYP: "event token",
     TRANSACTION_TYP: "transaction token",
     PROOF_TYP: "proof of possession",
@@ -62,6 +68,8 @@ KINDS: Mapping[str, str] = {
 """What each ``typ`` is called."""
 OTHER = "JWS of another kind"
 JOIN_TOKEN = "join token"
+CHECKPOINT = "checkpoint"
+EVIDENCE = "evidence of a split view"
 
 _TIMES = frozenset(("iat", "nbf", "exp", "auth_time", "active_from", "expires_at", "created_at", "time"))
 _WIDTH = 80
@@ -74,15 +82,18 @@ _EARLIEST, _LATEST = 0, 253_402_300_799  # 1970-01-01 and 9999-12-31, which `dat
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What a token or document says, unverified. ``header`` is empty for what is no JWS."""
+    """What a token or document says, unverified. ``header`` is empty for what is no JWS; ``words`` are sentences about
+    what is hard to read."""
 
     kind: str
     header: Mapping[str, Any]
     claims: Mapping[str, Any]
+    words: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """``{"kind", "verified": false, "header", "claims"}``."""
-        return {"kind": self.kind, "verified": False, "header": dict(self.header), "claims": dict(self.claims)}
+        """``{"kind", "verified": false, "words", "header", "claims"}``."""
+        told = {"kind": self.kind, "verified": False, "words": list(self.words)}
+        return {**told, "header": dict(self.header), "claims": dict(self.claims)}
 
 
 def add_inspect(commands: Subcommands) -> None:
@@ -91,8 +102,9 @@ def add_inspect(commands: Subcommands) -> None:
         commands,
         "inspect",
         _print_inspected,
-        summary="decode a token or a signed document, without verifying it",
-        description="Prints what a token or a signed document says. Nothing is verified.",
+        summary="decode a token, a signed document or a checkpoint, without verifying it",
+        description="Prints what a token, a signed document, a checkpoint or the evidence of a split view says. Nothing"
+        " is verified.",
         examples=(
             "peerseal inspect eyJhbGciOiJSUzI1NiIs...",
             "curl -s $REGISTRY/v1/services/billing/jwks.jwt | peerseal inspect --json",
@@ -118,9 +130,9 @@ def given_text(argument: str) -> str:
     """The text of the argument, a file or standard input. Raises OSError, or ConfigurationError, also for no text."""
     source = "@-" if argument == "-" else argument
     try:
-        text = given_content(source[1:], MAX_DOCUMENT).decode("ascii") if source.startswith("@") else argument
+        text = given_content(source[1:], MAX_DOCUMENT).decode() if source.startswith("@") else argument
     except UnicodeDecodeError as error:
-        raise ConfigurationError("tokens and documents are ASCII text") from error
+        raise ConfigurationError("tokens and documents are text in UTF-8") from error
     if not text.strip():
         where = {"@-": "standard input", "": "the argument TOKEN"}.get(source.strip(), source[1:])
         raise ConfigurationError(f"{where} is empty: expected a token or a document")
@@ -128,11 +140,16 @@ def given_text(argument: str) -> str:
 
 
 def inspect(text: str) -> Inspected:
-    """What a compact JWS or a join token says. An ``Authorization`` header and ``Bearer`` in front are passed over.
+    """What a compact JWS, a join token, a checkpoint or the evidence of a split view says. An ``Authorization`` header
+    and ``Bearer`` in front are passed over.
 
     Raises ConfigurationError, which names the part that cannot be read, and never quotes a secret.
     """
     token = bare_token(text)
+    if token.startswith("{"):
+        return _evidence(token)
+    if "\n— " in token:
+        return _checkpoint(f"{token}\n")
     if token.startswith("psj1."):
         join = JoinToken.parse(token)
         return Inspected(JOIN_TOKEN, {}, {"id": join.id, "pin": join.pin})
@@ -143,8 +160,23 @@ def inspect(text: str) -> Inspected:
         )
     header, claims = _object(segments[0], "header"), _object(segments[1], "payload")
     _bytes(segments[2], "signature")
-    typ = header.get("typ")
-    return Inspected(KINDS.get(typ, OTHER) if isinstance(typ, str) else OTHER, header, claims)
+    typ = plain_text(header.get("typ"))
+    return Inspected(KINDS.get(typ or "", OTHER), header, claims, tuple(of_jws(typ, claims)))
+
+
+def _evidence(text: str) -> Inspected:
+    try:
+        evidence = Evidence.decode(text.encode("utf-8", "surrogateescape"))
+    except DocumentRefused as error:
+        raise ConfigurationError(f"this begins as evidence of a split view does, and is none: {error}") from error
+    return Inspected(EVIDENCE, {}, json.loads(text), tuple(of_evidence(evidence)))
+
+
+def _checkpoint(note: str) -> Inspected:
+    try:
+        return Inspected(CHECKPOINT, {}, note_to_json(note), tuple(of_note(note)))
+    except DocumentRefused as error:
+        raise ConfigurationError(f"this has the lines of a checkpoint, and is none: {error}") from error
 
 
 def bare_token(text: str) -> str:
@@ -173,6 +205,12 @@ def _bytes(segment: str, name: str) -> bytes:
 def lines_of(found: Inspected, now: float) -> Iterator[str]:
     """What the command prints at the time ``now`` (seconds since the epoch), for a terminal of 80 columns."""
     yield f"{found.kind}, NOT VERIFIED"
+    if found.words:
+        yield "in words"
+        for sentence in found.words:
+            yield from wrapped("  ", _beginning(printable(sentence)))
+        if not found.header:
+            return  # the words say all that the claims do
     for title, members in (("header", found.header), ("claims", found.claims)):
         if members:
             yield title

@@ -27,7 +27,7 @@ from peerseal.commands.step_report import (
     Report,
     report,
 )
-from peerseal.commands.tokens import KINDS, bare_token, given_body, given_content, given_text, inspect
+from peerseal.commands.tokens import EVIDENCE, KINDS, bare_token, given_body, given_content, given_text, inspect
 from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.identity.environment import settings_of, witnesses_in
 from peerseal.identity.identity import Identity
@@ -200,6 +200,8 @@ def _by_typ(token: str, subject: str | None) -> Callable[[TrustStore], Report]:
         raise ConfigurationError("a request token needs --method and --target, or the whole request with --http")
     if typ == EVENT_TYP:
         raise ConfigurationError("an event token needs --topic, --audience, and the payload with --data")
+    if found.kind == EVIDENCE:
+        raise ConfigurationError("the evidence of a split view is checked by: peerseal evidence verify FILE")
     raise ConfigurationError(
         f"a {found.kind} has no steps here: expected a request, event or transaction token, or a document"
     )
