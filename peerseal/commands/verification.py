@@ -29,7 +29,7 @@ from peerseal.commands.step_report import (
 )
 from peerseal.commands.tokens import EVIDENCE, KINDS, bare_token, given_body, given_content, given_text, inspect
 from peerseal.errors import ConfigurationError, MalformedToken
-from peerseal.identity.environment import settings_of, witnesses_in
+from peerseal.identity.environment import settings_of, trust_options_in
 from peerseal.identity.identity import Identity
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.current import CurrentServices
@@ -134,7 +134,7 @@ def _trust_store() -> Iterator[TrustStore]:
     else:
         urls = settings.checked("PEERSEAL_REGISTRY_URL", check_urls) or settings.required("PEERSEAL_REGISTRY_URL")
         pin, copies = settings.checked("PEERSEAL_REGISTRY_PIN", check_pin), settings.path("PEERSEAL_CACHE_DIR")
-        trust = TrustStore(urls, pin=pin, cache_dir=copies, **witnesses_in(settings))
+        trust = TrustStore(urls, pin=pin, cache_dir=copies, **trust_options_in(settings))
     try:
         yield trust
     finally:

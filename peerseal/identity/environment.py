@@ -44,6 +44,7 @@ KNOWN = (
     *(
         "PEERSEAL_AUDIT",
         "PEERSEAL_SHARE_CHECKPOINTS",
+        "PEERSEAL_REFUSE_SPLIT_VIEW",
         "PEERSEAL_LOG_FORMAT",
         "PEERSEAL_INTROSPECTION_ISSUER",
         "PEERSEAL_INTROSPECTION_CLIENT_ID",
@@ -76,16 +77,17 @@ def options_in(environ: Mapping[str, str]) -> dict[str, Any]:
         "audit": audit_by_default(environ),
         "share_checkpoints": settings.flag("PEERSEAL_SHARE_CHECKPOINTS", False),
         "split_view_webhook": _webhook_in(settings),
-        **witnesses_in(settings),
+        **trust_options_in(settings),
     }
 
 
-def witnesses_in(settings: SettingsReader) -> dict[str, Any]:
+def trust_options_in(settings: SettingsReader) -> dict[str, Any]:
     """The arguments ``witnesses``, ``quorum`` and ``limits`` of a trust store. Raises ConfigurationError."""
     own, default = own_quorum_in(settings), TrustLimits().witness_delay
     delay = settings.seconds("PEERSEAL_WITNESS_DELAY", default, at_least=1.0, at_most=_LONGEST_DELAY)
     asked = {"witnesses": (), "quorum": None} if own is None else {"witnesses": own.vkeys, "quorum": own.needed}
-    return {**asked, "limits": TrustLimits(witness_delay=delay)}
+    refuses = settings.flag("PEERSEAL_REFUSE_SPLIT_VIEW", False)
+    return {**asked, "limits": TrustLimits(witness_delay=delay, refuse_split_view=refuses)}
 
 
 def own_quorum_in(settings: SettingsReader) -> Quorum | None:

@@ -228,10 +228,11 @@ class Identity:
         Required are ``PEERSEAL_SERVICE`` and ``PEERSEAL_REGISTRY_URL``. The others are ``PEERSEAL_`` and the name of
         the option: ``REGISTRY_PIN``, ``JOIN_TOKEN`` [``_FILE``], ``OIDC_TOKEN_FILE``, ``KEY_DIR``, ``KEY_PASSPHRASE``
         [``_FILE``], ``CACHE_DIR``, ``EXTERNAL_PREFIX``, ``REPLAY_DIR``, ``REPLAY_URL`` [``_FILE``],
-        ``REPLAY_UNSAFE_FALLBACK``, ``RETIRE_AT_EXIT``, ``AUDIT``, ``SHARE_CHECKPOINTS``,
-        ``SPLIT_VIEW_WEBHOOK`` [``_FILE``]; ``WITNESSES`` (keys, separated by commas) with ``WITNESS_QUORUM``,
-        ``WITNESS_DELAY`` (seconds); and ``ROTATE_EVERY``, ``ROTATE_LEAD``,
-        ``ROTATE_OVERLAP`` in seconds or such as ``24h``. Raises ConfigurationError, which names the variable.
+        ``REPLAY_UNSAFE_FALLBACK``, ``RETIRE_AT_EXIT``, ``AUDIT``, ``SHARE_CHECKPOINTS``, ``SPLIT_VIEW_WEBHOOK``
+        [``_FILE``], ``REFUSE_SPLIT_VIEW``; ``WITNESSES`` (keys, separated by commas) with ``WITNESS_QUORUM``, and
+        ``WITNESS_DELAY`` in seconds or such as ``5m``; and ``ROTATE_EVERY``, ``ROTATE_LEAD``, ``ROTATE_OVERLAP`` in
+        seconds or such as ``24h``. docs/reference/settings.md says what each means. Raises ConfigurationError, which
+        names the variable.
         """
         env = os.environ if environ is None else environ
         identity = cls(**options_in(env))

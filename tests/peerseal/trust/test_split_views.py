@@ -8,6 +8,7 @@ import pytest
 
 from peerseal import TrustLimits, TrustStore, Verifier
 from peerseal.errors import ConfigurationError, SplitViewFound, TrustUnavailable
+from peerseal.identity.environment import options_in
 from peerseal.protocol.documents.history_statement import Head, HistoryStatement, encode_statements, sign_history
 from peerseal.protocol.encoding import b64url
 from peerseal.protocol.ledger.checkpoint import parse_checkpoint
@@ -19,6 +20,7 @@ from tests.support.waiting import until
 LIMITS = TrustLimits(poll_interval=3600.0, refresh_interval=10 * 24 * 3600.0, cooldown=0.0, longest_pause=0.01)
 REFUSING = replace(LIMITS, refuse_split_view=True)
 HISTORY = "/v1/history"
+SWITCH = "PEERSEAL_REFUSE_SPLIT_VIEW"
 
 
 class Domain:
@@ -169,3 +171,16 @@ def test_files_that_prove_nothing_refuse_nothing(domain: Domain) -> None:
 def test_the_switch_is_true_or_false() -> None:
     with pytest.raises(ConfigurationError, match="refuse_split_view"):
         TrustLimits(refuse_split_view=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("text", "refuses"), [(None, False), ("off", False), ("on", True), ("1", True)])
+def test_an_operator_may_turn_it_on(text: str | None, refuses: bool) -> None:
+    environ = {"PEERSEAL_SERVICE": "callee", "PEERSEAL_REGISTRY_URL": "http://127.0.0.1:1"}
+    limits = options_in(environ | ({} if text is None else {SWITCH: text}))["limits"]
+    assert limits == TrustLimits(refuse_split_view=refuses)
+
+
+def test_a_switch_that_is_neither_on_nor_off_ends_the_start() -> None:
+    environ = {"PEERSEAL_SERVICE": "callee", "PEERSEAL_REGISTRY_URL": "http://127.0.0.1:1", SWITCH: "strict"}
+    with pytest.raises(ConfigurationError, match=f"{SWITCH}='strict': expected one of 1, true"):
+        options_in(environ)
