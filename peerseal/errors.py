@@ -204,7 +204,7 @@ class TrustUnavailable(PeersealError, code="trust_unavailable", status=503, step
 class SplitViewFound(TrustUnavailable, code="split_view"):
     """The registry's ledger has two histories: no key is believed until the root key explains them.
 
-    Raised only where `TrustLimits.refuse_split_view` is set.
+    Raised only where `TrustLimits.refuse_split_view` is set. A consumer of events tries the message again later.
     """
 
 

@@ -116,8 +116,8 @@ class TrustLimits(_Limits):
     max_statements: int = 10_000
     """Statements about single keys remembered at most: events' keys, past ones too."""
     refuse_split_view: bool = False
-    """Whether requests are refused, as ``split_view``, once a peer's checkpoint has proven that the ledger has two
-    histories. Else a split view is only reported: a registry that lies must not be able to stop the domain by it."""
+    """Whether requests and events are refused, as ``split_view``, once a peer's checkpoint has proven that the ledger
+    has two histories. Else a split view is only reported: a registry that lies must not be able to stop the domain."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,9 +137,7 @@ class TrustStore:
     def key(self, kid: str) -> TrustedKey:
         """See KeySource."""
         self._begin()
-        if self._refuses and not self._checkpoints.standing.are_none:
-            with waiting(self._limits.patience):
-                self._checkpoints.standing.check()
+        self._refuse_while_split()
         kid = kid if type(kid) is str else exact_name(kid)
         found = self._key_shelf.in_memory(kid)
         if found is not None:
@@ -199,6 +197,7 @@ class TrustStore:
     def recorded_key(self, kid: str) -> TrustedKey:
         """See KeySource."""
         self._begin()
+        self._refuse_while_split()
         kid = exact_name(kid)
         found = self._key_shelf.in_memory(kid) or self._statement_shelf.in_memory(kid)
         if found is not None:
@@ -390,6 +389,13 @@ class TrustStore:
         notice_fork()
         if self._thread.idle:
             self._thread.start()
+
+    def _refuse_while_split(self) -> None:
+        """Where the limits say so, raises SplitViewFound while the ledger has two histories. Raises TrustUnavailable
+        where that is not known."""
+        if self._refuses and not self._checkpoints.standing.are_none:
+            with waiting(self._limits.patience):
+                self._checkpoints.standing.check()
 
     def _is_foreign(self, service_id: str) -> bool:
         """Whether the service is of another trust domain than this registry's. Raises TrustUnavailable."""

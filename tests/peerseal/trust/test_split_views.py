@@ -1,14 +1,17 @@
 """A split view that was found: what is refused, where the limits say so, and what ends that."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from peerseal import TrustLimits, TrustStore, Verifier
+from peerseal import EventVerifier, TrustLimits, TrustStore, Verifier
 from peerseal.errors import ConfigurationError, SplitViewFound, TrustUnavailable
 from peerseal.identity.environment import options_in
+from peerseal.messaging import EventConsumer, Message
 from peerseal.protocol.documents.history_statement import Head, HistoryStatement, encode_statements, sign_history
 from peerseal.protocol.encoding import b64url
 from peerseal.protocol.ledger.checkpoint import parse_checkpoint
@@ -102,6 +105,92 @@ def test_where_the_limits_say_so_all_requests_are_refused_after_the_one_that_bro
         called()
     assert (refused.value.code, refused.value.status, refused.value.step) == ("split_view", 503, 3)
     assert refused.value.retry_after
+
+
+SCOPE, TOPIC, AUDIENCE = "trigger_invoicing", "OrderCreated", "jobs.example.com"
+
+
+def signed_event(domain: Domain) -> Message:
+    """One that was published before anything was found."""
+    publisher = domain.registry.identity("publisher")
+    headers = publisher.sign_event(
+        b"{}", topic=TOPIC, audience=AUDIENCE, scope=SCOPE, event_id="e-1", transaction_id="t-1"
+    )
+    return Message(
+        TOPIC, b"{}", tuple((name, value.encode()) for name, value in headers.items()), None, "OrderCreated/0@1"
+    )
+
+
+def verifier_of_events(trust: TrustStore, domain: Domain) -> EventVerifier:
+    allow, age = {"publisher": [SCOPE]}, timedelta(days=1)
+    return EventVerifier(trust, audience=AUDIENCE, allow=allow, max_age=age, clock=domain.registry.clock)
+
+
+def test_by_default_events_are_taken(domain: Domain) -> None:
+    event = signed_event(domain)
+    verifier = verifier_of_events(domain.deceived(LIMITS), domain)
+    assert verifier.verify(event.payload, event.headers, topic=TOPIC).id == "e-1"
+
+
+def test_where_requests_are_refused_events_are_too_and_can_be_delivered_again(domain: Domain) -> None:
+    event = signed_event(domain)
+    verifier = verifier_of_events(domain.store(), domain)
+    assert verifier.verify(event.payload, event.headers, topic=TOPIC).id == "e-1"
+    trust = domain.deceived()
+    until(lambda: not accepts(trust, domain.kid), what="the refusal")
+    for refusing in (verifier_of_events(trust, domain), verifier_of_events(domain.store(), domain)):
+        with pytest.raises(TrustUnavailable) as refused:
+            refusing.verify(event.payload, event.headers, topic=TOPIC)
+        assert (refused.value.code, refused.value.step) == ("split_view", 3)
+
+
+class OneMessage:
+    """An inlet with one message. Meanwhile, after the second attempt, the root explains the split view."""
+
+    def __init__(self, message: Message, domain: Domain) -> None:
+        self.message, self.domain, self.attempts, self.acknowledged = message, domain, 0, False
+
+    def receive(self, timeout: float) -> Message | None:
+        return self.message
+
+    def done(self, message: Message) -> None:
+        self.acknowledged = True
+
+    def hold(self, message: Message, seconds: float) -> bool:
+        self.attempts += 1
+        if self.attempts == 2:
+            self.domain.explain()
+        threading.Event().wait(seconds)
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+class NoDeadLetters:
+    """An outlet that nothing is sent to."""
+
+    def send(self, topic: str, payload: bytes, headers: object, key: bytes | None = None) -> None:
+        raise AssertionError("a dead letter")
+
+    def flush(self, timeout: float) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_consumer_keeps_the_message_until_the_root_has_explained_it(domain: Domain) -> None:
+    inlet = OneMessage(signed_event(domain), domain)
+    trust = domain.deceived()
+    until(lambda: not accepts(trust, domain.kid), what="the refusal")
+    identity = domain.registry.identity("invoicing")
+    consumer = EventConsumer(identity, verifier_of_events(trust, domain), inlet, NoDeadLetters(), pauses=(0.01,))
+    seen: list[str] = []
+    consumer.run_once(lambda event: seen.append(event.id))
+    assert (seen, inlet.acknowledged) == (["e-1"], True)
+    assert consumer.counts.refused == {}
+    assert consumer.counts.retried["split_view"] >= 2
 
 
 def test_a_restarted_process_and_others_of_the_host_refuse_too(domain: Domain) -> None:
