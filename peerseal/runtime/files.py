@@ -19,6 +19,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import stat
 import struct
 from collections.abc import Iterator
@@ -265,6 +266,14 @@ class Folder:
             held = self._hold()
             with self._reporting(held, name, writing=True):
                 os.unlink(name, dir_fd=held.fd)
+
+    def remove_whole(self, name: str) -> None:
+        """Remove the folder of that name with all that is in it, if there is one. No link is followed, and another
+        process may remove it, too."""
+        with suppress(FileNotFoundError):
+            held = self._hold()
+            with self._reporting(held, name):
+                shutil.rmtree(name, dir_fd=held.fd)
 
     def remove_drafts(self) -> None:
         """Remove the drafts of processes that died during `write`. Call it where no other process writes."""

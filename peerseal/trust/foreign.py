@@ -12,7 +12,7 @@ for it and neither is known to have revoked it.
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
@@ -98,15 +98,21 @@ class FollowedRegistry:
 
 class ForeignDomains:
     """The foreign trust domains of one trust store. ``open_store`` makes the store of a registry in the federation
-    document; ``waits`` is how many threads may wait for each registry. Safe to use from threads, and before and after a
-    fork."""
+    document; ``waits`` is how many threads may wait for each registry; ``keep_only`` removes the folders of all roots
+    but these. Safe to use from threads, and before and after a fork."""
 
     def __init__(
-        self, federation: FederationSource, open_store: Callable[[FederatedDomain], ForeignStore], waits: int
+        self,
+        federation: FederationSource,
+        open_store: Callable[[FederatedDomain], ForeignStore],
+        waits: int,
+        keep_only: Callable[[Set[str]], object],
     ) -> None:
         self._federation = federation
         self._open_store = open_store
         self._waits = waits
+        self._keep_only = keep_only
+        self._roots = frozenset[str]()
         self._followed: dict[tuple[object, ...], FollowedRegistry] = {}
         self._named = frozenset[tuple[object, ...]]()
         self._stopped = False
@@ -174,13 +180,27 @@ class ForeignDomains:
 
     # ---- the stores
 
-    def take(self, federation: Federation) -> None:
-        """Close the stores that the federation no longer names. Nothing is opened: that waits for a question."""
-        named = frozenset(_place(entry) for entry in federation.domains)
+    def take(self, federation: Federation | None) -> None:
+        """Close the stores that the federation no longer names, and remove their folders. Nothing is opened: that waits
+        for a question. None says that no federation is known now: then no store is open, and each folder stays."""
+        entries = () if federation is None else federation.domains
+        named = frozenset(map(_place, entries))
         with self._lock:
             self._named = named
+            if federation is not None:
+                self._roots = frozenset(entry.root for entry in entries)
             gone = [self._followed.pop(place) for place in tuple(self._followed) if place not in named]
-        _stopping(gone)
+        stopping = _stopping(gone)
+        if federation is not None and stopping:
+            threading.Thread(target=self._forget, args=(stopping,), name="peerseal-foreign-forget", daemon=True).start()
+        elif federation is not None:
+            self._keep_only(self._roots)
+
+    def _forget(self, stopping: Iterable[threading.Thread]) -> None:
+        """Remove the folders once the stores have stopped: before that they may make them again."""
+        for thread in stopping:
+            thread.join()
+        self._keep_only(self._roots)
 
     def stop(self) -> None:
         """End the background threads of all stores, for good."""

@@ -335,7 +335,8 @@ class DomainShelf(DomainWideShelf[DomainDocument, DomainSettings]):
 
 class FederationShelf(DomainWideShelf[FederationDocument, Federation]):
     """The federation of the domain: which other trust domains are believed. It is fetched at the first question about
-    one. ``on_change`` is called with each other federation, before that is believed.
+    one. ``on_change`` is called with each other federation, before that is believed, and with None where the one that
+    was known is no longer believed.
 
     A list of changes that names the registry may mean that a federation was taken away. So nothing is believed from
     then on until the newest document is here. A registry of an earlier release has no such document: its 404 says that
@@ -349,7 +350,7 @@ class FederationShelf(DomainWideShelf[FederationDocument, Federation]):
     may_be_absent = True
     mirrors_have_all = False
 
-    def __init__(self, context: ShelfContext, on_change: Callable[[Federation], None]) -> None:
+    def __init__(self, context: ShelfContext, on_change: Callable[[Federation | None], None]) -> None:
         super().__init__(context)
         self._on_change = on_change
 
@@ -370,9 +371,9 @@ class FederationShelf(DomainWideShelf[FederationDocument, Federation]):
     def _update_lookup(
         self, item: CachedSubject[KnownSetting[Federation]], known: KnownSetting[Federation] | None
     ) -> None:
-        before, after = item.known and item.known.value, known and known.value
+        before, after = (None if each is None else each.value for each in (item.known, known))
         if after is not before:
-            self._on_change(after or Federation())
+            self._on_change(after)
 
 
 @dataclass(frozen=True, slots=True)

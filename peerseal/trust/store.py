@@ -45,6 +45,7 @@ from peerseal.trust.changes import ChangesFollower
 from peerseal.trust.confirmation import Confirmation
 from peerseal.trust.current import CurrentLists
 from peerseal.trust.disk.document_cache import CopyFolder, NoCopies
+from peerseal.trust.disk.foreign_folders import ForeignFolders
 from peerseal.trust.disk.shared_changes import SharedChanges
 from peerseal.trust.documents import D, DocumentReader, Question, check_age
 from peerseal.trust.foreign import NO_FEDERATION, FederationSource, ForeignDomains
@@ -93,10 +94,10 @@ class TrustStore:
         _check_options(registry, pin, limits, clock, cache_dir, uptime)
         check_flag("federation", federation)
         limits = self._limits = limits or TrustLimits()
-        self._clock, self._uptime, self._cache_dir = clock, uptime, cache_dir
+        self._clock, self._uptime = clock, uptime
         # what fetches and checks documents
         folder = None if cache_dir is None else Path(cache_dir)
-        copies = NoCopies() if folder is None else CopyFolder(folder, _folder_name(registry, pin))
+        copies = NoCopies() if folder is None else CopyFolder(folder, f"documents-{_name_of(registry, pin)}")
         fetcher = _http_fetcher(registry, pin) if fetcher is None else fetcher
         own = quorum_of(witnesses, quorum)
         self.reader = DocumentReader(
@@ -116,8 +117,12 @@ class TrustStore:
         self._domain_shelf, self._statement_shelf = DomainShelf(context), StatementShelf(context)
         federations = FederationShelf(context, lambda found: self._foreign.take(found))  # of the domains made below
         source = FederationSource(federations.value_in_memory, lambda: federations.ask(registry_id(self.domain)))
+        self._foreign_folders = ForeignFolders(cache_dir, _name_of(registry, pin))
         self._foreign = ForeignDomains(
-            source if federation else NO_FEDERATION, self._open_foreign, limits.foreign_waits
+            source if federation else NO_FEDERATION,
+            self._open_foreign,
+            limits.foreign_waits,
+            self._foreign_folders.keep_only,
         )
         shelves = self._domain_shelf, federations, self._policy_shelf, self._key_shelf, self._statement_shelf
         evidence = None if folder is None else cache_folder(folder).inner("split-views")
@@ -411,7 +416,7 @@ class TrustStore:
             limits=self._limits,
             clock=self._clock,
             fetcher=for_registry(entry.urls),
-            cache_dir=None if self._cache_dir is None else _foreign_folder(self._cache_dir, entry.root),
+            cache_dir=self._foreign_folders.of(entry.root),
             uptime=self._uptime,
             federation=False,
         )
@@ -448,22 +453,12 @@ def quorum_of(witnesses: Sequence[str], quorum: int | None) -> Quorum | None:
         raise ConfigurationError(f"witnesses: {error}") from error
 
 
-def _foreign_folder(cache_dir: str | os.PathLike[str], root: str) -> Path | None:
-    """The folder for a foreign registry with that root, in this user's own part of a cache folder that all users may
-    share. None where there can be none: then there are no copies, as for the own registry."""
-    try:
-        return cache_folder(cache_dir).path / "foreign" / root
-    except ConfigurationError as error:
-        log.warning("nothing of the foreign registry is kept on disk: %s", error)
-        return None
-
-
-def _folder_name(registry: str | Sequence[str], pin: str | None) -> str:
-    """The folder name for one registry: from its pin, or from its URLs if there is no pin."""
-    if pin is None:
-        urls = registry if isinstance(registry, str) else ",".join(registry)
-        return f"documents-{hashlib.sha256(urls.encode()).hexdigest()[:32]}"
-    return f"documents-{pin}"
+def _name_of(registry: str | Sequence[str], pin: str | None) -> str:
+    """The name of one registry in a cache folder: its pin, or a hash of its URLs if there is no pin."""
+    if pin is not None:
+        return pin
+    urls = registry if isinstance(registry, str) else ",".join(registry)
+    return hashlib.sha256(urls.encode()).hexdigest()[:32]
 
 
 def _check_options(

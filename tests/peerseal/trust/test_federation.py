@@ -1,5 +1,6 @@
 """Foreign trust domains at a trust store: believed through their own registry, as the federation document says."""
 
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -381,7 +382,99 @@ def test_in_a_folder_that_all_users_share_each_user_has_a_part(domains: TwoDomai
     kid = domains.billing.credentials.key_id
     domains.acme.trust_store(limits=QUIET, cache_dir=tmp_path).key(kid)
     [own] = tmp_path.iterdir()
-    assert [folder.name for folder in (own / "foreign").iterdir()] == [domains.partner.pin]
+    assert foreign_folders(own, domains.acme) == {domains.partner.pin}
+
+
+def foreign_folders(cache_dir: Path, own: MemoryRegistry) -> set[str]:
+    """The roots that have a folder of their own."""
+    return {folder.name for folder in (cache_dir / "foreign" / own.pin).iterdir()}
+
+
+def test_the_folder_goes_with_the_federation_and_the_others_stay(
+    domains: TwoDomains, tmp_path: Path, clock: Clock
+) -> None:
+    with MemoryRegistry("third.example", clock=clock) as third:
+        other = third.identity("billing", limits=QUIET).credentials.key_id
+        for registry in (domains.partner, third):
+            domains.acme.federate(registry)
+        trust = domains.acme.trust_store(limits=QUIET, cache_dir=tmp_path)
+        for kid in (domains.billing.credentials.key_id, other):
+            trust.key(kid)
+        assert foreign_folders(tmp_path, domains.acme) == {domains.partner.pin, third.pin}
+        domains.acme.end_federation("partner.example")
+        trust.refresh()
+        with pytest.raises(UnknownKey):
+            trust.key(domains.billing.credentials.key_id)
+        until(lambda: foreign_folders(tmp_path, domains.acme) == {third.pin}, what="the folder to be removed")
+        third.down = True
+        assert (
+            domains.acme.trust_store(limits=QUIET, cache_dir=tmp_path).key(other).service_id == "third.example/billing"
+        )
+
+
+def test_a_folder_of_a_federation_that_was_taken_away_meanwhile_goes_at_the_next_question(
+    domains: TwoDomains, tmp_path: Path
+) -> None:
+    domains.acme.federate(domains.partner)
+    kid = domains.billing.credentials.key_id
+    domains.acme.trust_store(limits=QUIET, cache_dir=tmp_path).key(kid)
+    domains.acme.end_federation("partner.example")
+    with pytest.raises(UnknownKey):
+        domains.acme.trust_store(limits=QUIET, cache_dir=tmp_path).key(kid)
+    until(lambda: not foreign_folders(tmp_path, domains.acme), what="the folder to be removed")
+
+
+def test_a_federation_that_is_not_known_removes_no_folder(domains: TwoDomains, tmp_path: Path) -> None:
+    """After a lost ledger nothing is known; and an older node, or a lying mirror, has no such document."""
+    domains.acme.federate(domains.partner)
+    kid = domains.billing.credentials.key_id
+    trust = domains.acme.trust_store(limits=QUIET, cache_dir=tmp_path)
+    trust.key(kid)
+    domains.partner.down = True
+    for cache in trust.reader.replaced_ledgers.caches:
+        cache.on_new_ledger()
+    assert trust.key(kid).service_id == BILLING
+    shutil.rmtree(tmp_path / f"documents-{domains.acme.pin}")
+    domains.acme.answers[FEDERATION] = Answer(404, b"")
+    with pytest.raises(UnknownKey):
+        domains.acme.trust_store(limits=QUIET, cache_dir=tmp_path).key(kid)
+    domains.acme.answers.clear()
+    assert domains.acme.trust_store(limits=QUIET, cache_dir=tmp_path).key(kid).service_id == BILLING
+
+
+def test_a_process_that_still_uses_the_folder_goes_on(domains: TwoDomains, tmp_path: Path) -> None:
+    """Another process of the host has learned sooner that the federation was taken away."""
+    domains.acme.federate(domains.partner)
+    kid = domains.billing.credentials.key_id
+    first, late = (domains.acme.trust_store(limits=QUIET, cache_dir=tmp_path) for _ in range(2))
+    for trust in (first, late):
+        trust.key(kid)
+    domains.acme.end_federation("partner.example")
+    first.refresh()
+    with pytest.raises(UnknownKey):
+        first.key(kid)
+    until(lambda: not foreign_folders(tmp_path, domains.acme), what="the folder to be removed")
+    second = domains.partner.identity("billing", limits=QUIET).credentials.key_id
+    assert late.key(kid).service_id == BILLING
+    assert late.key(second).service_id == BILLING, "what is not in memory is fetched"
+    late.refresh()
+    with pytest.raises(UnknownKey):
+        late.key(kid)
+    until(lambda: not foreign_folders(tmp_path, domains.acme), what="the folder to be removed again")
+
+
+def test_services_of_two_registries_may_share_a_cache_folder(domains: TwoDomains, tmp_path: Path, clock: Clock) -> None:
+    with MemoryRegistry("third.example", clock=clock) as third:
+        kid = domains.billing.credentials.key_id
+        for own in (domains.acme, third):
+            own.federate(domains.partner)
+            own.trust_store(limits=QUIET, cache_dir=tmp_path).key(kid)
+        domains.acme.end_federation("partner.example")
+        with pytest.raises(UnknownKey):
+            domains.acme.trust_store(limits=QUIET, cache_dir=tmp_path).key(kid)
+        until(lambda: not foreign_folders(tmp_path, domains.acme), what="the folder to be removed")
+        domains.partner.down = True
+        assert third.trust_store(limits=QUIET, cache_dir=tmp_path).key(kid).service_id == BILLING
 
 
 def test_a_cache_folder_that_cannot_be_made_costs_no_foreign_call(domains: TwoDomains, tmp_path: Path) -> None:
