@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -78,9 +79,11 @@ class BackgroundWork:
 
     A child that is forked while another thread is inside OpenSSL inherits OpenSSL's locks as they are, without the
     thread that releases them: the first signature that needs one hangs, and the interpreter with it. A fork waits
-    ``PATIENCE`` seconds for the work to end: a registry that hangs must not hold up a server for longer."""
+    ``PATIENCE`` seconds for the work of all such threads: registries that hang must not hold up a server for longer.
+    Then it waits ``BRIEFLY`` for each further one that is at work: enough for a thread that does not hang."""
 
     PATIENCE = 5.0
+    BRIEFLY = 0.05
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -94,7 +97,7 @@ class BackgroundWork:
         self._lock.release()
 
     def _before_fork(self) -> None:
-        self._held_for_fork = self._lock.acquire(timeout=self.PATIENCE)
+        self._held_for_fork = self._lock.acquire(timeout=max(self.BRIEFLY, _waiting.until - time.monotonic()))
 
     def _after_in_parent(self) -> None:
         if self._held_for_fork:
@@ -102,6 +105,12 @@ class BackgroundWork:
 
     def _after_in_child(self) -> None:
         self._lock = threading.Lock()
+
+
+class _Waiting(threading.local):
+    """Until when (by the monotonic clock) the fork that this thread makes waits for the work of others."""
+
+    until = 0.0
 
 
 class _Hooks:
@@ -136,6 +145,11 @@ class _Process:
         self.pid = os.getpid()
 
 
+def _run_before() -> None:
+    _waiting.until = time.monotonic() + BackgroundWork.PATIENCE
+    _before.call(last_first=True)
+
+
 def _run_in_child() -> None:
     _hooks_ran_in.pid = os.getpid()
     _in_child.call()
@@ -163,6 +177,7 @@ def _run_late() -> None:
 
 
 _before, _in_parent, _in_child = _Hooks(), _Hooks(), _Hooks()
+_waiting = _Waiting()
 _hooks_ran_in = _Process()
 _late_runs: dict[int, _LateRun] = {}
 """By process id."""
@@ -173,7 +188,7 @@ _hooked = threading.Lock()
 def _add(*, before: Hook | None = None, in_parent: Hook | None = None, in_child: Hook) -> None:
     if _hooked.acquire(blocking=False):
         os.register_at_fork(
-            before=lambda: _before.call(last_first=True),
+            before=_run_before,
             after_in_parent=_in_parent.call,
             after_in_child=_run_in_child,
         )

@@ -145,8 +145,8 @@ class BackgroundThread:
 
 class Renewal:
     """Follows the changes, and renews those documents on the shelves that are due. It holds ``working`` while it works,
-    but not while it waits for the registry's changes. A fork of this process waits until ``working`` is free, for
-    `BackgroundWork.PATIENCE` seconds at most."""
+    but not while it waits for the registry's changes. A fork of this process waits until ``working`` is free, as
+    `BackgroundWork` says."""
 
     def __init__(
         self,

@@ -151,3 +151,35 @@ def test_a_fork_waits_for_a_thread_of_ours_that_is_at_work() -> None:
     assert order == ["work ended", "forked"]
     with work:
         pass
+
+
+def test_a_fork_waits_once_for_all_threads_that_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as those of forty foreign registries that do not answer: the fork waits for a second, not for forty."""
+    monkeypatch.setattr(BackgroundWork, "PATIENCE", 1.0)
+    works, end, hanging = [BackgroundWork() for _ in range(40)], threading.Event(), threading.Barrier(41)
+
+    def hang(work: BackgroundWork) -> None:
+        with work:
+            hanging.wait()
+            end.wait()
+
+    threads = [threading.Thread(target=hang, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    hanging.wait()
+    before = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        for work in works:
+            with work:
+                pass
+        os._exit(0)
+    took = time.monotonic() - before
+    end.set()
+    for thread in threads:
+        thread.join()
+    assert os.waitpid(child, 0)[1] == 0, "the child can work at once"
+    assert took < 20.0
+    for work in works:
+        with work:
+            pass
