@@ -119,7 +119,8 @@ class Fetcher(Protocol):
         """The request-target under which the registry receives a call to ``path``: what is signed."""
 
     def for_registry(self, urls: Sequence[str]) -> "Fetcher":
-        """A fetcher of the same kind for another registry, which shares no connection and no count with this one."""
+        """A fetcher of the same kind for the registry of another trust domain. It shares no connection, no count and no
+        certificate authority with this one."""
         return HttpFetcher(urls)
 
     def hang_up(self) -> None:
@@ -182,8 +183,9 @@ class HttpFetcher:
         return urlsplit(self._urls[0]).path + path
 
     def for_registry(self, urls: Sequence[str]) -> "HttpFetcher":
-        """See Fetcher."""
-        return HttpFetcher(urls, self._limits, ca_file=self._ca_file, ca=self._ca, elsewhere=self._elsewhere)
+        """See Fetcher: the certificates are those of the environment. The own organisation's authority says nothing of
+        a foreign host, which may well have a public certificate."""
+        return HttpFetcher(urls, self._limits, elsewhere=self._elsewhere)
 
     def hang_up(self) -> None:
         """See Fetcher."""
