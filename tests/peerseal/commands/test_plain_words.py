@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from peerseal.__main__ import main
-from peerseal.commands.tokens import KINDS, inspect
+from peerseal.commands.tokens import KINDS, inspect, lines_of
 from peerseal.protocol.documents.federation import FederationDocument
 from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.encoding import b64url, canonical_json
@@ -208,6 +210,24 @@ def test_claims_that_are_not_of_the_kind_are_shown_with_the_reason(
     lines = shown(capsys, jws(typ, claims))
     assert any(line.startswith("  It cannot be read: ") for line in lines)
     assert "claims" in lines
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_no_claims_end_in_another_error(registry: MemoryRegistry, data: st.DataObject) -> None:
+    document, keys = federation_document(registry, PARTNER), registry.registry_keys()
+    good = {RESPONSE_TYP: answer(cp="AAAA"), FederationDocument.TYP: document.claims(), RegistryKeys.TYP: keys.claims()}
+    typ = data.draw(st.sampled_from(sorted(good)))
+    name = data.draw(st.sampled_from([*good[typ], "witnesses", "quorum", "checkpoint"]))
+    found = inspect(jws(typ, good[typ] | {name: data.draw(JSON)}))
+    assert max(map(len, lines_of(found, 0))) <= 80
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"domain": 1}', '{"a": ' + "[" * 9000, "a\n1\n— b", "a\n\n— b AAAA"])
