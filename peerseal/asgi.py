@@ -50,7 +50,7 @@ from peerseal.refusals import (
     lacking_user,
     refusal_answer,
 )
-from peerseal.signed_responses import ProvenCall, SigningSend
+from peerseal.signed_responses import SigningSend
 from peerseal.verify.context import (
     REQUEST_ID,
     RequestSpan,
@@ -149,6 +149,8 @@ class PeerAuth:
         try:
             return await self._serve(self._needs.need(scope), call, scope, receive)
         finally:
+            if call.signing is not None:
+                call.signing.end()
             leave_request(before)
             calls.reset(outer)
 
@@ -206,7 +208,7 @@ class PeerAuth:
                     raise too_large
                 peer = await self._verifier.claim(checked.with_content(body.content))
         if signing is not None:
-            signing.prove(ProvenCall(token, peer.id))
+            signing.prove(token, peer, headers)
             if error := lacking_scope(peer, need.scope):
                 raise error
         if need.transaction and (error := lacking_user(peer)):

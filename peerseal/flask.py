@@ -90,7 +90,7 @@ class PeerAuth:
 
     ``sign_responses`` signs the answers to verified callers (docs/how-to/signed-responses.md): True signs all of them,
     ``"on_request"`` those for which the caller asks. ``bind_response_headers`` names headers to sign besides
-    content-type, content-encoding, location and etag. An answer is held in memory until its end, up to
+    those that are always signed, such as content-type and etag. An answer is held in memory until its end, up to
     ``max_signed_body`` bytes, by default 16 MiB; a longer one, and a stream of events, is sent unsigned. Put middleware
     that changes answers in before this, so that it runs before the answer is signed.
 

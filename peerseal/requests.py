@@ -91,8 +91,8 @@ class PeerSession(requests.Session):
     With ``require_signed_response`` each answer, also of a redirect, must be signed by the callee for this very
     request, or ResponseRefusedError ends the call before the application sees any of it
     (docs/how-to/signed-responses.md). The body is read at once, up to ``max_buffer`` bytes, also with ``stream=True``.
-    ``signed_response_headers`` names headers of answers that count only if they are signed. No request is sent to
-    another origin.
+    ``signed_response_headers`` names headers of answers that count only if they are signed. The headers of a request
+    that choose its answer, such as Range and If-None-Match, are signed too. No request is sent to another origin.
 
     Each answer has the attribute ``peerseal_refusal``: the `PeerRefusal` of a problem document of the callee, or None.
     For type checkers `refusal_of` returns it.

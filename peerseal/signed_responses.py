@@ -7,7 +7,7 @@ body is.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -15,19 +15,22 @@ from peerseal.errors import ConfigurationError, PeersealError
 from peerseal.protocol.plain import plain_text
 from peerseal.protocol.tokens.response import (
     ALWAYS_SIGNED,
+    LENGTH,
     RESPONSE_HEADER,
+    SELECTING,
     WANT_RESPONSE_HEADER,
     WANTED,
     signed_headers,
 )
 from peerseal.runtime.metrics import Tally
 from peerseal.runtime.options import check_header_names, check_whole, shortened
-from peerseal.wsgi_environ import environ_key
+from peerseal.wsgi_environ import EnvironHeaders, environ_key
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from peerseal.identity.identity import Identity
+    from peerseal.verify.request import Peer
 
 log = logging.getLogger("peerseal")
 
@@ -35,12 +38,10 @@ SignResponses = bool | Literal["on_request"]
 
 MAX_SIGNED_BODY: Final = 16 * 1024 * 1024
 """Bytes of the longest answer that is held in memory to be signed, by default."""
-PROVEN: Final = "peerseal.proven"
-"""The key of the `ProvenCall` in an environ."""
 
 _WANT_KEY: Final = environ_key(WANT_RESPONSE_HEADER)
 _ON_REQUEST: Final = "on_request"
-_HELP: Final = "Answers to sign for verified callers, by outcome: signed, too_long, stream, failed."
+_HELP: Final = "Answers to sign for verified callers, by outcome: signed, too_long, stream, unbound, failed."
 _WITHOUT_BODY: Final = (204, 304)  # RFC 9110 section 6.4.1
 _EVENT_STREAM: Final = "text/event-stream"
 _OF_THE_TRANSPORT: Final = "connection content-length date keep-alive server trailer transfer-encoding upgrade"
@@ -72,6 +73,7 @@ class ResponseSigning:
         self._always = mode is True
         self._names = frozenset((*ALWAYS_SIGNED, *(name.lower() for name in bound)))
         self.max_body = max_body
+        self.key = f"peerseal.answer.{id(self)}"  # of its own, since applications may be mounted in each other
         self._tally = Tally("peerseal_responses_total", _HELP, "outcome")
         identity.add_metrics(lambda: [self._tally.metric()])
 
@@ -79,18 +81,29 @@ class ResponseSigning:
         """Whether an answer is signed for a caller that sends this value of `WANT_RESPONSE_HEADER`, if any."""
         return self._always or asked == WANTED
 
+    def proven(self, token: str, peer: "Peer", headers: Mapping[str, str]) -> ProvenCall | None:
+        """The call with this request token, which was accepted; None where its answer is not signed, because a header
+        that chooses the answer may have been added on the way. ``headers`` are the request's, by lower-case names."""
+        call, bound = ProvenCall(token, peer.id), peer.claims["headers"]
+        unbound = [name for name in SELECTING if name not in bound and headers.get(name) is not None]
+        if not unbound:
+            return call
+        self._unsigned("unbound", call, f"the request has {', '.join(unbound)}, which its token does not bind")
+        return None
+
     def header(
         self, call: ProvenCall, method: str, status: int, headers: Iterable[tuple[str, str]], body: bytes
     ) -> str | None:
         """The value of `RESPONSE_HEADER`; None where the answer cannot be signed, which is logged."""
-        empty = method == "HEAD" or status in _WITHOUT_BODY
+        head = method == "HEAD"
+        empty, names = head or status in _WITHOUT_BODY, self._names | {LENGTH} if head else self._names
         try:
             token = self._identity.sign_response(
                 call.request_token,
                 caller=call.caller,
                 status=status,
                 body=b"" if empty else body,
-                headers=signed_headers(headers, self._names),
+                headers=signed_headers(headers, names),
             )
         except PeersealError as error:
             self._unsigned("failed", call, str(error))
@@ -114,6 +127,14 @@ class ResponseSigning:
         """The body goes to the server in another way than as bytes, so the answer is sent unsigned."""
         self._unsigned("stream", call, f"its body is sent by {kind}")
 
+    def broke_off(self, call: ProvenCall) -> None:
+        """The application ended before its answer did. The server may answer in its place, unsigned."""
+        self._unsigned("failed", call, "the application ended before its answer did")
+
+    def out_of_sight(self, call: ProvenCall) -> None:
+        """The application was called with another environ than its `SigningApplication`."""
+        self._unsigned("failed", call, "a middleware has made another environ: copy the environ that it gets")
+
     def _unsigned(self, outcome: str, call: ProvenCall, why: str) -> None:
         self._tally.add(outcome)
         log.warning("an answer to %s is not signed: %s", call.caller, why)
@@ -133,7 +154,7 @@ def check_signing(mode: object, bound: Any, max_body: object) -> None:
 
 
 class SigningApplication:
-    """A WSGI application whose answers to proven calls are signed. ``app`` leaves the `ProvenCall` in the environ."""
+    """A WSGI application whose answers to calls are signed once ``app`` calls `prove`, with its environ or a copy."""
 
     def __init__(self, app: "WSGIApplication", signing: ResponseSigning) -> None:
         self._app = app
@@ -141,21 +162,35 @@ class SigningApplication:
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """One request."""
-        environ.pop(PROVEN, None)
-        held = _HeldAnswer(environ, start_response, self._signing)
-        return held.whole(self._app(environ, held.start))
+        held = environ[self._signing.key] = _HeldAnswer(environ["REQUEST_METHOD"], start_response, self._signing)
+        try:
+            return held.whole(self._app(environ, held.start))
+        except Exception:
+            held.broke_off()
+            raise
 
 
-def wants_signature(environ: "WSGIEnvironment", signing: ResponseSigning | None) -> bool:
-    """Whether the answer to this request is signed once its caller is verified."""
-    return signing is not None and signing.wants(environ.get(_WANT_KEY))
+def wanted_signing(environ: "WSGIEnvironment", signing: ResponseSigning | None) -> ResponseSigning | None:
+    """The signing, if the answer to this request is signed once its caller is verified."""
+    return signing if signing is not None and signing.wants(environ.get(_WANT_KEY)) else None
+
+
+def prove(environ: "WSGIEnvironment", signing: ResponseSigning, token: str, peer: "Peer") -> None:
+    """The call is accepted: from now on its answer is signed. See `ResponseSigning.proven`."""
+    call, held = signing.proven(token, peer, EnvironHeaders(environ)), environ.get(signing.key)
+    if held is not None:
+        held.prove(call)
+    elif call is not None:
+        signing.out_of_sight(call)
 
 
 class _HeldAnswer:
     """One answer, held until its end; or passed on as it comes, where it is not signed."""
 
-    def __init__(self, environ: "WSGIEnvironment", start_response: "StartResponse", signing: ResponseSigning) -> None:
-        self._environ = environ
+    def __init__(self, method: str, start_response: "StartResponse", signing: ResponseSigning) -> None:
+        self._checked = False
+        self._call: ProvenCall | None = None
+        self._method = method
         self._start_response = start_response
         self._signing = signing
         self._head: tuple[str, list[tuple[str, str]]] | None = None  # while the answer is held
@@ -163,10 +198,14 @@ class _HeldAnswer:
         self._size = 0
         self._passes = False
 
+    def prove(self, call: ProvenCall | None) -> None:
+        """The call to which it is the answer. A later one is of a copy of the environ, which has another answer."""
+        if not self._checked:
+            self._checked, self._call = True, call
+
     def start(self, status: str, headers: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
         """The application's ``start_response`` (PEP 3333)."""
-        call: ProvenCall | None = self._environ.get(PROVEN)
-        if not self._passes and call is not None and not self._signing.is_stream(call, headers):
+        if not self._passes and self._call is not None and not self._signing.is_stream(self._call, headers):
             self._head = status, headers
             self._pieces, self._size = [], 0  # an error replaces what was not sent
             return self._write
@@ -187,15 +226,21 @@ class _HeldAnswer:
                     self._pass_on()
                     held, self._pieces = self._pieces, []
                     return rest.after(held)
+            if self._call is None or self._head is None:
+                return rest
+            return _Whole(self._signed(self._call, *self._head), rest)
         except BaseException:
             rest.close()
             raise
-        rest.close()
-        return [] if self._head is None else self._signed(*self._head)
 
-    def _signed(self, status: str, headers: list[tuple[str, str]]) -> list[bytes]:
-        body, method = b"".join(self._pieces), self._environ["REQUEST_METHOD"]
-        token = self._signing.header(self._environ[PROVEN], method, int(status[:3]), headers, body)
+    def broke_off(self) -> None:
+        """The application raised an error."""
+        if self._call is not None and not self._passes:
+            self._signing.broke_off(self._call)
+
+    def _signed(self, call: ProvenCall, status: str, headers: list[tuple[str, str]]) -> list[bytes]:
+        body = b"".join(self._pieces)
+        token = self._signing.header(call, self._method, int(status[:3]), headers, body)
         kept = [pair for pair in headers if pair[0].lower() != RESPONSE_HEADER.lower()]
         self._start_response(status, kept if token is None else [*kept, (RESPONSE_HEADER, token)])
         return [body] if body else []
@@ -216,7 +261,8 @@ class _HeldAnswer:
 
     def _pass_on(self) -> Callable[[bytes], object]:
         """The answer is too long: its head is sent unsigned, and what is held must follow."""
-        self._signing.too_long(self._environ[PROVEN])
+        if self._call is not None:
+            self._signing.too_long(self._call)
         status, headers = self._head or ("", [])
         self._passes, self._head = True, None
         return self._start_response(status, headers)
@@ -242,6 +288,15 @@ class _Rest(Iterator[bytes]):
         getattr(self._body, "close", lambda: None)()
 
 
+class _Whole(list[bytes]):
+    """The pieces of an answer that is signed. The server closes the application's body once it has sent them (PEP
+    3333)."""
+
+    def __init__(self, pieces: Iterable[bytes], body: _Rest) -> None:
+        super().__init__(pieces)
+        self.close = body.close
+
+
 # ---- ASGI
 
 Event = MutableMapping[str, Any]
@@ -261,9 +316,14 @@ class SigningSend:
         self._size = 0
         self.wanted = signing.wants(asked)
 
-    def prove(self, call: ProvenCall) -> None:
-        """The call is accepted: from now on its answer is signed, if its caller wants that."""
-        self._call = call if self.wanted else None
+    def prove(self, token: str, peer: "Peer", headers: Mapping[str, str]) -> None:
+        """The call is accepted: from now on its answer is signed. See `ResponseSigning.proven`."""
+        self._call = self._signing.proven(token, peer, headers)
+
+    def end(self) -> None:
+        """The application has ended. What is held is not the whole answer, and not sent."""
+        if self._call is not None:
+            self._signing.broke_off(self._call)
 
     async def __call__(self, event: Event) -> None:
         """See the specification of ASGI. Trailers, and files that the server reads itself, are not signed."""

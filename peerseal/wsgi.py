@@ -38,7 +38,7 @@ from peerseal.refusals import (
     refusal_answer,
 )
 from peerseal.runtime.options import check_callable
-from peerseal.signed_responses import PROVEN, ProvenCall, SigningApplication, wants_signature
+from peerseal.signed_responses import SigningApplication, prove, wanted_signing
 from peerseal.verify.context import begin, carrying, current_trace, current_transaction, enter_request, leave_request
 from peerseal.verify.context import within as within_trace
 from peerseal.verify.request import Peer
@@ -92,17 +92,17 @@ class WsgiGate(Gate):
         return None
 
     def _verified(self, environ: "WSGIEnvironment", need: Need) -> Peer:
-        token, signs = bearer_token(environ.get(self._header_key)), wants_signature(environ, self.responses)
+        token, signing = bearer_token(environ.get(self._header_key)), wanted_signing(environ, self.responses)
         peer = self.verifier.verify(
             token,
             method=environ["REQUEST_METHOD"],
             target=wsgi_target(environ, self.external_prefix),
             body=partial(read_body, environ, self.max_body),
             headers=EnvironHeaders(environ),
-            scope=None if signs else need.scope,  # a refusal for want of a scope is signed, so the token is spent first
+            scope=need.scope if signing is None else None,  # a refusal that is signed spends the token first
         )
-        if signs:
-            environ[PROVEN] = ProvenCall(token, peer.id)
+        if signing is not None:
+            prove(environ, signing, token, peer)
             if error := lacking_scope(peer, need.scope):
                 raise error
         if need.transaction and (error := lacking_user(peer)):

@@ -408,8 +408,10 @@ class Identity:
         verified `Peer.id`.
 
         ``body`` is what is sent, after content-coding, and empty for an answer to HEAD and for 204 and 304.
-        ``headers`` are the headers to sign: ``content-type``, ``content-encoding``, ``location`` and ``etag`` if the
-        answer has them, and any other. Raises UnsignableRequest or TrustUnavailable.
+        ``headers`` are the headers to sign: ``content-type``, ``content-encoding``, ``content-range``, ``location``,
+        ``etag`` and ``last-modified`` if the answer has them, and any other. The request token must bind the headers
+        that chose the answer, such as ``Range`` (`peerseal.protocol.tokens.response.SELECTING`). Raises
+        UnsignableRequest or TrustUnavailable.
         """
         return response_token(
             self._keys.current(),

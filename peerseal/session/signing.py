@@ -7,7 +7,7 @@ from peerseal.errors import UnsignableRequest
 from peerseal.protocol.names import check_name_or_id
 from peerseal.protocol.tokens.bearer import BLANKS
 from peerseal.protocol.tokens.request import ALWAYS_BOUND
-from peerseal.protocol.tokens.response import WANT_RESPONSE_HEADER, WANTED
+from peerseal.protocol.tokens.response import SELECTING, WANT_RESPONSE_HEADER, WANTED
 from peerseal.protocol.trace_context import TRACEPARENT
 from peerseal.verify.context import REQUEST_ID, current_request_id, current_traceparent, current_transaction
 from peerseal.verify.transaction import TRANSACTION_HEADER
@@ -38,7 +38,7 @@ class Signer(Protocol):
 class AttemptSigner:
     """Signs attempts for one audience. ``bind_headers`` names headers to sign besides content-type, content-encoding
     and the transaction token; ``header`` carries the token. With ``wants_response`` each attempt asks for a signed
-    answer."""
+    answer, and signs the headers that choose it (`SELECTING`)."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class AttemptSigner:
     ) -> None:
         self._signer = signer
         self._audience = check_name_or_id(audience)
-        self.bound = (*BOUND, *(name.lower() for name in bind_headers))
+        self.bound = (*BOUND, *(SELECTING if wants_response else ()), *(name.lower() for name in bind_headers))
         self.header = header
         self._asks = {WANT_RESPONSE_HEADER: WANTED} if wants_response else {}
 

@@ -44,6 +44,7 @@ from peerseal.protocol.tokens.bearer import BLANKS
 from peerseal.protocol.tokens.claims import LEEWAY, check_parties, check_times
 from peerseal.protocol.tokens.response import (
     ALWAYS_SIGNED,
+    LENGTH,
     RESPONSE_HEADER,
     RESPONSE_LIFETIME,
     RESPONSE_TYP,
@@ -244,6 +245,8 @@ def _check_head(claims: Mapping[str, Any], head: ResponseHead, names: Collection
         )
     signed: Mapping[str, str] = claims["headers"]
     arrived = signed_headers(head.headers, {*names, *signed})
+    if LENGTH in signed:
+        arrived.setdefault(LENGTH, signed[LENGTH])
     if arrived == signed:
         return
     name = next(name for name in (*names, *signed) if arrived.get(name) != signed.get(name))

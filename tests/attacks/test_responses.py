@@ -21,7 +21,7 @@ from peerseal.verify.response import ResponseHead, ResponseVerifier
 from tests.attacks import forge
 from tests.attacks.forge import CALLEE, CALLER, NOW, OTHER, Keys, ec_key, rsa_key
 from tests.attacks.mutations import resigned, respelled
-from tests.support.signed_answers import BODY, PLAIN, WAYS, Sent, Way, World, signing_service
+from tests.support.signed_answers import ARCHIVE, ARCHIVE_TAG, BODY, PLAIN, WAYS, Sent, Way, World, signing_service
 from tests.support.signed_answers import CALLEE as SIGNER
 
 each_way = pytest.mark.parametrize("call", WAYS)
@@ -42,6 +42,7 @@ def shared() -> Iterator[World]:
 def world(shared: World) -> World:
     shared.sent.clear()
     shared.between = lambda sent: sent
+    shared.towards = id
     return shared
 
 
@@ -52,6 +53,8 @@ def refused(call: Way, world: World, path: str = "/orders", **options: Any) -> R
 
 
 # ---- on the way
+
+EARLIER, LATER = "Thu, 01 Jan 1970 01:00:00 GMT", "Thu, 01 Jan 2099 00:00:00 GMT"
 
 
 ALTERED: dict[str, tuple[str, Any]] = {
@@ -64,6 +67,8 @@ ALTERED: dict[str, tuple[str, Any]] = {
     "its ETag is removed": ("wrong_binding", lambda sent: sent.without("ETag")),
     "a location is added": ("wrong_binding", lambda sent: sent.plus("Location", "/elsewhere")),
     "an encoding is added": ("wrong_binding", lambda sent: sent.plus("Content-Encoding", "identity")),
+    "a range is added": ("wrong_binding", lambda sent: sent.plus("Content-Range", "bytes 0-11/12")),
+    "a time of change is added": ("wrong_binding", lambda sent: sent.plus("Last-Modified", LATER)),
     "a bound header is removed": ("wrong_binding", lambda sent: sent.without("X-Price")),
     "a bound header is changed": ("wrong_binding", lambda sent: sent.holding("X-Price", "1")),
     "a bound header is doubled": ("wrong_binding", lambda sent: sent.plus("X-Price", "7")),
@@ -214,6 +219,55 @@ def test_an_answer_for_a_header_that_was_added_on_the_way_is_refused(world: Worl
 @pytest.mark.parametrize(("status", "header"), [(206, "Range"), (304, "If-None-Match"), (304, "If-Modified-Since")])
 def test_an_answer_that_the_request_asked_for_is_accepted(world: World, call: Way, status: int, header: str) -> None:
     assert call(world, f"/status/{status}", headers={header: "x"}).status == status
+
+
+CHOOSING: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
+    "another range": ("/archive", {"Range": "bytes=0-4"}, {"HTTP_RANGE": "bytes=10-14"}),
+    "a range of another version": ("/archive", {"Range": "bytes=0-4", "If-Range": '"v0"'}, {"HTTP_IF_RANGE": '"v1"'}),
+    "an added version": ("/archive", {"Range": "bytes=0-4"}, {"HTTP_IF_RANGE": '"v0"'}),
+    "a later time": ("/dated", {"If-Modified-Since": EARLIER}, {"HTTP_IF_MODIFIED_SINCE": LATER}),
+    "an added time": ("/dated", {"If-None-Match": '"v0"'}, {"HTTP_IF_MODIFIED_SINCE": LATER}),
+    "another tag": ("/archive", {"If-None-Match": '"v0"'}, {"HTTP_IF_NONE_MATCH": '"v1"'}),
+    "an added tag": ("/archive", {"If-Modified-Since": EARLIER}, {"HTTP_IF_NONE_MATCH": '"v1"'}),
+    "another condition": ("/archive", {"If-Match": '"v1"'}, {"HTTP_IF_MATCH": '"v0"'}),
+    "an added condition": ("/archive", {}, {"HTTP_IF_MATCH": '"v0"'}),
+    "an added time of a condition": ("/archive", {}, {"HTTP_IF_UNMODIFIED_SINCE": EARLIER}),
+}
+"""What the caller sends, and what the headers that choose an answer become on the way."""
+
+
+@each_way
+@pytest.mark.parametrize("name", CHOOSING)
+def test_an_answer_to_headers_that_were_changed_or_added_on_the_way_is_refused(
+    world: World, call: Way, name: str
+) -> None:
+    path, sent, arrive = CHOOSING[name]
+    world.towards = lambda environ: environ.update(arrive)
+    assert refused(call, world, path, headers=sent).code == "unsigned_response"
+
+
+@each_way
+def test_a_part_of_a_file_is_accepted_as_the_part_that_was_asked_for(world: World, call: Way) -> None:
+    got = call(world, "/archive", headers={"Range": "bytes=0-4", "If-Range": ARCHIVE_TAG})
+    assert (got.status, got.body, got.headers["Content-Range"]) == (206, ARCHIVE[:5], f"bytes 0-4/{len(ARCHIVE)}")
+    world.between = lambda sent: sent.holding("Content-Range", f"bytes 5-9/{len(ARCHIVE)}")
+    assert refused(call, world, "/archive", headers={"Range": "bytes=0-4"}).code == "wrong_binding"
+
+
+def test_nothing_is_signed_for_an_unbound_range_of_a_caller_that_asks_for_no_signature() -> None:
+    with signing_service(sign_responses=True) as world:
+        got = WAYS[0](world, "/archive", headers={"Range": "bytes=0-4"}, require_signed_response=False)
+        assert (got.status, RESPONSE_HEADER in dict(world.sent[-1].headers)) == (206, False)
+        assert 'peerseal_responses_total{outcome="unbound"} 1' in world.callee.metrics()
+
+
+@each_way
+def test_the_length_that_an_answer_to_head_tells_is_the_signed_one_or_missing(world: World, call: Way) -> None:
+    assert call(world, method="HEAD").headers["Content-Length"] == str(len(BODY))
+    world.between = lambda sent: sent.holding("Content-Length", "999")
+    assert refused(call, world, method="HEAD").code == "wrong_binding"
+    world.between = lambda sent: sent.without("Content-Length")
+    assert call(world, method="HEAD").status == 200
 
 
 @each_way

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import io
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import httpx
-from flask import Flask, Response, redirect, request
+from flask import Flask, Response, redirect, request, send_file
+from werkzeug.http import http_date
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from peerseal import Identity
@@ -22,6 +24,8 @@ from peerseal.testing import Clock, MemoryRegistry
 CALLER = "client"
 CALLEE = "orders"
 BODY = b'{"price": 7}'
+ARCHIVE = bytes(range(65, 91))
+ARCHIVE_TAG = '"v1"'
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Without authorities, which take a client long to load; no server here has a certificate."""
 
@@ -63,7 +67,8 @@ def untouched(sent: Sent) -> Sent:
 
 @dataclass
 class World:
-    """The service, its registry, its caller, and what is done to its answers on the way."""
+    """The service, its registry, its caller, and what is done on the way to its answers and, as its server's environ
+    shows them, to requests."""
 
     registry: MemoryRegistry
     clock: Clock
@@ -71,6 +76,7 @@ class World:
     caller: Identity
     url: str = ""
     between: Between = untouched
+    towards: Callable[[dict[str, Any]], object] = id
     sent: list[Sent] = field(default_factory=list)
 
 
@@ -145,6 +151,12 @@ def _app(world: World, **options: Any) -> Flask:
     return app
 
 
+def _archive() -> Response:
+    """A file that changed on the first day of 1970, whole, in part, or not at all."""
+    file = io.BytesIO(ARCHIVE)
+    return send_file(file, "application/octet-stream", conditional=True, etag="v1", last_modified=86_000)
+
+
 _OTHERS: dict[str, Callable[[], Any]] = {
     "stream": lambda: Response((b"piece" for _ in range(3)), content_type="text/plain"),
     "events": lambda: Response((b"data: 1\n\n" for _ in range(3)), content_type="text/event-stream"),
@@ -152,6 +164,8 @@ _OTHERS: dict[str, Callable[[], Any]] = {
     "elsewhere": lambda: redirect(request.args["to"]),
     "broken": lambda: 1 // 0,
     "zipped": lambda: Response(gzip.compress(b"text" * 100), headers={"Content-Encoding": "gzip"}),
+    "archive": _archive,
+    "dated": lambda: Response(BODY, headers={"Last-Modified": http_date(86_000)}).make_conditional(request.environ),
     "cookie": lambda: Response(b"text", headers={"Set-Cookie": "a=1"}),
 }
 
@@ -159,6 +173,7 @@ _OTHERS: dict[str, Callable[[], Any]] = {
 def _on_the_way(world: World, app: Any) -> Any:
     def serve(environ: Any, start_response: Any) -> Iterable[bytes]:
         head: list[Any] = []
+        world.towards(environ)
         pieces = app(environ, lambda *given: head.append(given))
         body = b"".join(pieces)
         token = environ.get("HTTP_AUTHORIZATION", "").removeprefix("Bearer ")

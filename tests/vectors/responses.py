@@ -5,7 +5,7 @@ from typing import Any, Final
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, b64url, digest_header
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.tokens.request import REQUEST_TYP
-from peerseal.protocol.tokens.response import RESPONSE_TYP, request_hash
+from peerseal.protocol.tokens.response import LENGTH, RESPONSE_TYP, request_hash
 from tests.vectors.requests import BILLING
 from tests.vectors.requests import token as request_token
 from tests.vectors.world import (
@@ -26,6 +26,7 @@ from tests.vectors.world import (
 
 BODY: Final = b'{"id": 7}'
 HEADERS: Final = {"content-type": "application/json", "etag": '"7"'}
+DATE: Final = "Thu, 01 Jan 1970 00:00:00 GMT"
 REQUEST: Final = request_token()
 
 
@@ -105,6 +106,12 @@ def _honest(made: Vectors) -> None:
         "more-headers", "a header that the callee bound", token=token(headers=rich), headers={**rich, "date": "x"}
     )
     made.good("blanks", "blanks around a value", token=token(), headers={**HEADERS, "etag": ' "7" '})
+    part: dict[str, Any] = {"status": 206, "headers": {**HEADERS, "content-range": "bytes 0-8/20"}}
+    made.good("part", "a part of a body", token=token(**part), **part)
+    sized = token(headers={**HEADERS, LENGTH: "9"}, content_digest=DIGEST_OF_NOTHING)
+    made.good("head-no-length", "an answer to HEAD that lost its length", token=sized, body="")
+    same = {**HEADERS, LENGTH: "9"}
+    made.good("head-length", "an answer to HEAD with its length", token=sized, body="", headers=same)
     refusal: dict[str, Any] = {"status": 403, "headers": {"content-type": "application/problem+json"}}
     made.good("refusal", "a refusal of a verified caller", token=token(**refusal), **refusal)
 
@@ -189,6 +196,8 @@ def _binding(made: Vectors) -> None:
         ("no-etag", "a header is gone", {"headers": {"content-type": "application/json"}}),
         ("weak-etag", "a proxy made the ETag weak", {"headers": {**HEADERS, "etag": 'W/"7"'}}),
         ("coding", "a proxy compressed the body", {"headers": {**HEADERS, "content-encoding": "gzip"}}),
+        ("range", "a part of a body, as it is said", {"headers": {**HEADERS, "content-range": "bytes 0-8/20"}}),
+        ("date", "a time of change was added", {"headers": {**HEADERS, "last-modified": DATE}}),
         ("location", "a redirect was added", {"headers": {**HEADERS, "location": "/"}}),
         (
             "required",
@@ -197,4 +206,7 @@ def _binding(made: Vectors) -> None:
         ),
     ):
         made.bad(name, code, comment, token=token(), **arrived)
+    sized: dict[str, Any] = {"token": token(headers={**HEADERS, LENGTH: "9"}, content_digest=DIGEST_OF_NOTHING)}
+    longer = {**HEADERS, LENGTH: "99"}
+    made.bad("head-other-length", code, "an answer to HEAD with another length", body="", headers=longer, **sized)
     made.bad("signed-absent", code, "a signed header did not arrive", token=token(headers={**HEADERS, "x-a": "1"}))

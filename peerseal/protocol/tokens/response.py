@@ -26,8 +26,16 @@ RESPONSE_LIFETIME: Final = 60
 MAX_CHECKPOINT: Final = 512
 """Bytes of ``cp``, the signed note of a checkpoint, decoded."""
 
-ALWAYS_SIGNED: Final = ("content-type", "content-encoding", "location", "etag")
+ALWAYS_SIGNED: Final = ("content-type", "content-encoding", "content-range", "location", "etag", "last-modified")
 """Headers that every response token signs. If an answer lacks one of them, its token signs the absence."""
+
+SELECTING: Final = ("range", "if-range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
+"""Headers of a request that choose which answer it gets (RFC 9110 sections 13 and 14). A request that wants a signed
+answer binds those that it has. The answer to a request that has another one is not signed: it may have been added on
+the way."""
+
+LENGTH: Final = "content-length"
+"""It is signed in the answer to HEAD that has it; it may be missing on arrival (RFC 9110 section 9.3.2)."""
 
 _MEMBERS = frozenset(("iss", "aud", "iat", "exp", "req", "status", "content_digest", "headers"))
 _OPTIONAL = frozenset(("cp",))
