@@ -11,6 +11,7 @@ from peerseal.runtime.options import check_flag
 from peerseal.session.options import SessionOptions, SigningOptions
 from peerseal.session.origin import Origin
 from peerseal.session.problem import MAX_PROBLEM, code_in, is_problem
+from peerseal.session.refused_answers import refused_answers_of
 from peerseal.session.request_ctx import RequestCtx
 from peerseal.session.retries import is_repeatable
 from peerseal.session.signed_answer import NO_ONE_SIGNS, response_verifier, too_long
@@ -85,6 +86,7 @@ class Auth(httpx.Auth):
         check_flag("follow_redirects", follow_redirects)
         self._options = SessionOptions(**options)
         self._responses = response_verifier(signer, audience, self._options)
+        self._refused, self._audience = refused_answers_of(signer), audience
         bound, header, wants = self._options.bind_headers, self._options.header, self._responses is not None
         self._signer = AttemptSigner(signer, audience, bound, header, wants_response=wants)
         self._origin = _origin_of(httpx.URL(Origin(base_url).url))
@@ -105,7 +107,7 @@ class Auth(httpx.Auth):
         attempt, again = next(flow), False
         while True:
             response = yield self._kept(attempt, _Trace)
-            with _closed_if_refused(response, request):
+            with self._closed_if_refused(response, request):
                 if self._may_read(response):
                     if self._responses is not None:
                         self._raw(response)
@@ -128,7 +130,7 @@ class Auth(httpx.Auth):
         attempt, again = next(flow), False
         while True:
             response = yield self._kept(attempt, _AsyncTrace)
-            async with _aclosed_if_refused(response, request):
+            async with self._aclosed_if_refused(response, request):
                 if self._may_read(response):
                     if self._responses is not None:
                         await self._araw(response)
@@ -144,6 +146,24 @@ class Auth(httpx.Auth):
                 attempt = flow.send(response)
             except StopIteration:
                 return
+
+    @contextmanager
+    def _closed_if_refused(self, response: httpx.Response, request: httpx.Request) -> Iterator[None]:
+        try:
+            yield
+        except ResponseRefused as refused:
+            response.close()
+            self._refused.note(refused, self._audience, response.status_code)
+            raise ResponseRefusedError.of(refused, request) from refused
+
+    @asynccontextmanager
+    async def _aclosed_if_refused(self, response: httpx.Response, request: httpx.Request) -> AsyncIterator[None]:
+        try:
+            yield
+        except ResponseRefused as refused:
+            await response.aclose()
+            self._refused.note(refused, self._audience, response.status_code)
+            raise ResponseRefusedError.of(refused, request) from refused
 
     def _may_read(self, response: httpx.Response) -> bool:
         """Whether it is a refusal that is read before it is proven: none that could be long once it is unpacked."""
@@ -314,24 +334,6 @@ async def _check_in_thread(verifier: ResponseVerifier, head: ResponseHead, token
     if checked is None:
         checked = await to_thread.run_sync(partial(verifier.check, head, request_token=token))
     return checked
-
-
-@contextmanager
-def _closed_if_refused(response: httpx.Response, request: httpx.Request) -> Iterator[None]:
-    try:
-        yield
-    except ResponseRefused as refused:
-        response.close()
-        raise ResponseRefusedError.of(refused, request) from refused
-
-
-@asynccontextmanager
-async def _aclosed_if_refused(response: httpx.Response, request: httpx.Request) -> AsyncIterator[None]:
-    try:
-        yield
-    except ResponseRefused as refused:
-        await response.aclose()
-        raise ResponseRefusedError.of(refused, request) from refused
 
 
 class _Trace:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from peerseal.runtime.extras import missing
-from peerseal.runtime.metrics import Metric
+from peerseal.runtime.metrics import Metric, merged
 
 try:
     from prometheus_client import metrics_core
@@ -28,7 +28,7 @@ class CollectsMetrics(Protocol):
 
 
 class PeersealCollector(Collector):
-    """Reports the metrics of ``source``."""
+    """Reports the metrics of ``source``: those of one name together, as `peerseal.metrics` does."""
 
     def __init__(self, source: CollectsMetrics) -> None:
         self._source = source
@@ -39,7 +39,7 @@ class PeersealCollector(Collector):
 
     def collect(self) -> Iterator[metrics_core.Metric]:
         """See Collector."""
-        for metric in self._source.collect():
+        for metric in merged(self._source.collect()):
             family = metrics_core.Metric(metric.name.removesuffix("_total"), metric.help, metric.kind)
             for labels, number in metric.samples:
                 family.add_sample(metric.name, dict(labels), number)

@@ -16,6 +16,7 @@ from peerseal.protocol.plain import plain_text
 from peerseal.protocol.tokens.response import (
     ALWAYS_SIGNED,
     LENGTH,
+    OF_THE_TRANSPORT,
     RESPONSE_HEADER,
     SELECTING,
     WANT_RESPONSE_HEADER,
@@ -44,9 +45,7 @@ _ON_REQUEST: Final = "on_request"
 _HELP: Final = "Answers to sign for verified callers, by outcome: signed, too_long, stream, unbound, failed."
 _WITHOUT_BODY: Final = (204, 304)  # RFC 9110 section 6.4.1
 _EVENT_STREAM: Final = "text/event-stream"
-_OF_THE_TRANSPORT: Final = "connection content-length date keep-alive server trailer transfer-encoding upgrade"
-_NOT_SIGNED: Final = frozenset((*_OF_THE_TRANSPORT.split(), "set-cookie", RESPONSE_HEADER.lower()))
-"""Headers that servers and proxies write, and Set-Cookie, whose values cannot be joined by a comma."""
+_NOT_SIGNED: Final = OF_THE_TRANSPORT | {"set-cookie"}  # whose values cannot be joined by a comma
 
 
 class ProvenCall(NamedTuple):

@@ -59,6 +59,7 @@ from peerseal.runtime.tracing import Attributes, of_messages, traced
 from peerseal.runtime.worker_counters import ServiceMetrics
 from peerseal.session.circuit import Circuits, CircuitStatus
 from peerseal.session.options import PeerSessionOptions
+from peerseal.session.refused_answers import RefusedAnswers
 from peerseal.transport.fetch import Fetcher
 from peerseal.transport.webhook import Webhook
 from peerseal.trust.peer_checkpoints import SplitView
@@ -205,8 +206,10 @@ class Identity:
         self._minter = Minter(self.trust, self._keys)
         self._access_tokens = AccessTokens(self.trust, self._keys)
         self._circuits = Circuits()
+        self.refused_answers = RefusedAnswers()
         self._started, self._pid = False, 0
         self._guards: list[FileReplayGuard | RedisReplayGuard] = []
+        self._guard_in_memory: MemoryReplayGuard | None = None
         self._metrics = ServiceMetrics(self._cache_folder and self._cache_folder.inner(f"counts-{self.service}"))
         self._rotation_thread = RotationThread(self.service, self._rotation, schedule, self._metrics.publish)
         in_each_child(self._after_fork)
@@ -218,6 +221,7 @@ class Identity:
         self.add_metrics(self.trust.collect_checkpoints)
         self.add_metrics(self._keys.collect)
         self.add_metrics(self._circuits.collect)
+        self.add_metrics(self.refused_answers.collect)
         self.add_metrics(audit.collect)
         self.add_metrics(lambda: process_metrics("peerseal"))
 
@@ -534,15 +538,20 @@ class Identity:
 
     def _host_guard(self) -> ReplayGuard:
         if self._replay_folder is None:
-            log.warning("no PEERSEAL_CACHE_DIR: every worker of %s accepts a token once", self.service)
-            in_memory = MemoryReplayGuard(clock=self.clock)
-            self.add_metrics(in_memory.collect)
-            return in_memory
+            return self._guard_of_the_process()
         guard = FileReplayGuard(self._replay_folder.path / f"replay-{self.service}", clock=self.clock)
         if not any(isinstance(other, FileReplayGuard) for other in self._guards):  # all have the same logs
             self.add_metrics(guard.collect)
         self._guards.append(guard)
         return guard
+
+    def _guard_of_the_process(self) -> ReplayGuard:
+        """One for all verifiers: otherwise each of them would accept a token once."""
+        if self._guard_in_memory is None:
+            log.warning("no PEERSEAL_CACHE_DIR: every worker of %s accepts a token once", self.service)
+            self._guard_in_memory = MemoryReplayGuard(clock=self.clock)
+            self.add_metrics(self._guard_in_memory.collect)
+        return self._guard_in_memory
 
     def _after_fork(self) -> None:
         """A forked child takes its own share of the key folder, and starts its own thread."""

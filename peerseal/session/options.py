@@ -8,6 +8,7 @@ from typing import Any, Final, Self, TypedDict
 from urllib3 import Retry, Timeout
 
 from peerseal.errors import ConfigurationError
+from peerseal.protocol.tokens.response import OF_THE_TRANSPORT
 from peerseal.runtime.limits import LONGEST_TIMEOUT, CallLimits
 from peerseal.runtime.options import (
     check_callable,
@@ -105,7 +106,7 @@ class SessionOptions:
         check_header_name("header", self.header)
         check_callable("sleep", self.sleep)
         check_flag("require_signed_response", self.require_signed_response)
-        check_header_names("signed_response_headers", self.signed_response_headers)
+        _check_signed(self.signed_response_headers)
         _check_bound(self.bind_headers)
 
     @property
@@ -122,6 +123,12 @@ class SessionOptions:
     def default_timeout(self) -> float | tuple[float | None, float | None]:
         """The timeout of calls that name none."""
         return (self.limits.connect_timeout, self.limits.read_timeout) if self.timeout is None else self.timeout
+
+
+def _check_signed(names: Collection[str]) -> None:
+    check_header_names("signed_response_headers", names)
+    if wrong := OF_THE_TRANSPORT.intersection(name.lower() for name in names):
+        raise ConfigurationError(f"signed_response_headers: these headers cannot be signed: {', '.join(sorted(wrong))}")
 
 
 def _check_bound(names: Collection[str]) -> None:

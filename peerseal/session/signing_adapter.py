@@ -20,6 +20,7 @@ from peerseal.session.circuit import Attempt, Circuit, Circuits
 from peerseal.session.options import SessionOptions
 from peerseal.session.origin import Origin
 from peerseal.session.problem import REFUSAL, PeerRefusal, refusal_in
+from peerseal.session.refused_answers import refused_answers_of
 from peerseal.session.request_ctx import RequestCtx
 from peerseal.session.retries import Attempts, cause_of, is_repeatable
 from peerseal.session.signed_answer import other_origin, proven, response_verifier
@@ -72,6 +73,7 @@ class SigningAdapter(TimedAdapter):
         super().__init__(max_retries=0)
         in_each_child(self._forget_connections)
         self._responses = response_verifier(signer, audience, options)
+        self._refused, self._audience = refused_answers_of(signer), audience
         wants = self._responses is not None
         self._signer = AttemptSigner(signer, audience, options.bind_headers, options.header, wants_response=wants)
         self._origin = origin
@@ -160,8 +162,10 @@ class SigningAdapter(TimedAdapter):
         if self._responses is not None:
             try:
                 proven(response, self._responses, self._signer.token_in(signed.headers), self._longest_answer)
-            except BaseException:
+            except BaseException as error:
                 response.close()
+                if isinstance(error, ResponseRefused):
+                    self._refused.note(error, self._audience, response.status_code)
                 raise
         return response
 

@@ -19,6 +19,7 @@ that an answer without a good token costs no memory. Every failure is a Response
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
 
@@ -73,10 +74,29 @@ _HINTS: Final[Mapping[str, str]] = {
     "etag": "a proxy that compresses makes ETags weak (nginx: gzip off for this location)",
     "location": "a proxy rewrites redirects (nginx: proxy_redirect off)",
     "content-type": "a proxy adds or replaces the content type",
+    "set-cookie": "no service signs it",
 }
+_NOT_VERIFIED: Final = (
+    "the service did not verify this caller (its log has the reason), or a proxy answered in its place"
+)
+_IN_FRONT: Final = "a proxy in front answered in its place, and the service may be down or overloaded"
+_WHY_UNSIGNED: Final[Mapping[int, str]] = {
+    401: _NOT_VERIFIED,
+    403: _NOT_VERIFIED,
+    413: "the body of the request is longer than the service (max_body) or a proxy in front takes",
+    502: _IN_FRONT,
+    503: f"the service cannot verify callers now (its log has the reason), or {_IN_FRONT}",
+    504: _IN_FRONT,
+}
+"""What an answer of this status without a token may mean."""
+_UNASKED: Final = (
+    "the service does not sign answers (sign_responses), or not this one (its log has the reason): its path is public,"
+    " its body too long or a stream, or a header that chooses it was added to the request; or a proxy answered in place"
+    " of the service or removed the header"
+)
+_INFORMATIONAL: Final = "an informational answer came before the answer, and this client does not wait for more"
 _ASKED_BY: Final = {206: ("range",), 304: ("if-none-match", "if-modified-since")}
 """The headers of a request that ask for answers of these statuses (RFC 9110 sections 13 and 14)."""
-_GATEWAY_ERRORS: Final = (502, 503, 504)
 _SHOWN = 80  # characters of a header that is not verified
 
 
@@ -252,20 +272,14 @@ def _check_head(claims: Mapping[str, Any], head: ResponseHead, names: Collection
     name = next(name for name in (*names, *signed) if arrived.get(name) != signed.get(name))
     shown = f"the header {name} is {_shown(arrived.get(name))}, signed was {_shown(signed.get(name))}"
     hint = _HINTS.get(name, "a proxy adds, removes or rewrites this header")
+    if name not in signed and name not in (*ALWAYS_SIGNED, *_HINTS):
+        hint = "the service does not sign it (bind_response_headers of its PeerAuth), or a proxy added it"
     raise ResponseRefused(WRONG_BINDING, f"{shown}: {hint}{_by_proxy(head)}")
 
 
 def _why_unsigned(head: ResponseHead) -> str:
     """What an answer without a token may mean."""
-    if head.status in _GATEWAY_ERRORS:
-        cause = "a proxy in front answered in its place, and the service may be down or overloaded"
-    elif head.status in (401, 403):
-        cause = "the service did not verify this caller (its log has the reason), or a proxy answered in its place"
-    else:
-        cause = (
-            "the service does not sign answers (sign_responses), the body is longer than it signs or a stream, or a"
-            " proxy answered in its place or removed the header"
-        )
+    cause = _INFORMATIONAL if head.status < HTTPStatus.OK else _WHY_UNSIGNED.get(head.status, _UNASKED)
     return f"the answer has status {head.status} and no {RESPONSE_HEADER}: {cause}{_by_proxy(head)}"
 
 

@@ -14,7 +14,7 @@ from peerseal import Identity, Metric, metrics
 from peerseal.audit.mirror_metrics import MirrorMetrics
 from peerseal.audit.witness import Witness
 from peerseal.audit.witness_server import witnessing
-from peerseal.errors import MessageRefused
+from peerseal.errors import MessageRefused, ResponseRefused
 from peerseal.flask import PeerAuth
 from peerseal.messaging import EventConsumer
 from peerseal.protocol.ledger.cosignature import WITNESS_KEY, NoteKey
@@ -106,10 +106,12 @@ def metrics_of_a_callee(registry: MemoryRegistry, client: Identity, folder: Path
 
 
 def metrics_of_a_caller(client: Identity) -> str:
-    """Of a service that mints a transaction and calls."""
+    """Of a service that mints a transaction, calls, and refuses an answer."""
     client.mint_transaction(user(), scope=["read"])
-    with raw_server() as server, client.session("callee", server.url) as session:
-        session.get("/")
+    with raw_server() as server:
+        client.session("callee", server.url).get("/")
+        with pytest.raises(ResponseRefused):
+            client.session("callee", server.url, require_signed_response=True).get("/")
     return client.metrics()
 
 

@@ -9,6 +9,7 @@ from peerseal.errors import ConfigurationError, ResponseRefused
 from peerseal.flask import PeerAuth
 from peerseal.protocol.tokens.response import RESPONSE_HEADER
 from peerseal.requests import PeerSession
+from peerseal.verify.response import ResponseHead, ResponseVerifier
 from tests.support.signed_answers import (
     BODY,
     CALLEE,
@@ -138,7 +139,7 @@ def test_bound_headers_of_the_application_are_signed(call: Way) -> None:
 
 @each_way
 def test_a_header_that_the_caller_requires_to_be_signed_counts_only_if_it_is(world: World, call: Way) -> None:
-    with pytest.raises(ResponseRefused, match="x-price is '7', signed was missing"):
+    with pytest.raises(ResponseRefused, match=r"x-price is '7', signed was missing: .*bind_response_headers"):
         call(world, signed_response_headers=("X-Price",))
     assert call(world, signed_response_headers=("X-Other",)).status == 200
 
@@ -195,6 +196,47 @@ def test_cookies_and_streams_of_requests_work_as_ever(world: World) -> None:
         answer = session.get("/cookie", stream=True)
         assert b"".join(answer.iter_content(1)) == b"text"
         assert session.cookies["a"] == "1"
+
+
+@each_way
+@pytest.mark.parametrize("name", ["content-length", "Date", "Peerseal-Response"])
+def test_a_header_that_can_never_be_signed_cannot_be_required(world: World, call: Way, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"cannot be signed: {name.lower()}"):
+        call(world, signed_response_headers=(name,))
+
+
+@pytest.mark.parametrize("call", WAYS)
+def test_a_refused_answer_is_counted_and_logged_without_its_content(
+    world: World, call: Way, caplog: pytest.LogCaptureFixture
+) -> None:
+    counted = 'peerseal_responses_refused_total{code="wrong_binding"} '
+    before = _number_after(counted, world.caller.metrics())
+    with caplog.at_level("WARNING"), pytest.raises(ResponseRefused):
+        call(world, signed_response_headers=("x-price",))
+    assert _number_after(counted, world.caller.metrics()) == before + 1
+    told = [record.getMessage() for record in caplog.records if "refused an answer" in record.getMessage()]
+    assert told == ["refused an answer of orders: wrong_binding, status 200"]
+
+
+def _number_after(text: str, metrics: str) -> int:
+    found = [line.removeprefix(text) for line in metrics.splitlines() if line.startswith(text)]
+    return int(found[0]) if found else 0
+
+
+CAUSES = {
+    200: "its path is public",
+    206: "a header that chooses it was added to the request",
+    103: "an informational answer came before the answer",
+    413: "longer than the service",
+    503: "the service cannot verify callers now",
+}
+
+
+@pytest.mark.parametrize("status", CAUSES)
+def test_the_refusal_of_an_unsigned_answer_names_what_it_may_mean(world: World, status: int) -> None:
+    verifier = ResponseVerifier(world.caller.trust, caller="client", audience=CALLEE)
+    with pytest.raises(ResponseRefused, match=CAUSES[status]):
+        verifier.verify(ResponseHead.of(status, []), request_token="a.b.c", body=b"")
 
 
 def test_answers_are_counted_by_outcome(world: World) -> None:

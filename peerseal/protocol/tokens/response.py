@@ -43,6 +43,11 @@ _SHA256 = 32  # bytes
 _STATUSES = range(200, 600)  # of final answers (RFC 9110 section 15)
 
 
+_WRITTEN: Final = "connection content-length date keep-alive server trailer transfer-encoding upgrade"
+OF_THE_TRANSPORT: Final = frozenset((*_WRITTEN.split(), RESPONSE_HEADER.lower()))
+"""Headers of answers that servers and proxies write: an application cannot have them signed."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResponseToken:
     """The claims of a response token: who answers whom, to which request, and with what.

@@ -796,6 +796,12 @@ class TestFromEnvironment:
         assert one.claim("issuer", "jti", time.time() + 60)
         assert other.claim("issuer", "jti", time.time() + 60)
 
+    def test_all_verifiers_of_an_identity_without_a_folder_share_one_guard(self, from_env: FromEnv) -> None:
+        identity = from_env()
+        one, other = identity.replay_guard(), identity.replay_guard()
+        assert one.claim("issuer", "jti", time.time() + 60)
+        assert not other.claim("issuer", "jti", time.time() + 60)
+
     def test_replay_dir_is_the_folder_of_the_replay_guard_alone(self, from_env: FromEnv, tmp_path: Path) -> None:
         folders = {name: str(tmp_path / name) for name in ("cache_dir", "replay_dir")}
         assert from_env(**folders).replay_guard().claim("issuer", "jti", time.time() + 60)

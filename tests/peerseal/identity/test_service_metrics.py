@@ -240,6 +240,18 @@ def test_prometheus_client_tells_the_same(registry: MemoryRegistry, client: Iden
     assert [ours[name] for name in ours.keys() - changing] == [theirs[name] for name in ours.keys() - changing]
 
 
+def test_prometheus_client_gets_one_family_of_two_applications_of_one_identity(
+    registry: MemoryRegistry, client: Identity
+) -> None:
+    identity = registry.identity("callee")
+    for app in (callee_app(identity), callee_app(identity)):
+        call(app, client, "/read")
+    collectors = CollectorRegistry()
+    collectors.register(PeersealCollector(identity))
+    told = [line for line in generate_latest(collectors).decode().splitlines() if "calls_accepted_total{" in line]
+    assert [line.rpartition(" ")[2] for line in told] == ["2.0"]
+
+
 # ---- the format
 
 
