@@ -5,14 +5,17 @@ from typing import NamedTuple
 
 import pytest
 
+from peerseal.errors import ResponseRefused
 from peerseal.requests import ResponseRefusedError
 from tests.support.nginx import nginx_command
 from tests.support.processes import LOOPBACK, Process, free_port
-from tests.support.signed_answers import BODY, CALLEE, WAYS, Way, World, signing_service
+from tests.support.signed_answers import ARCHIVE, ARCHIVE_TAG, BODY, CALLEE, WAYS, Way, World, signing_service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.nginx, pytest.mark.thorough]
 
 HTTP = """
+    proxy_cache_path {folder}/cache keys_zone=answers:1m;
+    server {{ listen {caching}; proxy_cache answers; location / {{ proxy_pass {service}; proxy_http_version 1.1; }} }}
     server {{ listen {plain}; location / {{ proxy_pass {service}; proxy_http_version 1.1; }} }}
     server {{ listen {zipping}; gzip on; gzip_min_length 1; gzip_proxied any; gzip_types application/json;
         location / {{ proxy_pass {service}; proxy_http_version 1.1; }}
@@ -21,19 +24,20 @@ HTTP = """
 
 
 class Site(NamedTuple):
-    """A service, and the URLs of two nginx in front of it."""
+    """A service, and the URLs of three nginx in front of it."""
 
     world: World
     plain: str
     zipping: str
+    caching: str
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder, plain, zipping = tmp_path_factory.mktemp("nginx"), free_port(), free_port()
+    folder, ports = tmp_path_factory.mktemp("nginx"), {name: free_port() for name in ("plain", "zipping", "caching")}
     with signing_service() as world:
-        command = nginx_command(folder, HTTP.format(plain=plain, zipping=zipping, service=world.url))
-        urls = [f"http://{LOOPBACK}:{port}" for port in (plain, zipping)]
+        command = nginx_command(folder, HTTP.format(**ports, folder=folder, service=world.url))
+        urls = [f"http://{LOOPBACK}:{port}" for port in ports.values()]
         with Process("nginx", command, log=folder / "log") as process:
             process.wait_until_answers(f"{urls[0]}/public")
             yield Site(world, *urls)
@@ -44,6 +48,24 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def test_a_proxy_that_passes_answers_on_leaves_them_proven(site: Site, call: Way, path: str) -> None:
     site.world.url = site.plain
     assert call(site.world, path).status in (200, 204, 404)
+
+
+@pytest.mark.parametrize("call", WAYS)
+def test_a_proxy_that_passes_parts_and_lengths_on_leaves_them_proven(site: Site, call: Way) -> None:
+    site.world.url = site.plain
+    assert call(site.world, "/archive", headers={"Range": "bytes=0-4"}).body == ARCHIVE[:5]
+    assert call(site.world, "/archive", "HEAD").headers["Content-Length"] == str(len(ARCHIVE))
+    assert call(site.world, "/archive", headers={"If-None-Match": ARCHIVE_TAG}).status == 304
+    assert call(site.world, "/zipped", "HEAD").status == 200
+
+
+@pytest.mark.parametrize("name", ["Range", "If-None-Match"])
+@pytest.mark.parametrize("call", WAYS)
+def test_a_cache_that_takes_away_what_chooses_the_answer_gets_none(site: Site, call: Way, name: str) -> None:
+    site.world.url = site.caching
+    with pytest.raises(ResponseRefused) as refused:
+        call(site.world, "/archive", headers={name: ARCHIVE_TAG})
+    assert (refused.value.code, refused.value.answered) == ("unsigned_response", 401)
 
 
 def test_a_proxy_that_compresses_is_found_and_named(site: Site) -> None:
