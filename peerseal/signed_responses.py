@@ -87,7 +87,9 @@ class ResponseSigning:
         unbound = [name for name in SELECTING if name not in bound and headers.get(name) is not None]
         if not unbound:
             return call
-        self._unsigned("unbound", call, f"the request has {', '.join(unbound)}, which its token does not bind")
+        # No warning: it is an ordinary request of a caller that does not look for a signature.
+        why = f"the request has {', '.join(unbound)}, which its token does not bind"
+        self._unsigned("unbound", call, why, level=logging.INFO)
         return None
 
     def header(
@@ -134,9 +136,9 @@ class ResponseSigning:
         """The application was called with another environ than its `SigningApplication`."""
         self._unsigned("failed", call, "a middleware has made another environ: copy the environ that it gets")
 
-    def _unsigned(self, outcome: str, call: ProvenCall, why: str) -> None:
+    def _unsigned(self, outcome: str, call: ProvenCall, why: str, level: int = logging.WARNING) -> None:
         self._tally.add(outcome)
-        log.warning("an answer to %s is not signed: %s", call.caller, why)
+        log.log(level, "an answer to %s is not signed: %s", call.caller, why)
 
 
 def check_signing(mode: object, bound: Any, max_body: object) -> None:
