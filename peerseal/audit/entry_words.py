@@ -4,7 +4,7 @@ The words repeat what the entry claims. That the root or the registry signed it 
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from peerseal.errors import DocumentRefused, InvalidName, MalformedToken
 from peerseal.protocol.documents.federation import FederatedDomain, Federation
@@ -27,28 +27,30 @@ def in_words(entry: Entry) -> str | None:
         return None
 
 
-def changes_in_words(entry: Entry, before: Entry | None) -> tuple[str, ...]:
-    """What the entry changed, a sentence for each change; ``before`` is the one of its kind before it, if any. Empty
-    for other types, and for an entry that cannot be read."""
+def changes_in_words(entry: Entry, before: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """What the entry changed, a sentence for each change. ``before`` is the data of the entry of its kind before it, if
+    any. Empty for other types, and for an entry that cannot be read."""
     try:
         if entry.type == FEDERATION_SET:
             known = Federation() if before is None else federation_in(before)
-            return tuple(_federation_changes(known, federation_in(entry))) or ("nothing: it says the same as before",)
+            changes = tuple(_federation_changes(known, federation_in(entry.data)))
+            return changes or ("nothing: it says the same as before",)
         if entry.type in (REGISTRY_CREATED, REGISTRY_KEYS_ISSUED):
-            return (_document_change(None if before is None else document_in(before), document_in(entry)),)
+            return (_document_change(None if before is None else document_in(before), document_in(entry.data)),)
     except (MalformedToken, InvalidName, DocumentRefused):
         pass
     return ()
 
 
-def federation_in(entry: Entry) -> Federation:
-    """The federation in an entry ``federation_set``. Raises MalformedToken or InvalidName."""
-    return Federation.from_json(entry.data.get("federation"), own="")
+def federation_in(data: Mapping[str, Any]) -> Federation:
+    """The federation in the data of an entry. Raises MalformedToken or InvalidName."""
+    return Federation.from_json(data.get("federation"), own="")
 
 
-def document_in(entry: Entry) -> RegistryKeys:
-    """The root's document in an entry, whose signature is not checked. Raises MalformedToken or DocumentRefused."""
-    return UnverifiedDocument.parse(RegistryKeys, claim(dict(entry.data), "document", str)).read()
+def document_in(data: Mapping[str, Any]) -> RegistryKeys:
+    """The root's document in the data of an entry, whose signature is not checked. Raises MalformedToken or
+    DocumentRefused."""
+    return UnverifiedDocument.parse(RegistryKeys, claim(dict(data), "document", str)).read()
 
 
 def terms_in_words(one: FederatedDomain) -> str:
@@ -68,12 +70,12 @@ def quorum_in_words(quorum: Quorum | None) -> str:
 
 
 def _federation_line(entry: Entry) -> str:
-    domains = sorted({one.domain for one in federation_in(entry).domains})
+    domains = sorted({one.domain for one in federation_in(entry.data).domains})
     return f"believed are {_first_of(domains)}" if domains else "no foreign trust domain is believed"
 
 
 def _document_line(entry: Entry) -> str:
-    document = document_in(entry)
+    document = document_in(entry.data)
     return f"version {document.version} of the root's document, {quorum_in_words(document.witnesses)}"
 
 

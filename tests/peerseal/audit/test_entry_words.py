@@ -26,6 +26,10 @@ def partner(**members: Any) -> dict[str, Any]:
     return {**PARTNER, **members}
 
 
+def changes(entry: Entry, before: Entry | None) -> tuple[str, ...]:
+    return changes_in_words(entry, None if before is None else before.data)
+
+
 def quorum(needed: int, *names: str) -> Quorum:
     keys = [NoteKey.of(name, WITNESS_KEY, Ed25519PrivateKey.generate().public_key()) for name in names]
     return Quorum.of(map(str, keys), needed)
@@ -73,32 +77,32 @@ def test_an_entry_that_cannot_be_read_has_no_words(data: dict[str, Any]) -> None
     for kind in (FEDERATION_SET, REGISTRY_KEYS_ISSUED):
         entry = Entry(7, 0, kind, data=data)
         assert in_words(entry) is None
-        assert changes_in_words(entry, None) == ()
+        assert changes(entry, None) == ()
 
 
 def test_entries_of_other_types_have_no_words() -> None:
     entry = Entry(7, 0, KEY_ADMITTED, data={"federation": {"domains": []}})
-    assert (in_words(entry), changes_in_words(entry, None)) == (None, ())
+    assert (in_words(entry), changes(entry, None)) == (None, ())
 
 
 def test_a_domain_that_was_added_is_told_with_its_terms() -> None:
-    assert changes_in_words(federation(partner()), federation()) == (
+    assert changes(federation(partner()), federation()) == (
         f"partner.example under the root {ROOT} is believed from here on: billing, with the scopes [orders:read] that "
         "policies and code allow; no transaction crosses",
     )
-    assert changes_in_words(federation(partner()), None) == changes_in_words(federation(partner()), federation())
+    assert changes(federation(partner()), None) == changes(federation(partner()), federation())
 
 
 def test_a_domain_that_was_taken_away_is_told_and_one_that_stays_is_not() -> None:
     other = partner(domain="other.example", root=OTHER_ROOT)
     gone = f"partner.example under the root {ROOT} is not believed any more"
-    assert changes_in_words(federation(other), federation(partner(), other)) == (gone,)
+    assert changes(federation(other), federation(partner(), other)) == (gone,)
 
 
 def test_other_terms_and_urls_are_told() -> None:
     wider = {**partner(transactions=True), "urls": ["https://new.partner.example"]}
     del wider["services"]
-    assert changes_in_words(federation(wider), federation(partner())) == (
+    assert changes(federation(wider), federation(partner())) == (
         f"partner.example under the root {ROOT} is believed on other terms: all its services, with the scopes "
         "[orders:read] that policies and code allow; transactions and events may cross; its URLs are "
         "https://new.partner.example",
@@ -106,22 +110,22 @@ def test_other_terms_and_urls_are_told() -> None:
 
 
 def test_a_root_that_passes_to_another_domain_is_a_removal_and_an_addition() -> None:
-    told = changes_in_words(federation(partner(domain="other.example")), federation(partner()))
+    told = changes(federation(partner(domain="other.example")), federation(partner()))
     assert [line.partition(" under ")[0] for line in told] == ["other.example", "partner.example"]
     assert told[1].endswith("is not believed any more")
 
 
 def test_an_entry_that_changes_nothing_says_so() -> None:
-    assert changes_in_words(federation(partner()), federation(partner())) == ("nothing: it says the same as before",)
+    assert changes(federation(partner()), federation(partner())) == ("nothing: it says the same as before",)
 
 
 def test_a_change_of_witnesses_is_told_with_those_of_before(registry: MemoryRegistry) -> None:
     one = quorum(1, "a.example")
     first = document(registry, None)
-    assert changes_in_words(document(registry, one, 3), first) == (
+    assert changes(document(registry, one, 3), first) == (
         "version 3 of the root's document, 1 of 1 witnesses needed (a.example); before: no witness needed",
     )
-    assert changes_in_words(document(registry, one, 4), document(registry, one, 3)) == (
+    assert changes(document(registry, one, 4), document(registry, one, 3)) == (
         "version 4 of the root's document, 1 of 1 witnesses needed (a.example), as before",
     )
-    assert changes_in_words(first, None) == ("version 2 of the root's document, no witness needed",)
+    assert changes(first, None) == ("version 2 of the root's document, no witness needed",)

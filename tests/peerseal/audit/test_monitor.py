@@ -26,7 +26,6 @@ from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger import checkpoint
 from peerseal.protocol.ledger.checkpoint import Checkpoint, encode_bundle, ledger_jwk, sign_checkpoint
-from peerseal.protocol.ledger.cosignature import WITNESS_KEY, NoteKey
 from peerseal.protocol.ledger.entries import (
     FEDERATION_SET,
     KEY_ADMITTED,
@@ -36,19 +35,17 @@ from peerseal.protocol.ledger.entries import (
     Entry,
 )
 from peerseal.protocol.ledger.merkle import Frontier, NodeReader, leaf_hash
-from peerseal.protocol.ledger.quorum import Quorum
 from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.transport.fetch import Answer, Fetcher
 from peerseal.transport.webhook import PAUSES, Webhook
 from peerseal.trust.tile_proofs import nodes_from_tiles
 from registry.domain.keys import KeyRecord
-from registry.services.setup.ceremony import Ceremony
-from registry.services.setup.keyfiles import read_key_pair
 from registry.storage.queries import keys
 from registry.storage.queries.ledger import Change, append
 from registry.storage.tables import entries, ledger_head
 from tests.registry.driver import BY, DOMAIN, Clock, Driver
 from tests.support.federation import PARTNER
+from tests.support.root_witnesses import name_witnesses
 
 OWNER = service_id(DOMAIN, "billing")
 
@@ -193,11 +190,7 @@ def test_policies_and_new_registry_keys_are_reported(registry: Driver, monitor: 
 def test_what_changes_for_all_services_is_reported_in_words(registry: Driver, monitor: Monitor) -> None:
     believed = registry.registry.federations.replace({"domains": [PARTNER]}, {0}, BY)
     registry.registry.federations.replace({"domains": []}, {believed.seq}, BY)
-    ceremony = Ceremony(registry.settings, registry.store, registry.clock)
-    root = read_key_pair(registry.settings.root_key_file, "root key", registry.settings.key_passphrase)
-    name = str(NoteKey.of("w.example", WITNESS_KEY, Ed25519PrivateKey.generate().public_key()))
-    named = replace(ceremony.requested((), drop_past=False), witnesses=Quorum.of([name], 1))
-    ceremony.publish(sign_document(named, root))
+    name_witnesses(registry, "w.example", needed=1)
     assert [(alert.kind, alert.level, alert.detail) for alert in monitor.look()] == [
         (FEDERATION_SET, "alert", "which foreign trust domains are believed was changed: believed are partner.example"),
         (
@@ -208,8 +201,8 @@ def test_what_changes_for_all_services_is_reported_in_words(registry: Driver, mo
         (
             REGISTRY_KEYS_ISSUED,
             "alert",
-            "the root named other keys or witnesses of the registry: version 2 of the root's document, 1 of 1 witnesses "
-            "needed (w.example)",
+            "the root named other keys or witnesses of the registry: version 2 of the root's document, 1 of 1 "
+            "witnesses needed (w.example)",
         ),
     ]
 
