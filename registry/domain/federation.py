@@ -1,8 +1,8 @@
 """Which foreign trust domains are believed: how operators write it, and how one is added, changed or removed."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
 
 from peerseal.errors import InvalidName, MalformedToken
 from peerseal.protocol.documents.federation import FederatedDomain, Federation
@@ -16,6 +16,43 @@ from registry.domain.errors import BadRequest, NotFound
 
 LARGEST: Final = MAX_ENTRY - 1023
 """Bytes of a federation in canonical JSON: it goes into an entry, whose other members need less than 1 KiB."""
+
+
+class Version(NamedTuple):
+    """The federation as entry ``seq`` of the ledger set it, at ``time`` in seconds since the epoch."""
+
+    seq: int
+    time: int
+    value: Federation
+
+
+@dataclass(frozen=True, slots=True)
+class Believed:
+    """A registry that is believed, the entry ``since`` which it is, and the one since which it is on these terms
+    (``set_by``). ``earlier`` says that it may have been believed before ``since``."""
+
+    registry: FederatedDomain
+    since: Version
+    set_by: Version
+    earlier: bool
+
+
+def believed_since(versions: Sequence[Version], *, complete: bool) -> list[Believed]:
+    """The registries that the first of the versions names; the newest version comes first. Not ``complete``: there are
+    older versions than these."""
+    return [_since(one, versions, complete) for one in versions[0].value.domains] if versions else []
+
+
+def _since(one: FederatedDomain, versions: Sequence[Version], complete: bool) -> Believed:
+    since = set_by = versions[0]
+    for version in versions:
+        found = next((each for each in version.value.of(one.domain) if each.root == one.root), None)
+        if found is None:
+            return Believed(one, since, set_by, earlier=False)
+        if found == one and set_by is since:
+            set_by = version
+        since = version
+    return Believed(one, since, set_by, earlier=not complete)
 
 
 def federation_from(body: Mapping[str, Any], own: str, own_root: str) -> Federation:
