@@ -81,14 +81,21 @@ def federation_from(body: Mapping[str, Any], own: str, own_root: str) -> Federat
 
 def refusal(federation: Federation, caller: str, scope: str) -> str | None:
     """Why the federation lets no call of that foreign service with that scope in; None where it does."""
+    if reason := refusal_of_service(federation, caller):
+        return reason
+    domain, _ = split_service_id(caller)
+    scopes = federation.of(domain)[0].scopes
+    return None if scopes is None or scope in scopes else f"the federation lets no scope {scope} of {domain} in"
+
+
+def refusal_of_service(federation: Federation, caller: str) -> str | None:
+    """Why the federation lets no call of that foreign service in; None where it does."""
     domain, service = split_service_id(caller)
     believed = federation.of(domain)
     if not believed:
         return f"the trust domain {domain} is not believed"
     if believed[0].services is not None and service not in believed[0].services:
         return f"the federation does not name {service} of {domain}"
-    if believed[0].scopes is not None and scope not in believed[0].scopes:
-        return f"the federation lets no scope {scope} of {domain} in"
     return None
 
 
