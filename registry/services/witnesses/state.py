@@ -50,6 +50,19 @@ class WitnessState:
 
 
 @dataclass(frozen=True, slots=True)
+class QuorumState:
+    """The quorum that the root names: ``needed`` of ``named`` witnesses. The newest checkpoint that they have cosigned
+    has ``size`` entries, and they had cosigned it ``at`` that time; both are 0 where there is none. This node submits
+    nothing to the witnesses in ``unasked``."""
+
+    needed: int
+    named: int
+    size: int
+    at: int
+    unasked: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Cosigned:
     """The newest checkpoint that enough witnesses have cosigned, with their lines, and each witness' state by name."""
 
