@@ -22,11 +22,12 @@ def witness_key(name: str) -> NoteKey:
     return NoteKey.of(name, WITNESS_KEY, witness_signer(name).public_key())
 
 
-def name_witnesses(registry: Driver, *names: str, needed: int) -> int:
-    """The root names these witnesses. Returns the number of the entry."""
+def name_witnesses(registry: Driver, *witnesses: NoteKey | str, needed: int) -> int:
+    """The root names these witnesses, by key or by name (`witness_key`). Returns the number of the entry."""
     ceremony = Ceremony(registry.settings, registry.store, registry.clock)
     root = read_key_pair(registry.settings.root_key_file, "root key", registry.settings.key_passphrase)
-    quorum = Quorum.of([str(witness_key(name)) for name in names], needed)
+    keys = (witness_key(one) if isinstance(one, str) else one for one in witnesses)
+    quorum = Quorum.of(map(str, keys), needed)
     ceremony.publish(sign_document(replace(ceremony.requested((), drop_past=False), witnesses=quorum), root))
     registry.registry.authority.newest()
     return len(entries_of(registry.store))

@@ -36,9 +36,8 @@ PLACES = (
     Place("console.approvals.show", "Approvals"),
     Place("console.join_tokens.show", "Join tokens"),
     Place("console.graph.show", "Trust graph"),
-    Place("console.federation.show", "Federation"),
     Place("console.activity.show", "Activity"),
     Place("console.ledger.show", "Ledger"),
-    Place("console.settings.show", "Settings"),
+    Place("console.settings.show", "Settings", parts=("federation",)),
 )
 """The navigation, in its order."""

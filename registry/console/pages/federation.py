@@ -10,7 +10,6 @@ from typing import Final
 
 from flask import Blueprint, Response, flash, request
 
-from peerseal.audit.entry_words import terms_in_words
 from peerseal.errors import DocumentRefused, InvalidName, MalformedToken
 from peerseal.protocol.documents.federation import MAX_DOMAINS, FederatedDomain, Federation
 from registry.console.federation_draft import Draft
@@ -33,7 +32,7 @@ FALLING: Final = 50
 _REFUSED = (BadRequest, NotFound, InvalidName, MalformedToken, DocumentRefused)
 
 
-@blueprint.get("/federation")
+@blueprint.get("/settings/federation")
 def show() -> Response:
     """The domains, and for admins the form that adds one; with ``?change=`` it has what holds for that domain."""
     operator()
@@ -41,7 +40,7 @@ def show() -> Response:
     return _page(Draft.of(known[0]) if known else Draft())
 
 
-@blueprint.post("/federation")
+@blueprint.post("/settings/federation")
 def add() -> Response:
     """Believes a domain, or replaces its URLs and limits, if the federation that the admin saw still holds."""
     by, seen = act(Role.ADMIN), number_field("entry")
@@ -94,14 +93,14 @@ def _page(draft: Draft, status: int = 200, refused: str | None = None) -> Respon
     )
 
 
-@blueprint.get("/federation/<domain>/remove")
+@blueprint.get("/settings/federation/<domain>/remove")
 def confirm(domain: str) -> Response:
     """What ends with the trust in a domain, or with ``?root=`` in one of its two roots, and the form."""
     operator(Role.ADMIN)
     return _remove_page(domain, parameter("root") or "")
 
 
-@blueprint.post("/federation/<domain>/remove")
+@blueprint.post("/settings/federation/<domain>/remove")
 def remove(domain: str) -> Response:
     """Takes the trust away. The name of the domain was typed."""
     by, root, typed = act(Role.ADMIN), field("root"), field("confirm", 300)
@@ -135,7 +134,7 @@ def _remove_page(domain: str, root: str, status: int = 200, typed: str | None = 
         root=root,
         calls=list(islice(calls, FALLING + 1)),
         shown=FALLING,
-        terms=terms_in_words,
+        named=NAMED,
         typed=typed,
         terminal=(f"peerseal-registry federation remove {domain}{f' --root {root}' if root else ''}",),
     )

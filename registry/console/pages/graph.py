@@ -1,6 +1,6 @@
 """The trust graph: who may call whom by the policies, and what the theft of a service's key reaches."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
@@ -50,7 +50,7 @@ def show() -> Response:
         kept_out=_kept_out(registry().federations.current().value),
         listed=LISTED,
         drawing=link("console.graph.drawing", **({"of": of} if of else {})),
-        terminal=(f"peerseal-registry policy get {of if _is_plain(of) else 'SERVICE'}",),
+        terminal=(_terminal(of, values),),
         **values,
     )
 
@@ -64,6 +64,12 @@ def drawing() -> Response:
     of = _service("of")
     calls = _calls_around(graph, of) if of else graph.calls()
     return json_answer({**drawn(islice(calls, DRAWN)), "more": next(calls, None) is not None})
+
+
+def _terminal(of: str, values: Mapping[str, Any]) -> str:
+    if values.get("outside"):
+        return f"peerseal-registry policy explain {of} SERVICE SCOPE"
+    return f"peerseal-registry policy get {of if _is_plain(of) else 'SERVICE'}"
 
 
 def _kept_out(federation: Federation) -> Callable[[Call], str | None]:

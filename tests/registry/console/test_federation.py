@@ -19,7 +19,7 @@ from tests.registry.console.conftest import browser_of
 from tests.registry.driver import BY, DOMAIN, Clock, Driver
 from tests.support.federation import PARTNER
 
-PATH, REMOVE = "/console/federation", "/console/federation/partner.example/remove"
+PATH, REMOVE = "/console/settings/federation", "/console/settings/federation/partner.example/remove"
 ROOT = PARTNER["root"]
 NEW_ROOT = "LSzq4S14tmSwuJYePdRGQSfIJEmCpidxSsckURu3nXA"
 HOSTILE = "<script>alert(1)</script>\"'&\u202e"
@@ -351,7 +351,9 @@ def test_one_of_two_roots_is_removed_alone(registry: Driver, admin: Browser) -> 
     assert f"partner.example is believed under the root {NEW_ROOT} alone" in admin.text()
 
 
-@pytest.mark.parametrize("path", [REMOVE, "/console/federation/%3Cscript%3E/remove", f"{REMOVE}?root={NEW_ROOT}"])
+@pytest.mark.parametrize(
+    "path", [REMOVE, "/console/settings/federation/%3Cscript%3E/remove", f"{REMOVE}?root={NEW_ROOT}"]
+)
 def test_what_is_not_believed_is_not_found(registry: Driver, admin: Browser, path: str) -> None:
     believe(registry, domain(1))
     assert admin.open(path).status_code == 404

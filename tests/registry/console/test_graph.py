@@ -291,7 +291,7 @@ def test_a_foreign_service_has_a_page_that_leads_to_the_federation_and_to_no_ser
     allow(registry, "ledger", orders=[])
     viewer.open("/console/graph", of=BILLING)
     assert "A service of another trust domain" in viewer.text()
-    assert 'href="/console/federation"' in viewer.page.partition("<main")[2]
+    assert 'href="/console/settings/federation"' in viewer.page.partition("<main")[2]
     assert "/console/services/partner" not in viewer.page
     assert "3 services, the nearest first" in viewer.text()  # as the callee's caller, anyone's callees are reached
     assert f"{BILLING} → orders → as anyone → status" in viewer.text()
