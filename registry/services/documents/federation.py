@@ -13,7 +13,7 @@ from peerseal.protocol.names import REGISTRY
 from registry.domain.errors import LedgerContradicted, PreconditionFailed
 from registry.domain.federation import Believed, Version, believed_since, federation_from
 from registry.services.documents.policies import Setting
-from registry.services.use_case import UseCase
+from registry.services.use_case import Node, UseCase
 from registry.storage.queries import audit, documents, services
 from registry.storage.queries.ledger import Change
 
@@ -41,22 +41,30 @@ class Federations(UseCase):
     """Reads and changes the federation. A change names the entry that the operator saw, so of two operators at the same
     time one is refused."""
 
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        self._believed: tuple[Entry, BelievedNow] | None = None
+
     def current(self) -> Setting[Federation]:
         """The federation in force. Raises LedgerContradicted, StorageUnavailable."""
         with self._store.read() as connection:
-            return read_federation(connection, self._authority.current().domain).setting
+            return read_federation(connection, self._authority.in_force().domain).setting
 
     def believed(self) -> BelievedNow:
-        """The federation in force, with its times, as far as the entries say that were looked at. Raises
-        LedgerContradicted, StorageUnavailable."""
+        """The federation in force, with its times, as far as the entries say that were looked at. They are read once
+        for each change. Raises LedgerContradicted, StorageUnavailable."""
         domain = self._authority.in_force().domain
         with self._store.read() as connection:
             newest = read_federation(connection, domain)
             if newest.entry is None:
                 return BelievedNow(newest.setting, [])
+            if (known := self._believed) is not None and known[0] == newest.entry:
+                return known[1]
             earlier, complete = _earlier_versions(connection, newest.entry.seq, domain)
         versions = [_version(newest.entry, domain), *earlier]
-        return BelievedNow(newest.setting, believed_since(versions, complete=complete))
+        found = BelievedNow(newest.setting, believed_since(versions, complete=complete))
+        self._believed = newest.entry, found
+        return found
 
     def replace(self, body: Mapping[str, Any], seen: Collection[int], by: Mapping[str, str]) -> Setting[Federation]:
         """Replaces the federation that one of the entries ``seen`` set by ``body``

@@ -14,10 +14,12 @@ from registry.domain.federation import Version, believed_since
 from registry.services.access.operators import Role
 from registry.services.documents.federation import LOOKED_BACK
 from registry.storage.tables import entries
+from tests.contracts.backups import Backup
 from tests.registry.console.browser import Browser
 from tests.registry.console.conftest import browser_of
 from tests.registry.driver import BY, DOMAIN, Clock, Driver
 from tests.support.federation import PARTNER
+from tests.support.keys import key
 
 PATH, REMOVE = "/console/settings/federation", "/console/settings/federation/partner.example/remove"
 ROOT = PARTNER["root"]
@@ -85,6 +87,20 @@ def test_a_domain_whose_transactions_cross_is_told_so(registry: Driver, viewer: 
     believe(registry, {**PARTNER, "transactions": True})
     viewer.open(PATH)
     assert "✓ may cross, with these scopes" in viewer.text()
+
+
+def test_the_pages_are_there_when_the_ledger_has_forked(registry: Driver, viewer: Browser) -> None:
+    believe(registry, PARTNER)
+    registry.registry.policies.set_policy("orders", {"allow": {"partner.example/billing": ["orders:read"]}}, {0}, BY)
+    registry.got("/ledger/checkpoint")
+    backup = Backup(registry.store)
+    registry.joined(key(), "late")
+    registry.got("/ledger/checkpoint")
+    backup.come_back(registry.store)
+    for path in (PATH, "/console/graph", "/console/graph?of=partner.example/billing"):
+        assert viewer.open(path).status_code == 200
+        assert "partner.example" in viewer.text()
+    assert registry.client.get("/v1/federation.jwt").status_code == 503
 
 
 def test_long_lists_are_folded(registry: Driver, viewer: Browser) -> None:

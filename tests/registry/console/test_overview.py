@@ -205,7 +205,7 @@ def test_each_witness_is_shown_with_what_it_cosigned_last(registry: Driver, cloc
     viewer.open("/console/")
     assert f"a.example ✓ the newest checkpoint {size:,} entries, 12 s ago" in viewer.text()
     assert (
-        f"b.example ! 2 entries behind {size - 2:,} entries, 1 h 1 min ago 3 failed attempts since: "
+        f"b.example ! 2 entries behind {size - 2:,} entries, 1 h 1 min ago 3 failed attempts: "
         "it gave no answer: <script>"
     ) in viewer.text()
     assert "c.example ✗ has cosigned nothing" in viewer.text()
