@@ -61,6 +61,12 @@ class QuorumState:
     at: int
     unasked: tuple[str, ...]
 
+    def __str__(self) -> str:
+        """For operators."""
+        cosigned = f"cosigned {self.size} entries, at {rfc3339(self.at)}" if self.at else "has cosigned nothing"
+        unasked = f"; this node submits nothing to {', '.join(self.unasked)}" if self.unasked else ""
+        return f"{self.needed} of {self.named}, {cosigned}{unasked}"
+
 
 @dataclass(frozen=True, slots=True)
 class Cosigned:
