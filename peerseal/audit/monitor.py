@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from peerseal.audit.entry_words import in_words
 from peerseal.audit.ledger_reader import TELLS_OF_A_LOSS, LedgerReader, LedgerUpdate
 from peerseal.audit.monitor_state import MonitorState
 from peerseal.errors import DocumentRefused, FetchError, PeersealError
@@ -16,6 +17,7 @@ from peerseal.protocol.documents.history_statement import Continuation, Head
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.ledger.entries import (
+    FEDERATION_SET,
     HISTORY_DECLARED,
     JOIN_TOKEN_CREATED,
     KEY_ADMITTED,
@@ -44,7 +46,7 @@ GRACE = 60.0
 MAX_RECORD: Final = 256 * 1024
 """Bytes of a key's record, at most: its evidence holds a proof and a voucher, which fit into one request."""
 
-_OF_ALL_SERVICES: Final = (HISTORY_DECLARED, REGISTRY_KEYS_ISSUED, REGISTRY_RESTORED)
+_OF_ALL_SERVICES: Final = (FEDERATION_SET, HISTORY_DECLARED, REGISTRY_KEYS_ISSUED, REGISTRY_RESTORED)
 
 _OF_LATE_MIRRORS: Final = ("document_rolled_back", "document_not_in_ledger")
 """The codes of refusals that a mirror causes which is late or damaged: they count as no answer."""
@@ -190,7 +192,9 @@ class Monitor:
         elif entry.type == JOIN_TOKEN_CREATED:
             yield self._alert(entry.type, "its holder may register keys with it", entry, INFO)
         elif entry.type == REGISTRY_KEYS_ISSUED:
-            yield self._alert(entry.type, "the root named other keys of the registry", entry)
+            yield self._alert(entry.type, _said("the root named other keys or witnesses of the registry", entry), entry)
+        elif entry.type == FEDERATION_SET:
+            yield self._alert(entry.type, _said("which foreign trust domains are believed was changed", entry), entry)
         elif entry.type == REGISTRY_RESTORED:
             lost = f"entries {entry.data.get('first')} to {entry.data.get('last')}"
             yield self._alert(entry.type, f"it was restored, and says that the evidence of {lost} is lost", entry)
@@ -247,3 +251,9 @@ class Monitor:
 
     def _alert(self, kind: str, detail: str, entry: Entry | None = None, level: str = ALERT) -> Alert:
         return Alert(kind, self.state.service, detail, int(self._clock()), level, entry)
+
+
+def _said(what: str, entry: Entry) -> str:
+    """What happened, with what the entry says of it where it can be read."""
+    words = in_words(entry)
+    return what if words is None else f"{what}: {words}"

@@ -52,7 +52,7 @@ def exact_name(name: object) -> str:
 
 def check_trust_domain(name: str) -> str:
     """The name itself if it is a DNS-like lower-case name of 253 characters at most, else InvalidName."""
-    return _match(_NAME, name, _DOMAIN_LENGTH, "a trust domain")[0]
+    return _match(_NAME, name, _DOMAIN_LENGTH, "a trust domain", "partner.example")[0]
 
 
 def check_service(name: str) -> str:
@@ -60,7 +60,7 @@ def check_service(name: str) -> str:
 
     ``registry`` passes here. It is reserved, and the registry refuses to register keys for it.
     """
-    return _match(_NAME, name, _SERVICE_LENGTH, "a service name")[0]
+    return _match(_NAME, name, _SERVICE_LENGTH, "a service name", "billing")[0]
 
 
 def service_id(domain: str, service: str) -> str:
@@ -137,10 +137,13 @@ def check_audience(audience: Any) -> str:
     return audience
 
 
-def _match(pattern: re.Pattern[str], value: object, max_length: int, expected: str) -> re.Match[str]:
-    """The match of the whole text. Raises InvalidName, which names what was expected."""
+def _match(pattern: re.Pattern[str], value: object, max_length: int, expected: str, example: str = "") -> re.Match[str]:
+    """The match of the whole text. Raises InvalidName, which names what was expected; of a DNS-like name with an
+    ``example``."""
     text = plain_text(value)
     match = pattern.fullmatch(text) if text is not None and len(text) <= max_length else None
     if match is None:
-        raise InvalidName(f"not {expected}: {text_like(value)}")
+        shape = f"lower-case letters, digits and hyphens in labels joined by dots, {max_length} characters at most"
+        told = f", expected {shape}, such as {example}" if example else ""
+        raise InvalidName(f"not {expected}: {text_like(value)}{told}")
     return match

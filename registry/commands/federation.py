@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from peerseal.audit.entry_words import terms_in_words
 from peerseal.errors import DocumentRefused
 from peerseal.protocol.documents.federation import FederatedDomain, Federation
 from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
@@ -236,11 +237,7 @@ def _added(client: OperatorClient, new: FederatedDomain, overlap: bool, as_json:
 
 def _sentence(done: Setting[Federation], new: FederatedDomain) -> str:
     [one, *_] = done.value.of(new.domain)
-    who = "all its services" if one.services is None else ", ".join(sorted(one.services))
-    what = "all scopes" if one.scopes is None else f"the scopes [{', '.join(sorted(one.scopes))}]"
-    crossing = "transactions and events may cross" if one.transactions else "no transaction crosses"
-    believed = f"entry {done.seq}: {new.domain} is believed under the root {new.root}"
-    return f"{believed}: {who}, with {what} that policies and code allow; {crossing}"
+    return f"entry {done.seq}: {new.domain} is believed under the root {new.root}: {terms_in_words(one)}"
 
 
 def _members(found: Setting[Federation]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from registry.commands.common import (
     url_option,
 )
 from registry.commands.operator_client import AUDIT
+from registry.services.authority.authority import NotInitialised
 from registry.services.housekeeping import Housekeeping
 from registry.services.setup.initialise import Initialised, initialise, make_keys
 from registry.settings import Settings
@@ -211,14 +212,18 @@ def audit(after: int, url: str | None, as_json: bool) -> None:
 @click.pass_context
 def status(context: click.Context, as_json: bool) -> None:
     """Compares the database's ledger with the one that this host and REGISTRY_CHECKPOINT_URLS have seen, and says what
-    to do if they differ, and what each of REGISTRY_WITNESSES has cosigned. Ends with 0 if nodes sign, and with 1 if
-    they do not."""
+    to do if they differ, and what each of REGISTRY_WITNESSES, and the root's quorum, has cosigned. Ends with 0 if nodes
+    sign, and with 1 if they do not."""
     registry = the_registry()
-    found, witnesses = registry.watch.status(), registry.cosigning.states()
+    found, witnesses, quorum = registry.watch.status(), registry.cosigning.states(), None
+    with suppress(NotInitialised, ConfigurationError):  # no document of the root is in force
+        quorum = registry.cosigning.quorum()
     seen = "nothing" if found.remembered is None else str(found.remembered)
     lines = [f"ledger: {found.state}", f"database: {found.database}", f"remembered: {seen}"]
     lines += [f"witness {name}: {state}" for name, state in witnesses.items()]
-    members = {"witnesses": {name: asdict(state) for name, state in witnesses.items()}} if witnesses else {}
+    lines += [] if quorum is None else [f"quorum: {quorum}"]
+    members: dict[str, Any] = {} if quorum is None else {"quorum": asdict(quorum)}
+    members |= {"witnesses": {name: asdict(state) for name, state in witnesses.items()}} if witnesses else {}
     text = folded("\n".join([*lines, *filter(None, [found.detail]), *found.remedy]))
     show(found.to_json() | members, as_json, text)
     context.exit(0 if found.sound else NOT_SOUND)

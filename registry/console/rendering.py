@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from flask import Blueprint, Flask, Response, current_app, g, render_template, request
 from markupsafe import Markup
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from peerseal.errors import CodedError, MissingToken, PeersealError
 from peerseal.protocol.encoding import canonical_json
@@ -127,7 +127,7 @@ def error_page(error: Exception) -> Response:
         status, code = error.status, error.code
         detail = error.detail if isinstance(error, CodedError) else str(error)
     elif isinstance(error, HTTPException):
-        status, detail = error.code or 500, error.description or ""
+        status, detail = error.code or 500, _detail(error)
         code = code_of(status)
     else:
         status, code, detail = 500, "internal_error", "the registry's log has the cause"
@@ -140,6 +140,16 @@ def error_page(error: Exception) -> Response:
         if name in ("Allow", "Retry-After"):
             answer.headers[name] = value
     return answer
+
+
+def _detail(error: HTTPException) -> str:
+    """What a person has to know; of a body that is too long, werkzeug tells neither the bound nor what to do."""
+    if isinstance(error, RequestEntityTooLarge):
+        sent, most = request.content_length, registry().settings.limits.body
+        size = f"{sent:,} bytes" if sent else "too many bytes"
+        remedy = "shorten what you typed, or run the command in a terminal on the registry's host"
+        return f"the form has {size}, expected {most:,} at most: nothing was changed; {remedy}"
+    return error.description or ""
 
 
 def set_up(app: Flask, console: Blueprint, places: tuple[Place, ...]) -> None:

@@ -26,7 +26,7 @@ _NO_COOKIE = (
     "the browser sent no cookie with this form: allow cookies of this site, open the console with https unless it is "
     "on this host, and load the page again"
 )
-_TYPED = ("caller", "scopes", "policy", "settings", "service", "why")
+_TYPED = ("caller", "scopes", "policy", "settings", "service", "services", "why", "pin", "domain", "urls")
 """Fields with texts that a person typed, and no secrets."""
 _LONGEST_WANTED = 1_000  # characters: browsers drop cookies of 4 KiB
 

@@ -1,8 +1,8 @@
 """Which foreign trust domains are believed: how operators write it, and how one is added, changed or removed."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
 
 from peerseal.errors import InvalidName, MalformedToken
 from peerseal.protocol.documents.federation import FederatedDomain, Federation
@@ -16,6 +16,43 @@ from registry.domain.errors import BadRequest, NotFound
 
 LARGEST: Final = MAX_ENTRY - 1023
 """Bytes of a federation in canonical JSON: it goes into an entry, whose other members need less than 1 KiB."""
+
+
+class Version(NamedTuple):
+    """The federation as entry ``seq`` of the ledger set it, at ``time`` in seconds since the epoch."""
+
+    seq: int
+    time: int
+    value: Federation
+
+
+@dataclass(frozen=True, slots=True)
+class Believed:
+    """A registry that is believed, the entry ``since`` which it is, and the one since which it is on these terms
+    (``set_by``). ``earlier`` says that it may have been believed before ``since``."""
+
+    registry: FederatedDomain
+    since: Version
+    set_by: Version
+    earlier: bool
+
+
+def believed_since(versions: Sequence[Version], *, complete: bool) -> list[Believed]:
+    """The registries that the first of the versions names; the newest version comes first. Not ``complete``: there are
+    older versions than these."""
+    return [_since(one, versions, complete) for one in versions[0].value.domains] if versions else []
+
+
+def _since(one: FederatedDomain, versions: Sequence[Version], complete: bool) -> Believed:
+    since = set_by = versions[0]
+    for version in versions:
+        found = next((each for each in version.value.of(one.domain) if each.root == one.root), None)
+        if found is None:
+            return Believed(one, since, set_by, earlier=False)
+        if found == one and set_by is since:
+            set_by = version
+        since = version
+    return Believed(one, since, set_by, earlier=not complete)
 
 
 def federation_from(body: Mapping[str, Any], own: str, own_root: str) -> Federation:
@@ -44,14 +81,21 @@ def federation_from(body: Mapping[str, Any], own: str, own_root: str) -> Federat
 
 def refusal(federation: Federation, caller: str, scope: str) -> str | None:
     """Why the federation lets no call of that foreign service with that scope in; None where it does."""
+    if reason := refusal_of_service(federation, caller):
+        return reason
+    domain, _ = split_service_id(caller)
+    scopes = federation.of(domain)[0].scopes
+    return None if scopes is None or scope in scopes else f"the federation lets no scope {scope} of {domain} in"
+
+
+def refusal_of_service(federation: Federation, caller: str) -> str | None:
+    """Why the federation lets no call of that foreign service in; None where it does."""
     domain, service = split_service_id(caller)
     believed = federation.of(domain)
     if not believed:
         return f"the trust domain {domain} is not believed"
     if believed[0].services is not None and service not in believed[0].services:
         return f"the federation does not name {service} of {domain}"
-    if believed[0].scopes is not None and scope not in believed[0].scopes:
-        return f"the federation lets no scope {scope} of {domain} in"
     return None
 
 

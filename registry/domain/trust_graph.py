@@ -92,6 +92,11 @@ class TrustGraph:
         for callee, _ in groupby(name for name in merge(named, anyone) if name > after and name != caller):
             yield Call(caller, callee, named[callee]) if callee in named else Call(ANYONE, callee, anyone[callee])
 
+    def calls_from(self, domain: str) -> Iterator[Call]:
+        """The calls of all services of that foreign trust domain, by caller and callee."""
+        for caller in sorted(name for name in self.callees if name.startswith(f"{domain}/")):
+            yield from self.calls_by(caller)
+
     def _open_to(self, caller: str) -> Mapping[str, Scopes]:
         return {} if is_foreign(caller) else self.callees.get(ANYONE, {})
 

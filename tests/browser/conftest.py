@@ -4,18 +4,24 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from demo.processes import BIN
+from peerseal.audit.witness import Witness
+from peerseal.audit.witness_server import witnessing
+from peerseal.protocol.ledger.checkpoint import ledger_public_key
+from peerseal.protocol.ledger.cosignature import LOG_KEY, NoteKey
 from registry.services.access.operators import Role
 from tests.browser.lying import Lying, lying
 from tests.browser.person import Person
 from tests.browser.populated import Populated, populated
 from tests.registry.driver import DOMAIN
 from tests.support.chromium import chromium, need_chromium
+from tests.support.root_witnesses import name_witnesses, witness_key
 from tests.support.sign_in_issuer import CLIENT, SECRET, SignInIssuer, running_sign_in_issuer
 from tests.support.stack import Stack
 
@@ -51,13 +57,28 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Populated]:
 
 
 @pytest.fixture(scope="session")
-def stack(state: Populated, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def witnesses(state: Populated, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Three witnesses, of which the root asks for two, and one is down: the setting that names them."""
+    log = NoteKey.of(DOMAIN, LOG_KEY, ledger_public_key(state.driver.registry.authority.in_force().keys.ledger_key))
+    up = [
+        Witness(tmp_path_factory.mktemp("witness"), name, [log]) for name in ("a.witness.example", "b.witness.example")
+    ]
+    name_witnesses(state.driver, *(one.key for one in up), "down.witness.example", needed=2)
+    with ExitStack() as running:
+        ports = [running.enter_context(witnessing(one, "127.0.0.1:0")) for one in up]
+        named = [f"{one.key} http://127.0.0.1:{port}" for one, port in zip(up, ports, strict=True)]
+        yield ",".join([*named, f"{witness_key('down.witness.example')} http://127.0.0.1:1"])
+
+
+@pytest.fixture(scope="session")
+def stack(state: Populated, witnesses: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The real registry, with a console."""
     with Stack(tmp_path_factory.mktemp("stack"), database_url=state.driver.url, domain=DOMAIN) as stack:
         stack.registry_settings |= {
             "REGISTRY_HOME": str(state.driver.home),
             "REGISTRY_CONSOLE": "on",
             "REGISTRY_APPLICANTS": "on",
+            "REGISTRY_WITNESSES": witnesses,
             "REGISTRY_REFUSALS_PER_MINUTE": "100000",  # tests act as many people from one address
         }
         stack.start_registry(workers=1)

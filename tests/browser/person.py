@@ -18,7 +18,7 @@ from tests.support.chromium import PATIENCE
 
 SCREENSHOTS: Final = ROOT / "build" / "screenshots"
 PICTURES: Final = {
-    "overview": 1000,
+    "overview": 1080,
     "service": 740,
     "graph-of-one": 780,
     "approvals": 700,

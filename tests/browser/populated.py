@@ -28,6 +28,9 @@ SHOP: Final = "shop"
 """The service that has a history, callers and callees."""
 TILL: Final = "till"
 """Another one with such a history."""
+PARTNER: Final = "partner.example"
+"""A foreign domain that is believed, and replaces its root."""
+FOREIGN: Final = f"{PARTNER}/billing"
 _DAY = 86_400
 _DAYS = 6
 _PARTS = ("orders", "billing", "stock", "search", "mail", "audit", "users", "prices", "routes", "claims")
@@ -40,8 +43,10 @@ _FEW = {
     "payments": {"billing": ["pay"]},
     "bank-link": {"payments": ["transfer"]},
     "mail": {"billing": ["mail:send"], "stock": ["mail:send"]},
-    "status": {"*": ["status:read"]},
+    "status": {"*": ["status:read"], FOREIGN: ["status:read", "status:write"], "stranger.example/spy": ["status:read"]},
 }
+_FOREIGN_DOMAINS: Final = 11
+"""Domains that the federation has besides `PARTNER`: two pages in all."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +78,25 @@ def populated(root: Path) -> Populated:
     _bulk(driver)
     for callee, allow in _FEW.items():
         driver.registry.policies.set_policy(callee, {"allow": allow}, range(SERVICES * 4), BY)
+    driver.registry.federations.replace({"domains": list(_federated())}, {0}, BY)
     for service, uses in (("reports", 1), ("web", 20)):
         driver.join_token(service, uses=uses)
     applicants = [_applicant(driver, service) for service in (*["reports"] * 3, "exports", "imports")][:3]
     tokens = {role: driver.registry.operators.create(role, _DAY)[1] for role in Role}
     return Populated(driver, tokens, first.public.thumbprint, doomed.public.thumbprint, applicants)
+
+
+def _federated() -> Iterator[dict[str, Any]]:
+    """Foreign domains: one with long lists and two roots, and others without limits."""
+    services = ["billing", *(f"partner-service-{number}" for number in range(30))]
+    limits = {"services": services, "scopes": ["status:read", "orders:read"], "transactions": True}
+    for number in range(2):
+        urls = [f"https://registry-{number}.{PARTNER}", f"https://mirror-{number}.{PARTNER}"]
+        yield {"domain": PARTNER, "urls": urls, "root": KeyPair.generate("ES256").public.thumbprint, **limits}
+    for number in range(_FOREIGN_DOMAINS):
+        domain = f"division-{number:02}.a-company-with-a-long-name.example"
+        root = KeyPair.generate("ES256").public.thumbprint
+        yield {"domain": domain, "urls": [f"https://registry.{domain}"], "root": root}
 
 
 def _applicant(driver: Driver, service: str) -> str:

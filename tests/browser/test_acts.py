@@ -258,6 +258,45 @@ def test_new_events_come_by_themselves_until_they_are_paused(operator: Person, s
     operator.see(".notice", "Only about the service night-shift")
 
 
+# ---- the federation
+
+
+def test_an_admin_believes_a_foreign_domain_and_takes_the_trust_away(signed_in: SignIn, state: Populated) -> None:
+    admin, name = signed_in(Role.ADMIN), "a-new-one.example"
+    admin.open("/settings/federation")
+    for field, text in (("domain", name), ("urls", f"https://registry.{name}"), ("pin", "no thumbprint")):
+        admin.fill(f"#{field}", text)
+    admin.click("main form .primary")
+    admin.see("[role=alert]", "not a thumbprint")
+    [told] = admin.faults()
+    assert "400" in told
+    admin.inspect("federation-refused")
+    admin.fill("#pin", "LSzq4S14tmSwuJYePdRGQSfIJEmCpidxSsckURu3nXA")
+    admin.press(Keys.ENTER)
+    admin.see(".done", "The federation is that of entry")
+    admin.see("h2", name)
+    assert state.driver.registry.federations.current().value.of(name)
+    admin.click(f"main a[href$='/{name}/remove']")
+    admin.fill("#confirm", name)
+    admin.click("main .danger")
+    admin.see(".done", f"{name} is not believed any more")
+    assert not state.driver.registry.federations.current().value.of(name)
+
+
+# ---- witnesses
+
+
+def test_the_overview_shows_that_two_of_three_witnesses_cosign(signed_in: SignIn) -> None:
+    viewer = signed_in(Role.VIEWER)
+
+    def shown(*texts: str) -> bool:
+        viewer.open("/")
+        card = viewer.see("[aria-labelledby=witnesses]").text
+        return all(text in card for text in texts)
+
+    viewer.wait(lambda: shown("quorum met", "2 of 3 must have cosigned", "has cosigned nothing"), "the quorum")
+
+
 # ---- operators
 
 

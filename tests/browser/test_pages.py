@@ -9,7 +9,7 @@ from werkzeug.exceptions import NotFound
 from registry.services.access.operators import Role
 from tests.browser.lying import Lying
 from tests.browser.person import Person
-from tests.browser.populated import SERVICES, SHOP, Populated
+from tests.browser.populated import FOREIGN, PARTNER, SERVICES, SHOP, Populated
 
 pytestmark = pytest.mark.browser
 
@@ -27,17 +27,23 @@ PAGES: Final = {
     "policy-explained": f"/services/{SHOP}/policy/explain?caller=web&scope=orders:read",
     "graph": "/graph",
     "graph-of-one": f"/graph?of={SHOP}",
+    "graph-of-foreign": f"/graph?of={FOREIGN}",
+    "federation": "/settings/federation?after=e",
+    "federation-long": "/settings/federation",
+    "federation-change": f"/settings/federation?change={PARTNER}",
     "activity": "/activity",
     "activity-filtered": f"/activity?service={SHOP}",
     "ledger": "/ledger",
     "ledger-older": "/ledger?at=60",
     "ledger-entry": "/ledger/2",
+    "ledger-entry-in-words": "/ledger/1",
     "settings": "/settings",
     "settings-keys": "/settings/keys",
 }
 """Pages for all roles, by the names of their screenshots."""
 OPERATORS_PAGES: Final = {"revoke": f"/services/{SHOP}/keys/{{key}}/revoke"}
 ADMINS_PAGES: Final = {
+    "federation-remove": f"/settings/federation/{PARTNER}/remove",
     "operators": "/settings/operators",
     "operator-revoke": "/settings/operators/{operator}/revoke",
 }
@@ -66,7 +72,7 @@ def test_a_viewer_sees_the_page_and_no_act(signed_in: Callable[[Role], Person], 
     viewer.open(path_of(name, state))
     viewer.see("h1")
     assert viewer.count("header nav [aria-current=page]") == 1
-    assert viewer.count("main form[method=post], main a[href*='/revoke'], main .danger") == 0
+    assert viewer.count("main form[method=post], main a[href*='/revoke'], main a[href*='/remove'], main .danger") == 0
     if name.startswith("graph"):
         viewer.see("#graph .node")
     viewer.inspect(f"viewer-{name}")

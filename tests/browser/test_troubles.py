@@ -129,6 +129,16 @@ def test_a_form_of_before_another_tabs_sign_in_says_so_and_gives_back_what_was_t
     operator.inspect("stale-form")
 
 
+def test_a_form_that_is_too_long_says_so_in_the_look_of_the_console(operator: Person) -> None:
+    operator.open("/services/payments/policy")
+    operator.see("#policy")
+    operator.chrome.execute_script("document.getElementById('policy').value = 'x'.repeat(1_000_000)")
+    operator.click("[aria-labelledby=json] .primary")
+    operator.see("[role=alert]", "body_too_large: the form has 1,0")
+    assert all("413" in told for told in operator.faults())
+    operator.inspect("form-too-long")
+
+
 def test_after_the_sign_out_no_page_comes_back(stranger: Person, state: Populated) -> None:
     stranger.sign_in_again(state.driver.registry.operators.create(Role.VIEWER, 86_400)[1])
     stranger.open("/services/shop")

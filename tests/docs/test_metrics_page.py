@@ -25,6 +25,7 @@ from tests.peerseal.verify.test_audit_log import Messages, event_headers, user, 
 from tests.registry.driver import Driver
 from tests.support.foreign_log import ForeignLog
 from tests.support.keys import key
+from tests.support.root_witnesses import name_witnesses
 from tests.support.wire import raw_server
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
@@ -55,6 +56,7 @@ def _reported(texts: Iterable[str]) -> Iterator[tuple[str, tuple[str, frozenset[
 def registry(tmp_path: Path) -> Iterator[Driver]:
     witness = WitnessAddress(NoteKey("w.example", WITNESS_KEY, bytes(32)), "http://127.0.0.1:1")
     driver = Driver(f"sqlite:///{tmp_path / 'registry.sqlite3'}", tmp_path / "home", witnesses=(witness,))
+    name_witnesses(driver, "w.example", needed=1)
     yield driver
     driver.close()
 

@@ -114,6 +114,16 @@ def test_the_root_names_witnesses_and_names_none_again(run: Run, registry: Drive
     assert not json.loads(request.read_bytes()).keys() & {"witnesses", "quorum"}
 
 
+def test_the_status_tells_the_quorum_of_the_root(run: Run, registry: Driver) -> None:
+    assert "quorum" not in run("status").stdout
+    named = [str(NoteKey.of(name, WITNESS_KEY, Ed25519PrivateKey.generate().public_key())) for name in ("a", "b")]
+    assert run("root", "witnesses", "--witness", named[0], "--witness", named[1], "--quorum", "1").exit_code == 0
+    told = run("status", REGISTRY_WITNESSES=f"{named[0]} http://127.0.0.1:1").stdout
+    assert "quorum: 1 of 2, has cosigned nothing; this node submits nothing to b" in told
+    found = json.loads(run("status", "--json").stdout)
+    assert found["quorum"] == {"needed": 1, "named": 2, "size": 0, "at": 0, "unasked": ["a", "b"]}
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

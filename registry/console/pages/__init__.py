@@ -4,6 +4,7 @@ from registry.console.pages import (
     activity,
     approvals,
     ending,
+    federation,
     graph,
     join_tokens,
     ledger,
@@ -24,6 +25,7 @@ PAGES = (
     ending.blueprint,
     policy.blueprint,
     graph.blueprint,
+    federation.blueprint,
     activity.blueprint,
     ledger.blueprint,
     settings.blueprint,
@@ -36,6 +38,6 @@ PLACES = (
     Place("console.graph.show", "Trust graph"),
     Place("console.activity.show", "Activity"),
     Place("console.ledger.show", "Ledger"),
-    Place("console.settings.show", "Settings"),
+    Place("console.settings.show", "Settings", parts=("federation",)),
 )
 """The navigation, in its order."""

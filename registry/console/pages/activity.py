@@ -84,6 +84,7 @@ def _row(event: Event) -> dict[str, Any]:
         "service": event.service,
         "service_link": event.service and link("console.activity.show", service=event.service),
         "subject": None if event.subject == of_operator else event.subject,
+        "said": event.said,
         "by": "unknown: the entry was altered" if event.by is None else by_text(event.by),
         "by_link": of_operator and link("console.activity.show", operator=of_operator),
         "seq": event.seq,

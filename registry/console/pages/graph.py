@@ -1,16 +1,18 @@
 """The trust graph: who may call whom by the policies, and what the theft of a service's key reaches."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from flask import Blueprint, Response
 
+from peerseal.protocol.documents.federation import Federation
 from peerseal.protocol.policies import ANYONE
 from registry.console.rendering import json_answer, link, page
 from registry.console.request import operator
 from registry.domain.errors import BadRequest
-from registry.domain.trust_graph import Call, TrustGraph
+from registry.domain.federation import refusal, refusal_of_service
+from registry.domain.trust_graph import Call, TrustGraph, is_foreign
 from registry.web.wire import parameter, registry
 
 blueprint = Blueprint("graph", __name__)
@@ -44,9 +46,11 @@ def show() -> Response:
         seq=seq,
         of=of,
         anyone=ANYONE,
+        foreign=is_foreign,
+        kept_out=_kept_out(registry().federations.current().value),
         listed=LISTED,
         drawing=link("console.graph.drawing", **({"of": of} if of else {})),
-        terminal=(f"peerseal-registry policy get {of if _is_plain(of) else 'SERVICE'}",),
+        terminal=(_terminal(of, values),),
         **values,
     )
 
@@ -60,6 +64,26 @@ def drawing() -> Response:
     of = _service("of")
     calls = _calls_around(graph, of) if of else graph.calls()
     return json_answer({**drawn(islice(calls, DRAWN)), "more": next(calls, None) is not None})
+
+
+def _terminal(of: str, values: Mapping[str, Any]) -> str:
+    if values.get("outside"):
+        return f"peerseal-registry policy explain {of} SERVICE SCOPE"
+    return f"peerseal-registry policy get {of if _is_plain(of) else 'SERVICE'}"
+
+
+def _kept_out(federation: Federation) -> Callable[[Call], str | None]:
+    """Says what the federation keeps out of a call that a policy allows; nothing of a call of the own domain."""
+
+    def say(call: Call) -> str | None:
+        if not is_foreign(call.caller):
+            return None
+        if reason := refusal_of_service(federation, call.caller):
+            return reason
+        scopes = [scope for scope in call.scopes if refusal(federation, call.caller, scope)]
+        return f"the federation lets no scope {', '.join(scopes)} in" if scopes else None
+
+    return say
 
 
 def drawn(calls: Iterable[Call]) -> dict[str, Any]:
@@ -96,10 +120,13 @@ def _of_all(graph: TrustGraph, after: str) -> dict[str, Any]:
 
 def _of_one(graph: TrustGraph, of: str) -> dict[str, Any]:
     settings = registry().policies.domain().value
-    own = f"{registry().authority.in_force().domain}/{of}"
+    own = of if is_foreign(of) else f"{registry().authority.in_force().domain}/{of}"
     reach = graph.reached_from(of)
+    outside = of in graph.callees and is_foreign(of)
     return {
         "known": graph.knows(of),
+        "outside": outside,
+        "refused": refusal_of_service(registry().federations.current().value, of) if outside else None,
         "has_policy": of in graph.policies,
         "callers": _first(graph.calls_of(of)),
         "callees": _first(graph.calls_by(of)),

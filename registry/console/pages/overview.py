@@ -9,6 +9,7 @@ from registry.console.rendering import page
 from registry.console.request import operator
 from registry.services.authority.authority import RENEW_BEFORE, Authority
 from registry.services.insight.overview import COUNTED, Numbers
+from registry.services.witnesses.state import WitnessState
 from registry.web.metrics import answered, refusals_by_code
 from registry.web.wire import registry
 
@@ -16,6 +17,8 @@ blueprint = Blueprint("overview", __name__)
 
 CODES_SHOWN: Final = 12
 """Codes of refusals that have a bar of their own."""
+LATE: Final = 180
+"""Seconds after which witnesses that have not cosigned are late: each is asked again once a minute."""
 BAR: Final = 160
 """The length of the longest bar, in units of the drawing."""
 
@@ -37,6 +40,14 @@ class Document(NamedTuple):
     near: bool
 
 
+class Witness(NamedTuple):
+    """What a witness has cosigned last, and how many entries the ledger has more; below 0 where it has fewer."""
+
+    name: str
+    state: WitnessState
+    behind: int
+
+
 @blueprint.get("/")
 def show() -> Response:
     """The page."""
@@ -54,9 +65,17 @@ def show() -> Response:
         fork=registry().fork_guard.fork,
         unconfirmed=registry().fork_guard.unconfirmed,
         others=registry().watch.others,
+        witnesses=_witnesses(numbers.size),
+        quorum=registry().cosigning.quorum(),
+        late=LATE,
         documents=_documents(registry().authority.in_force(), registry().clock()),
         terminal=("peerseal-registry status", "peerseal-registry services", "peerseal-registry verify"),
     )
+
+
+def _witnesses(size: int) -> list[Witness]:
+    states = registry().cosigning.states()
+    return [Witness(name, states[name], size - states[name].size) for name in sorted(states)]
 
 
 def bars(refusals: Mapping[str, int]) -> list[Bar]:

@@ -15,6 +15,7 @@ from registry.console.rendering import link, page, redirect
 from registry.console.request import act, operator
 from registry.domain.admission import check_registrable
 from registry.domain.errors import BadRequest, PreconditionFailed
+from registry.domain.federation import unbelieved
 from registry.domain.policy import Explanation, explain
 from registry.services.access.operators import Role
 from registry.services.documents.policies import Setting, setting_members
@@ -182,6 +183,12 @@ def _editor(
     )
 
 
+def _unbelieved(typed: CallPolicy | None) -> list[str]:
+    """Foreign domains that the policy names and the federation does not."""
+    allow = () if typed is None else typed.allow
+    return unbelieved(allow, _domain(), lambda: registry().federations.current().value)
+
+
 def _review(service: str, stored: Stored, typed: CallPolicy | None, *, conflict: bool, status: int = 200) -> Response:
     """What saving would change. ``conflict``: the operator saw an earlier policy than the one in force."""
     return page(
@@ -191,6 +198,7 @@ def _review(service: str, stored: Stored, typed: CallPolicy | None, *, conflict:
         stored=stored,
         typed=typed,
         conflict=conflict,
+        unbelieved=_unbelieved(typed),
         lines=difference(stored.value, typed),
         policy=plain_of(typed),
         texts=(text_of(stored.value), text_of(typed)),

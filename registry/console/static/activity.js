@@ -39,7 +39,7 @@ function rowOf(event) {
   time(row, event);
   cell(row, event.type, event.type_link);
   cell(row, event.service, event.service_link);
-  cell(row, event.subject, null, "code");
+  cell(row, event.subject ?? event.said, null, event.subject ? "code" : null);
   cell(row, event.by, event.by_link);
   cell(row, event.seq, event.seq_link);
   return row;

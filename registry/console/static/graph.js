@@ -87,19 +87,21 @@ function box(svg, node, name, { x, y }) {
 // ---- choosing a service
 
 function chooser({ graph, places, near, anyone, lines, boxes, svg, said }) {
+  const foreign = (node) => graph.nodes[node].includes("/"); // the id of a service of another trust domain
   const marks = ["chosen", "caller", "callee", "reached"];
   return (node) => {
     const on = node >= 0;
     const callers = new Set(on ? near.in[node] : []);
     const callees = new Set(on ? near.out[node] : []);
-    const reached = on ? reach(node, near, anyone) : new Set();
-    if (on && anyone >= 0 && node !== anyone) for (const callee of near.out[anyone]) if (callee !== node) callees.add(callee);
+    const reached = on ? reach(node, near, anyone, foreign) : new Set();
+    const asAnyone = on && anyone >= 0 && !foreign(node);
+    if (asAnyone && node !== anyone) for (const callee of near.out[anyone]) if (callee !== node) callees.add(callee);
     boxes.forEach((group, each) => {
       const is = { chosen: each === node, caller: callers.has(each), callee: callees.has(each), reached: reached.has(each) && !callees.has(each) };
       for (const mark of marks) group.classList.toggle(mark, is[mark]);
     });
     svg.classList.toggle("choosing", on);
-    const calling = (caller) => caller === node || (on && caller === anyone);
+    const calling = (caller) => caller === node || (asAnyone && caller === anyone);
     lines.callers.setAttribute("d", curves(graph.calls.filter(([, callee]) => callee === node), places));
     lines.callees.setAttribute("d", curves(graph.calls.filter(([caller]) => calling(caller)), places));
     lines.reach.setAttribute("d", curves(graph.calls.filter(([caller, callee]) => reached.has(caller) && reached.has(callee)), places));

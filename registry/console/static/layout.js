@@ -109,12 +109,19 @@ export function layout(size, calls) {
   return { x, y, width: Math.max(1, column) * COLUMN, height: tallest * ROW };
 }
 
-/** All nodes that `start` reaches. A callee of `anyone` (the place of "*"; -1 for none) is called by all. */
-export function reach(start, { out }, anyone) {
+/** All nodes that `start` reaches. A callee of `anyone` (the place of "*"; -1 for none) is called by all but those nodes
+ * that are `foreign`. */
+export function reach(start, { out }, anyone, foreign = () => false) {
   const found = new Set();
-  const waiting = [start, ...(anyone < 0 ? [] : [anyone])];
+  const waiting = [start];
+  let open = anyone >= 0; // the callees of anyone are not reached yet
   while (waiting.length) {
-    for (const callee of out[waiting.pop()]) {
+    const caller = waiting.pop();
+    if (open && !foreign(caller)) {
+      open = false;
+      waiting.push(anyone);
+    }
+    for (const callee of out[caller]) {
       if (callee === start || found.has(callee)) continue;
       found.add(callee);
       waiting.push(callee);

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 
+from peerseal.audit.entry_words import in_words
 from peerseal.errors import MalformedToken
 from peerseal.protocol.encoding import canonical_json, natural, strict_json_object
 from peerseal.protocol.ledger.entries import Entry
@@ -66,7 +67,8 @@ class Filter:
 @dataclass(frozen=True, slots=True)
 class Event:
     """One entry, or one act that made none. ``by`` is None where the bytes of the entry were altered; ``seq`` and
-    ``act`` are its numbers in the ledger and in the audit trail."""
+    ``act`` are its numbers in the ledger and in the audit trail; ``said`` is what an entry about the registry itself
+    says, in words."""
 
     time: int
     type: str
@@ -75,6 +77,7 @@ class Event:
     by: Mapping[str, str] | None
     seq: int | None
     act: int | None = None
+    said: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,7 @@ def _of_entry(row: EntryRow) -> Event:
         return Event(row.time, row.type, row.service, row.kid, None, row.seq)
     token_id = entry.data.get("id")  # entries about tokens have it
     subject = row.kid or (token_id if isinstance(token_id, str) else None)
-    return Event(row.time, row.type, row.service, subject, entry.by, row.seq)
+    return Event(row.time, row.type, row.service, subject, entry.by, row.seq, said=in_words(entry))
 
 
 def _of_act(row: ActRow) -> Event:

@@ -24,7 +24,7 @@ from registry.domain.errors import NotFound
 from registry.services.documents.answer_cache import NOTE, PublicAnswer
 from registry.services.use_case import Node
 from registry.services.witnesses.client import NotCosigned, WitnessClient
-from registry.services.witnesses.state import Cosigned, CosignedFile, WitnessState, written
+from registry.services.witnesses.state import Cosigned, CosignedFile, QuorumState, WitnessState, written
 from registry.settings import Settings
 from registry.storage.queries import ledger
 
@@ -92,6 +92,18 @@ class Cosigning:
         """The state of each witness, by its name."""
         found = self._file.read().witnesses if self._clients else {}
         return {name: found.get(name, WitnessState()) for name in self._clients}
+
+    def quorum(self) -> QuorumState | None:
+        """The quorum of the root; None where it names none. Raises as `AuthoritySource.in_force`."""
+        quorum = self._quorum()
+        if quorum is None:
+            return None
+        note = self._file.read().note if self._clients else None
+        at = None if note is None else quorum.cosigned_at(note)
+        asked = {client.key for client in self._clients.values()}
+        unasked = tuple(key.name for key in quorum.witnesses if key not in asked)
+        size = 0 if note is None or at is None else note.claimed.size
+        return QuorumState(quorum.needed, len(quorum.witnesses), size, at or 0, unasked)
 
     # ---- the thread
 

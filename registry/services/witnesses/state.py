@@ -50,6 +50,25 @@ class WitnessState:
 
 
 @dataclass(frozen=True, slots=True)
+class QuorumState:
+    """The quorum that the root names: ``needed`` of ``named`` witnesses. The newest checkpoint that they have cosigned
+    has ``size`` entries, and they had cosigned it ``at`` that time; both are 0 where there is none. This node submits
+    nothing to the witnesses in ``unasked``."""
+
+    needed: int
+    named: int
+    size: int
+    at: int
+    unasked: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """For operators."""
+        cosigned = f"cosigned {self.size} entries, at {rfc3339(self.at)}" if self.at else "has cosigned nothing"
+        unasked = f"; this node submits nothing to {', '.join(self.unasked)}" if self.unasked else ""
+        return f"{self.needed} of {self.named}, {cosigned}{unasked}"
+
+
+@dataclass(frozen=True, slots=True)
 class Cosigned:
     """The newest checkpoint that enough witnesses have cosigned, with their lines, and each witness' state by name."""
 

@@ -14,7 +14,7 @@ _SETTINGS_ID = 1  # the primary key of the one row of the domain's settings
 _POLICY = select(policies.c.seq, policies.c.body).where(policies.c.service == bindparam("of"))
 _DOMAIN = select(domain_settings.c.seq, domain_settings.c.body).where(domain_settings.c.id == _SETTINGS_ID)
 _NEWEST_ENTRY = select(entries.c.body, entries.c.evidence).where(SETTINGS).order_by(entries.c.seq.desc()).limit(1)
-_ENTRY_OF_FEDERATION = select(entries.c.body).where(FEDERATIONS).order_by(entries.c.seq.desc()).limit(1)
+_ENTRIES_OF_FEDERATION = select(entries.c.body).where(FEDERATIONS).order_by(entries.c.seq.desc())
 _ENTRY_OF_SERVICE = _NEWEST_ENTRY.where(entries.c.service == bindparam("of"))
 _ENTRY_OF_DOMAIN = _NEWEST_ENTRY.where(entries.c.service.is_(None))
 
@@ -53,6 +53,12 @@ def registry_keys(connection: Connection) -> str | None:
     return connection.execute(newest_first.limit(1)).scalar_one_or_none()
 
 
+def registry_keys_of(connection: Connection, version: int) -> str | None:
+    """That version of the registry keys document, as its JWS."""
+    found = select(registry_documents.c.jws).where(registry_documents.c.version == version)
+    return connection.execute(found).scalar_one_or_none()
+
+
 def add_registry_keys(connection: Connection, version: int, jws: str) -> None:
     """Writes the next version of the registry keys document."""
     connection.execute(insert(registry_documents).values(version=version, jws=jws))
@@ -74,8 +80,15 @@ def newest_setting_entry(connection: Connection, service: str | None) -> Setting
 
 def newest_federation_entry(connection: Connection) -> Entry | None:
     """The entry that set the federation last. Raises MalformedToken for altered bytes."""
-    body = connection.execute(_ENTRY_OF_FEDERATION).scalar_one_or_none()
+    body = connection.execute(_ENTRIES_OF_FEDERATION.limit(1)).scalar_one_or_none()
     return None if body is None else Entry.decode(body)
+
+
+def federation_entries(connection: Connection, below: int, limit: int) -> list[Entry]:
+    """The entries before number ``below`` that set the federation, the newest first. Raises MalformedToken for altered
+    bytes."""
+    found = connection.execute(_ENTRIES_OF_FEDERATION.where(entries.c.seq < below).limit(limit))
+    return [Entry.decode(body) for body in found.scalars()]
 
 
 def put_setting(connection: Connection, service: str | None, new: SettingRow | None) -> None:

@@ -284,7 +284,7 @@ class _Readiness(Collector):
 
 
 class _Witnesses(Collector):
-    """What each witness of this node has cosigned, as all workers know it."""
+    """What each witness of this node has cosigned, and what the quorum of the root has, as all workers know it."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -302,3 +302,15 @@ class _Witnesses(Collector):
             for witness, state in states.items():
                 found.add_metric([witness], getattr(state, member))
             yield found
+        with suppress(StorageUnavailable, NotInitialised, ConfigurationError):
+            yield from self._quorum()
+
+    def _quorum(self) -> Iterator[GaugeMetricFamily]:
+        quorum = self._registry.cosigning.quorum()
+        told = (
+            ("needed", "Witnesses that must have cosigned what clients believe.", "needed"),
+            ("entries", "Entries of the newest checkpoint that the quorum cosigned.", "size"),
+            ("cosigned_timestamp_seconds", "When the quorum had cosigned it, in seconds since the epoch.", "at"),
+        )
+        for name, help, member in told if quorum else ():
+            yield GaugeMetricFamily(f"registry_quorum_{name}", help, getattr(quorum, member))

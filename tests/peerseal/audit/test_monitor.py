@@ -26,7 +26,14 @@ from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger import checkpoint
 from peerseal.protocol.ledger.checkpoint import Checkpoint, encode_bundle, ledger_jwk, sign_checkpoint
-from peerseal.protocol.ledger.entries import KEY_ADMITTED, POLICY_SET, REGISTRY_KEYS_ISSUED, REGISTRY_RESTORED, Entry
+from peerseal.protocol.ledger.entries import (
+    FEDERATION_SET,
+    KEY_ADMITTED,
+    POLICY_SET,
+    REGISTRY_KEYS_ISSUED,
+    REGISTRY_RESTORED,
+    Entry,
+)
 from peerseal.protocol.ledger.merkle import Frontier, NodeReader, leaf_hash
 from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.transport.fetch import Answer, Fetcher
@@ -37,6 +44,8 @@ from registry.storage.queries import keys
 from registry.storage.queries.ledger import Change, append
 from registry.storage.tables import entries, ledger_head
 from tests.registry.driver import BY, DOMAIN, Clock, Driver
+from tests.support.federation import PARTNER
+from tests.support.root_witnesses import name_witnesses
 
 OWNER = service_id(DOMAIN, "billing")
 
@@ -176,6 +185,26 @@ def test_policies_and_new_registry_keys_are_reported(registry: Driver, monitor: 
         changes = [Change(POLICY_SET, name, by=BY, data={"policy": None}) for name in ("billing", "shipping")]
         append(connection, int(registry.clock()), *changes, Change(REGISTRY_KEYS_ISSUED, by=BY))
     assert kinds(monitor.look()) == ["policy_set", "registry_keys_issued"]
+
+
+def test_what_changes_for_all_services_is_reported_in_words(registry: Driver, monitor: Monitor) -> None:
+    believed = registry.registry.federations.replace({"domains": [PARTNER]}, {0}, BY)
+    registry.registry.federations.replace({"domains": []}, {believed.seq}, BY)
+    name_witnesses(registry, "w.example", needed=1)
+    assert [(alert.kind, alert.level, alert.detail) for alert in monitor.look()] == [
+        (FEDERATION_SET, "alert", "which foreign trust domains are believed was changed: believed are partner.example"),
+        (
+            FEDERATION_SET,
+            "alert",
+            "which foreign trust domains are believed was changed: no foreign trust domain is believed",
+        ),
+        (
+            REGISTRY_KEYS_ISSUED,
+            "alert",
+            "the root named other keys or witnesses of the registry: version 2 of the root's document, 1 of 1 "
+            "witnesses needed (w.example)",
+        ),
+    ]
 
 
 def test_a_restore_is_reported_and_excuses_no_key_whose_evidence_is_lost(

@@ -38,7 +38,7 @@ def test_bad_names_are_refused_wherever_they_stand(name: str) -> None:
 def test_a_refused_name_is_also_a_value_error_and_quoted_in_part_only() -> None:
     with pytest.raises(ValueError, match="not a service") as caught:
         names.check_service("x" * 10_000)
-    assert len(str(caught.value)) < 200
+    assert len(str(caught.value)) < 300
 
 
 def test_lengths_have_their_limits() -> None:
@@ -90,3 +90,14 @@ def test_a_short_name_stands_for_a_service_of_the_own_domain_and_an_id_for_itsel
     for name in ("", "a/b/c", "Client", "other.internal/"):
         with pytest.raises(InvalidName):
             names.qualify(name, "test.internal")
+
+
+def test_a_refusal_of_a_name_says_what_is_expected() -> None:
+    shape = "lower-case letters, digits and hyphens in labels joined by dots"
+    with pytest.raises(InvalidName) as told:
+        names.check_service("Billing_1")
+    expected = f"expected {shape}, 100 characters at most, such as billing"
+    assert str(told.value) == f"not a service name: 'Billing_1', {expected}"
+    with pytest.raises(InvalidName) as told:
+        names.check_trust_domain("Partner Example")
+    assert str(told.value).endswith(f"expected {shape}, 253 characters at most, such as partner.example")

@@ -16,7 +16,9 @@ from registry.storage.tables import audit, entries
 from tests.registry.console.browser import Browser
 from tests.registry.console.conftest import browser_of
 from tests.registry.driver import BY, Clock, Driver
+from tests.support.federation import PARTNER
 from tests.support.keys import key
+from tests.support.root_witnesses import name_witnesses
 
 HOSTILE = """<script>alert(1)</script>"'javascript:alert(1)\u202e"""
 
@@ -80,6 +82,23 @@ def test_an_entry_about_a_token_names_it(registry: Driver, viewer: Browser) -> N
     assert [made in row for row in rows(viewer)] == [True]
     viewer.open("/console/activity", type="operator_created")
     assert all("<code>" in row for row in rows(viewer))
+
+
+def test_entries_about_the_registry_itself_are_told_in_words(registry: Driver, viewer: Browser, clock: Clock) -> None:
+    viewer.open("/console/activity")
+    clock.forward(1)
+    before = head(viewer)
+    believed = registry.registry.federations.replace({"domains": [PARTNER]}, {0}, BY)
+    registry.registry.federations.replace({"domains": []}, {believed.seq}, BY)
+    name_witnesses(registry, "w.example", needed=1)
+    told = [
+        "version 2 of the root's document, 1 of 1 witnesses needed (w.example)",
+        "no foreign trust domain is believed",
+        "believed are partner.example",
+    ]
+    viewer.open("/console/activity")
+    assert [words in unescape(row) for words, row in zip(told, rows(viewer), strict=False)] == [True] * 3
+    assert [row["said"] for row in reversed(news(viewer, before)["rows"])] == told
 
 
 def test_pages_go_back_to_the_first_entry_and_lose_no_event(registry: Driver, viewer: Browser, clock: Clock) -> None:

@@ -121,6 +121,24 @@ def test_odd_values_in_the_row_of_a_key_break_no_page(
         assert "<b>" not in viewer.page
 
 
+@pytest.mark.parametrize("path", ["/console/settings", "/console/settings/federation", "/console/services/a/policy"])
+def test_a_form_that_is_too_long_is_answered_with_a_page_that_says_what_to_do(admin: Browser, path: str) -> None:
+    admin.open(path)
+    answer = admin.send(path, settings="x" * 70_000, entry="0")
+    assert_is_a_page(answer, 413)
+    told = (
+        "bytes, expected 65,536 at most: nothing was changed; shorten what you typed, or run the command in a terminal"
+    )
+    assert told in admin.text()
+    assert 'href="/docs/errors#body_too_large"' in admin.page
+
+
+def test_a_long_form_of_a_stranger_is_answered_with_a_page(stranger: Browser) -> None:
+    answer = stranger.client.post("/console/settings", data={"settings": "x" * 70_000})
+    assert_is_a_page(answer, 413)
+    assert "body_too_large" in answer.text
+
+
 # ---- forms that come too late
 
 

@@ -20,6 +20,7 @@ from registry.storage.revisions import revisions
 from registry.storage.tables import policies
 from tests.registry.console.browser import Browser
 from tests.registry.driver import BY, DOMAIN, Driver
+from tests.support.federation import PARTNER
 from tests.support.keys import key
 
 STATIC = Path(graph_page.__file__).parents[1] / "static"
@@ -248,6 +249,68 @@ def test_the_first_look_reads_page_by_page(registry: Driver) -> None:
     assert (graph.size, len(graph.callees["shop"]), graph.services) == (2500, 2500, 2501)
 
 
+# ---- services of other trust domains
+
+
+BILLING = "partner.example/billing"
+
+
+def believe(registry: Driver, **changes: Any) -> None:
+    seen = {registry.registry.federations.current().seq}
+    registry.registry.federations.replace({"domains": [{**PARTNER, **changes}]}, seen, BY)
+
+
+def test_calls_of_a_domain_that_is_not_believed_are_shown_as_kept_out(registry: Driver, viewer: Browser) -> None:
+    allow(registry, "orders", **{BILLING: ["orders:read"], "web": ["orders:read"]})
+    viewer.open("/console/graph")
+    told = f"{BILLING} foreign orders orders:read ✗ kept out the trust domain partner.example is not believed"
+    assert told in viewer.text()
+    assert viewer.text().count("kept out") == 1
+    believe(registry)
+    viewer.open("/console/graph")
+    assert f"{BILLING} foreign orders orders:read" in viewer.text()
+    assert "kept out" not in viewer.text()
+
+
+def test_services_and_scopes_that_the_federation_does_not_name_are_shown_as_kept_out(
+    registry: Driver, viewer: Browser
+) -> None:
+    believe(registry)
+    allow(registry, "orders", **{BILLING: ["orders:read", "orders:write"], "partner.example/shop": []})
+    viewer.open("/console/graph")
+    assert "✗ kept out the federation lets no scope orders:write in" in viewer.text()
+    assert "no scope ✗ kept out the federation does not name shop of partner.example" in viewer.text()
+
+
+def test_a_foreign_service_has_a_page_that_leads_to_the_federation_and_to_no_service_of_ours(
+    registry: Driver, viewer: Browser
+) -> None:
+    believe(registry)
+    allow(registry, "orders", **{BILLING: ["orders:read"]})
+    allow(registry, "status", anyone=["status:read"])
+    allow(registry, "ledger", orders=[])
+    viewer.open("/console/graph", of=BILLING)
+    assert "A service of another trust domain" in viewer.text()
+    assert 'href="/console/settings/federation"' in viewer.page.partition("<main")[2]
+    assert "/console/services/partner" not in viewer.page
+    assert "3 services, the nearest first" in viewer.text()  # as the callee's caller, anyone's callees are reached
+    assert f"{BILLING} → orders → as anyone → status" in viewer.text()
+
+
+def test_a_foreign_service_that_is_kept_out_reaches_nothing(registry: Driver, viewer: Browser) -> None:
+    allow(registry, "orders", **{BILLING: ["orders:read"]})
+    viewer.open("/console/graph", of=BILLING)
+    assert "No call of it is let in: the trust domain partner.example is not believed." in viewer.text()
+    assert "No service, while the federation keeps it out." in viewer.text()
+
+
+def test_an_id_that_no_policy_names_is_unknown(viewer: Browser) -> None:
+    for of in (BILLING, "no such/<script>"):
+        assert viewer.open("/console/graph", of=of).status_code == 200
+        assert "and none names it" in viewer.text()
+        assert "<script>" not in viewer.page
+
+
 # ---- the layout, by the page's own script
 
 
@@ -303,12 +366,15 @@ def test_a_cycle_of_all_services_is_not_drawn_as_one_long_row() -> None:
 @needs_node
 def test_the_script_reaches_what_the_server_reaches(registry: Driver, viewer: Browser) -> None:
     chain(registry)
-    allow(registry, "web", ledger=[])
+    allow(registry, "web", ledger=[], **{"partner.example/billing": []})
+    allow(registry, "last", status=[], **{"partner.example/shop": []})
     drawn = drawing(viewer)
     script = f"""
     const drawn = {json.dumps(drawn)};
     const near = lib.neighbours(drawn.nodes.length, drawn.calls);
-    const reached = (name) => [...lib.reach(drawn.nodes.indexOf(name), near, drawn.nodes.indexOf("*"))];
+    const reached = (name) => [...lib.reach(drawn.nodes.indexOf(name), near, anyone, foreign)];
+    const anyone = drawn.nodes.indexOf("*");
+    const foreign = (place) => drawn.nodes[place].includes("/");
     const named = drawn.nodes.filter((name) => name !== "*");
     const found = named.map((name) => [name, reached(name).map((place) => drawn.nodes[place])]);
     console.log(JSON.stringify(Object.fromEntries(found)));

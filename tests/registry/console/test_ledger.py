@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import delete, update
 
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.ledger.entries import Entry
+from peerseal.protocol.ledger.entries import FEDERATION_SET, REGISTRY_KEYS_ISSUED, Entry
 from peerseal.protocol.ledger.merkle import Frontier
 from registry.domain.errors import LedgerForked
 from registry.services.documents.ledger_pages import ENTRIES
@@ -16,6 +16,8 @@ from registry.storage.tables import entries
 from tests.registry.console.browser import Browser
 from tests.registry.console.ledger_check import shown_on
 from tests.registry.driver import BY, Driver, entries_of
+from tests.support.federation import PARTNER
+from tests.support.root_witnesses import name_witnesses
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202ejavascript:alert(1)" + "x" * 5_000
 
@@ -179,3 +181,38 @@ def test_the_scripts_are_served_to_the_page_as_modules(viewer: Browser) -> None:
         answer = viewer.client.get(f"/console/static/{name}")
         assert answer.mimetype in ("text/javascript", "application/javascript")
         assert "innerHTML" not in answer.text
+
+
+# ---- entries about the registry itself, in words
+
+
+def test_the_page_of_an_entry_says_which_foreign_domain_it_added_or_took_away(
+    registry: Driver, viewer: Browser
+) -> None:
+    believed = registry.registry.federations.replace({"domains": [PARTNER]}, {0}, BY)
+    gone = registry.registry.federations.replace({"domains": []}, {believed.seq}, BY)
+    viewer.open(f"/console/ledger/{believed.seq}")
+    assert "partner.example under the root BH-WksFyk6HqY8cwiW_Mi5KLfDPApQ8urKiMMPE0SOQ is believed" in viewer.text()
+    viewer.open(f"/console/ledger/{gone.seq}")
+    assert "under the root BH-WksFyk6HqY8cwiW_Mi5KLfDPApQ8urKiMMPE0SOQ is not believed any more" in viewer.text()
+
+
+def test_the_page_of_a_root_document_says_which_witnesses_are_needed_now_and_before(
+    registry: Driver, viewer: Browser
+) -> None:
+    viewer.open("/console/ledger/1")
+    assert "version 1 of the root's document, no witness needed" in viewer.text()
+    seq = name_witnesses(registry, "a.example", "b.example", needed=1)
+    viewer.open(f"/console/ledger/{seq}")
+    assert (
+        "version 2 of the root's document, 1 of 2 witnesses needed (a.example, b.example); before: no witness needed"
+    ) in viewer.text()
+
+
+def test_an_altered_entry_about_the_registry_itself_is_shown_without_words(registry: Driver, viewer: Browser) -> None:
+    with registry.registry.store.write() as connection:
+        changes = [Change(kind, data={"version": 7}) for kind in (FEDERATION_SET, REGISTRY_KEYS_ISSUED)]
+        made = ledger.append(connection, 1_900_000_000, *changes).entries
+    for entry in made:
+        assert viewer.open(f"/console/ledger/{entry.seq}").status_code == 200
+        assert "What it changed" not in viewer.text()

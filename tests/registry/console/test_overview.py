@@ -1,21 +1,27 @@
 """The overview: what it counts, and what it says when something is wrong."""
 
+from dataclasses import replace
+
 import pytest
 
-from registry.console.pages.overview import BAR, CODES_SHOWN, bars
+from peerseal.protocol.ledger.cosignature import Note, cosign
+from registry.console.pages.overview import BAR, CODES_SHOWN, LATE, bars
 from registry.services.access.operators import Role
 from registry.services.authority.authority import RENEW_BEFORE
 from registry.services.insight.overview import KEYS_COUNTED_FOR, Overview
 from registry.services.use_case import Node
+from registry.services.witnesses.state import Cosigned, CosignedFile, WitnessState
 from registry.storage.queries.counts import DAY
 from registry.storage.revisions import revisions
 from registry.web.metrics import refusals_by_code
+from registry.witness_addresses import WitnessAddress
 from tests.contracts.backups import Backup
 from tests.contracts.test_fork import served
 from tests.registry.console.browser import Browser
 from tests.registry.console.conftest import browser_of
 from tests.registry.driver import Clock, Driver
 from tests.support.keys import key
+from tests.support.root_witnesses import name_witnesses, witness_key, witness_signer
 from tests.support.waiting import until
 
 
@@ -157,3 +163,85 @@ def test_other_nodes_and_copies_are_shown_with_what_they_said_last(registry: Dri
 
 def test_a_stranger_sees_nothing(stranger: Browser) -> None:
     assert stranger.open("/console/").request.path == "/console/sign-in"
+
+
+# ---- witnesses
+
+
+def stored(node: Driver, states: dict[str, WitnessState], *cosigned_by: str, at: float | None = None) -> None:
+    """The node has in its file that these witnesses cosigned its newest checkpoint at that time, and their states."""
+    note = Note.parse(node.got("/ledger/checkpoint"))
+    when = int(node.clock() if at is None else at)
+    lines = [cosign(note.text, name, witness_signer(name), when) for name in cosigned_by]
+    signed = replace(note, signatures=(*note.signatures, *lines)) if lines else None
+    CosignedFile(node.home).write(Cosigned(signed, states))
+
+
+def with_witnesses(registry: Driver, *names: str) -> Driver:
+    """A node that submits to these witnesses, at addresses where nothing listens."""
+    addresses = tuple(WitnessAddress(witness_key(name), "http://127.0.0.1:1") for name in names)
+    return registry.node(console=True, witnesses=addresses)
+
+
+def size_of(registry: Driver) -> int:
+    return registry.registry.overview.numbers().size
+
+
+def test_without_witnesses_the_overview_says_nothing_of_them(viewer: Browser) -> None:
+    viewer.open("/console/")
+    assert "itness" not in viewer.text()
+
+
+def test_each_witness_is_shown_with_what_it_cosigned_last(registry: Driver, clock: Clock) -> None:
+    node = with_witnesses(registry, "a.example", "b.example", "c.example", "d.example")
+    viewer, now = browser_of(node, Role.VIEWER), int(clock())
+    size = size_of(node)
+    states = {
+        "a.example": WitnessState(size, now - 12),
+        "b.example": WitnessState(size - 2, now - 3_700, 3, now, "it gave no answer: <script>"),
+        "d.example": WitnessState(size + 1, now - 5),
+    }
+    stored(node, states, "a.example")
+    viewer.open("/console/")
+    assert f"a.example ✓ the newest checkpoint {size:,} entries, 12 s ago" in viewer.text()
+    assert (
+        f"b.example ! 2 entries behind {size - 2:,} entries, 1 h 1 min ago 3 failed attempts: "
+        "it gave no answer: <script>"
+    ) in viewer.text()
+    assert "c.example ✗ has cosigned nothing" in viewer.text()
+    assert "d.example ✗ has cosigned more than the ledger has" in viewer.text()
+    assert "The root names no quorum" in viewer.text()
+    assert "<script>" not in viewer.page
+    node.close()
+
+
+def test_the_quorum_is_met_late_or_missing(registry: Driver, clock: Clock) -> None:
+    name_witnesses(registry, "a.example", "b.example", "c.example", needed=2)
+    node = with_witnesses(registry, "a.example", "b.example", "c.example")
+    viewer = browser_of(node, Role.VIEWER)
+    stored(node, {}, "a.example")
+    viewer.open("/console/")
+    assert "✗ quorum never met 2 of 3 must have cosigned what clients believe." in viewer.text()
+    stored(node, {}, "a.example", "b.example", at=clock() - 30)
+    viewer.open("/console/")
+    size = size_of(node)
+    assert "✓ quorum met 2 of 3 must have cosigned what clients believe." in viewer.text()
+    assert f"They had cosigned {size:,} entries 30 s ago." in viewer.text()
+    registry.joined(key(), "billing")
+    viewer.open("/console/")
+    assert "! quorum not yet met" in viewer.text()
+    assert "30 s ago, 2 fewer than the ledger has." in viewer.text()
+    clock.forward(LATE)
+    viewer.open("/console/")
+    assert "✗ quorum not met" in viewer.text()
+    node.close()
+
+
+def test_witnesses_of_the_root_to_which_the_node_submits_nothing_are_named(registry: Driver) -> None:
+    name_witnesses(registry, "a.example", "b.example", needed=1)
+    for node, unasked in ((registry, "a.example, b.example"), (with_witnesses(registry, "a.example"), "b.example")):
+        viewer = browser_of(node, Role.VIEWER)
+        viewer.open("/console/")
+        assert f"The root names {unasked}, and this node submits nothing there" in viewer.text()
+        if node is not registry:
+            node.close()

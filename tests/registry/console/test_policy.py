@@ -14,6 +14,7 @@ from registry.services.access.operators import Role
 from tests.registry.console.browser import Browser
 from tests.registry.console.conftest import browser_of
 from tests.registry.driver import BY, Driver, entries_of
+from tests.support.federation import PARTNER
 
 PAGE = "/console/services/billing/policy"
 SCRIPT = "<script>alert(1)</script>\"'\u202e"
@@ -346,3 +347,13 @@ def test_the_longest_policy_and_settings_fit_into_their_forms(registry: Driver, 
         typed = max(re.findall(r"<textarea[^>]*>(.*?)</textarea>", admin.page, re.DOTALL), key=len)
         assert len(unescape(typed).encode()) < 40_000
         assert json.loads(unescape(typed))
+
+
+def test_a_review_says_which_foreign_domains_are_not_believed(registry: Driver, operator: Browser) -> None:
+    operator.open(PAGE)
+    rows(operator, f"{PAGE}/review", ("partner.example/billing", "orders:read"), ("shop", "orders:read"))
+    assert "Not believed, so none of their services may call: partner.example." in operator.text()
+    registry.registry.federations.replace({"domains": [PARTNER]}, {0}, BY)
+    operator.open(PAGE)
+    rows(operator, f"{PAGE}/review", ("partner.example/billing", "orders:read"))
+    assert "Not believed" not in operator.text()

@@ -11,7 +11,13 @@ from tests.registry.console.browser import Browser
 from tests.registry.driver import Driver
 
 THUMBPRINT = "A" * 43
-ADMINS = {"console.settings.save", "console.settings.create", "console.settings.revoke"}
+ADMINS = {
+    "console.settings.save",
+    "console.settings.create",
+    "console.settings.revoke",
+    "console.federation.add",
+    "console.federation.remove",
+}
 """Acts for admins alone."""
 VALUES = {"service": "billing", "thumbprint": THUMBPRINT, "token_id": "0" * 16, "seq": 1}
 

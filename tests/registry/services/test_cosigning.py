@@ -18,6 +18,7 @@ from peerseal.protocol.ledger.checkpoint import ledger_public_key, verify_checkp
 from peerseal.protocol.ledger.cosignature import LOG_KEY, WITNESS_KEY, Note, NoteKey, cosign, cosigners
 from peerseal.protocol.ledger.quorum import Quorum
 from registry.services.setup.ceremony import Ceremony, signed, written
+from registry.services.witnesses.state import QuorumState
 from registry.witness_addresses import WitnessAddress
 from tests.registry.driver import DOMAIN, Clock, Driver
 from tests.support.foreign_log import ForeignLog
@@ -333,3 +334,23 @@ def test_a_home_that_takes_no_files_has_every_worker_submit(witnesses: Witnesses
     for node in (first, second):
         node.registry.cosigning.start()
     until(lambda: cosigned_by(first, one) and cosigned_by(second, one), what="both workers have it cosigned")
+
+
+def test_the_quorum_of_the_root_is_told_with_what_it_has_cosigned(witnesses: Witnesses, registry: Driver) -> None:
+    one, two = witnesses.honest("a"), witnesses.down("b")
+    node = witnesses.node(one, two)
+    assert node.registry.cosigning.quorum() is None
+    assert "registry_quorum" not in node.client.get("/metrics").text
+    name_quorum(registry, one, witnesses.down("elsewhere"), needed=1)
+    node.registry.authority.newest()
+    assert node.registry.cosigning.quorum() == QuorumState(1, 2, 0, 0, ("elsewhere",))
+    before = int(node.clock())
+    node.registry.cosigning.start()
+    until(lambda: cosigned_by(node, one), what="one cosigns")
+    found = node.registry.cosigning.quorum()
+    assert found is not None
+    assert (found.needed, found.named, found.size) == (1, 2, node.changes(0).seq)
+    assert found.at >= before
+    told = node.client.get("/metrics").text
+    assert "registry_quorum_needed 1.0" in told
+    assert f"registry_quorum_entries {float(found.size)}" in told
