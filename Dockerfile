@@ -42,8 +42,8 @@ CMD ["gunicorn", "--config", "python:registry.gunicorn_conf", "--workers", "2", 
 
 FROM base AS examples
 USER 0:0
-RUN install -d -m 0770 /join /join/client-service /join/resource-service /join/case-service /join/invoicing \
-    /join/legacy-shop /join/httpservice
+RUN install -d -m 0770 /root-key /join /join/client-service /join/resource-service /join/case-service /join/invoicing \
+    /join/legacy-shop /join/httpservice /join/billing /join/reporting
 USER 10001:0
 ENV GUNICORN_CMD_ARGS="--worker-class gthread --worker-tmp-dir /dev/shm --no-control-socket"
 WORKDIR /app

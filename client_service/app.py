@@ -40,7 +40,12 @@ def build_app(identity: peerseal.Identity, settings: Settings) -> Flask:
     users = Users(identity)
     database = open_database(settings.database_url, settings.state)
     outbox = app.extensions["outbox"] = started_outbox(database, identity, settings)
-    session = identity.session("resource-service", settings.resource_url, limits=resource.LIMITS)
+    session = identity.session(
+        "resource-service",
+        settings.resource_url,
+        limits=resource.LIMITS,
+        require_signed_response=settings.require_signed_response,
+    )
     app.register_blueprint(routes.blueprint(app, identity))
     app.register_blueprint(about.blueprint(identity, settings.operator_secret, outbox))
     app.register_blueprint(login.blueprint(settings.login_url, settings.login_ca_file))

@@ -11,7 +11,7 @@ import peerseal.requests
 from client_service.problems import problem
 from client_service.routes import AS_USER, httpie
 from client_service.users import Users
-from peerseal.errors import CallNotMade
+from peerseal.errors import CallNotMade, ResponseRefused
 
 LIMITS = peerseal.CallLimits(max_running=8, max_waiting=4, longest_wait=0.25)
 """Of a worker's 16 threads, 4 are left for requests that do not need resource-service."""
@@ -54,6 +54,9 @@ def fetched(resource: peerseal.requests.PeerSession, path: str, **options: Any) 
     except CallNotMade as error:
         current_app.logger.info("%s: %s", error.code, error)
         return unavailable(error.code, "resource-service is not called now.", str(error.retry_after))
+    except ResponseRefused as error:  # it is a RequestException as well
+        current_app.logger.warning("resource-service's answer is refused: %s", error)
+        return problem(502, "answer_refused", "The answer is not proven to be resource-service's.", reason=error.code)
     except requests.RequestException as error:
         current_app.logger.warning("resource-service cannot be reached: %s", error)
         return unavailable("resource_unreachable", "resource-service cannot be reached now.")

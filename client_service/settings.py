@@ -1,6 +1,8 @@
 """The environment variables of client-service, in addition to Peerseal's own settings (``PEERSEAL_SERVICE``, …):
 
 - ``RESOURCE_SERVICE_URL``: the URL of resource-service (``http://resource-service``);
+- ``CLIENT_REQUIRE_SIGNED_RESPONSE``: with ``on``, an answer of resource-service counts only if resource-service has
+  signed it for this very request; any other is 502 ``answer_refused``;
 - ``CLIENT_OPERATOR_SECRET``: ``POST /refresh-my-credentials`` requires it in the header ``Operator-Secret``. Without
   it, that route refuses every request;
 - ``CLIENT_LOGIN_URL``: the identity provider, such as ``https://login.example.com``. ``POST /authenticate`` forwards
@@ -36,6 +38,7 @@ class Settings:
     state: Path
     database_url: str = field(repr=False)
     resource_url: str = RESOURCE_URL
+    require_signed_response: bool = False
     operator_secret: str | None = field(default=None, repr=False)
     login_url: str | None = None
     login_ca_file: Path | None = None
@@ -54,6 +57,7 @@ class Settings:
             state=state,
             database_url=read.secret("CLIENT_DATABASE_URL") or f"sqlite:///{state / 'orders.sqlite3'}",
             resource_url=read.text("RESOURCE_SERVICE_URL") or RESOURCE_URL,
+            require_signed_response=read.flag("CLIENT_REQUIRE_SIGNED_RESPONSE", False),
             operator_secret=read.secret("CLIENT_OPERATOR_SECRET", may_be_empty=True),
             login_url=_http_url(read.text("CLIENT_LOGIN_URL")),
             login_ca_file=_readable(read.path("CLIENT_LOGIN_CA_FILE"), "CLIENT_LOGIN_CA_FILE"),

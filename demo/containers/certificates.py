@@ -41,6 +41,7 @@ SERVERS: Final = (
     ServerName("registry", 10001),
     ServerName("login", 10001, (LOGIN_ISSUER.removeprefix("https://"),)),
     ServerName("kafka", 1000),
+    ServerName("partner-registry", 10001),
 )
 
 

@@ -19,6 +19,8 @@ from registry.settings import DRAIN_SECONDS
 from resource_service.app import ALLOW
 
 FOR_PEOPLE = {"httpservice", "legacy-shop"}
+HOSTS_OF_CLIENT = {CLIENT, "careful-client", "deceived"}
+"""The containers that run as client-service, with its one key."""
 
 
 def read(name: str) -> Any:
@@ -48,7 +50,7 @@ def test_people_are_on_no_network_with_data_and_every_service_names_its_own(serv
         assert networks(service) or "network_mode" in service, f"{name} would be on a network of everybody's"
     assert networks(services["httpservice"]) == {"edge", "services"}
     assert {name for name, one in services.items() if networks(one) == {"data"}} == {
-        *("postgres", "redis", "kafka", "roles", "migrate", "init", "grants", "enroll")
+        *("postgres", "redis", "kafka", "roles", "migrate", "init", "grants", "enroll", "another-database")
     }
     inside = read("docker-compose.yml")["networks"]
     assert {name for name, one in inside.items() if one.get("internal")} == {"services", "data"}
@@ -66,15 +68,37 @@ def test_every_container_that_serves_is_started_again_and_keeps_little_log(servi
         assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
 
 
-def test_up_and_wait_takes_the_end_of_no_container_for_a_failure(services: dict[str, Any]) -> None:
+def started(services: dict[str, Any], *profiles: str) -> dict[str, Any]:
+    """The services that ``docker compose up`` starts with these profiles."""
+    return {name: one for name, one in services.items() if {*one.get("profiles", ())} <= {*profiles}}
+
+
+@pytest.mark.parametrize(
+    ("profile", "more"),
+    [("", ()), ("proxy", ()), ("partner", ("partner-setup",)), ("split-view", ("another-database",))],
+)
+def test_up_and_wait_takes_the_end_of_no_container_for_a_failure(
+    services: dict[str, Any], profile: str, more: tuple[str, ...]
+) -> None:
+    running = started(services, profile)
     waited_for = {
         dependency
-        for service in services.values()
+        for service in running.values()
         for dependency, how in service.get("depends_on", {}).items()
-        if how["condition"] == "service_completed_successfully" and "profiles" not in service
+        if how["condition"] == "service_completed_successfully"
     }
     assert all("disable" not in service.get("healthcheck", {}) for service in services.values())
-    assert waited_for == once(services) == {"certificates", "roles", "migrate", "init", "grants", "enroll", "topics"}
+    default = {"certificates", "roles", "migrate", "init", "grants", "enroll", "topics"}
+    assert waited_for == once(running) == default | {*more}
+
+
+def test_a_start_without_a_profile_starts_no_scene(services: dict[str, Any]) -> None:
+    assert services.keys() - started(services).keys() == {
+        "legacy-shop",
+        *("altering-proxy", "careful-client"),
+        *("partner-setup", "partner-registry", "billing", "reporting"),
+        *("another-database", "another-history", "deceived"),
+    }
 
 
 def mounting(services: dict[str, Any], volume: str) -> set[str]:
@@ -83,22 +107,33 @@ def mounting(services: dict[str, Any], volume: str) -> set[str]:
 
 
 def test_every_service_has_a_join_token_and_a_key_folder_of_its_own(services: dict[str, Any]) -> None:
-    joining = {name for name, one in services.items() if "PEERSEAL_SERVICE" in (one.get("environment") or {})}
-    named = re.search(r"for service in ([a-z -]+);", services["enroll"]["command"][-1])
-    assert named is not None
-    assert {services[name]["environment"]["PEERSEAL_SERVICE"] for name in joining} == joining == set(named[1].split())
+    environments = {name: one.get("environment") or {} for name, one in services.items()}
+    running = {name: one["PEERSEAL_SERVICE"] for name, one in environments.items() if "PEERSEAL_SERVICE" in one}
+    joining = set(running.values())
+    assert running.keys() - joining == HOSTS_OF_CLIENT - {CLIENT}
     assert all(f"/join/{name}" in (ROOT / "Dockerfile").read_text() for name in joining)
+    assert enrolled_by(services, "enroll") | enrolled_by(services, "partner-setup") == joining
     for name in joining:
+        enrols = "partner-setup" if name in enrolled_by(services, "partner-setup") else "enroll"
+        hosts = HOSTS_OF_CLIENT if name == CLIENT else {name}
         (join,) = (
             mount.removesuffix(":/join:ro") for mount in services[name]["volumes"] if mount.endswith(":/join:ro")
         )
-        assert f"{join}:/join/{name}" in services["enroll"]["volumes"]
+        assert f"{join}:/join/{name}" in services[enrols]["volumes"]
         (keys,) = (mount.split(":")[0] for mount in services[name]["volumes"] if mount.endswith(":/var/lib/peerseal"))
-        assert (mounting(services, join), mounting(services, keys)) == ({name, "enroll"}, {name})
+        assert (mounting(services, join), mounting(services, keys)) == ({*hosts, enrols}, hosts)
+
+
+def enrolled_by(services: dict[str, Any], container: str) -> set[str]:
+    """The services for which that container makes join tokens."""
+    named = re.search(r"for service in ([a-z -]+);", services[container]["command"][-1])
+    assert named is not None
+    return set(named[1].split())
 
 
 def test_people_may_call_the_service_that_the_published_line_names(services: dict[str, Any]) -> None:
     assert ALLOW[services["httpservice"]["environment"]["PEERSEAL_SERVICE"]] == {"profiles:read"}
+    assert ALLOW["partner.example/billing"] == {"profiles:read"}
 
 
 def test_the_engine_waits_until_the_registry_has_drained(services: dict[str, Any]) -> None:
@@ -106,9 +141,11 @@ def test_the_engine_waits_until_the_registry_has_drained(services: dict[str, Any
     assert waits > DRAIN_SECONDS + graceful_timeout + LINGER
 
 
-def test_only_init_has_the_root_key(services: dict[str, Any]) -> None:
+def test_only_what_initialises_a_registry_has_its_root_key(services: dict[str, Any]) -> None:
     assert mounting(services, "registry-root") == {"init"}
-    assert mounting(services, "registry-home") == {"init", "registry", "enroll"}
+    assert mounting(services, "registry-home") == {"init", "registry", "enroll", "another-history"}
+    assert mounting(services, "partner-root") == {"partner-setup"}
+    assert mounting(services, "partner-home") == {"partner-setup", "partner-registry"}
 
 
 def test_only_what_changes_the_schema_or_the_roots_documents_is_the_owner(services: dict[str, Any]) -> None:
@@ -118,7 +155,10 @@ def test_only_what_changes_the_schema_or_the_roots_documents_is_the_owner(servic
 
 def test_the_registry_runs_from_an_image_without_the_examples_as_that_image_says(services: dict[str, Any]) -> None:
     built = {name: service["build"]["target"] for name, service in services.items() if "build" in service}
-    assert {name for name, target in built.items() if target == "registry"} == {"registry", "migrate", "init"}
+    assert {name for name, target in built.items() if target == "registry"} == {
+        *("registry", "migrate", "init"),
+        *("partner-registry", "another-history"),
+    }
     assert "command" not in services["registry"]
 
 

@@ -1,11 +1,8 @@
 """docker-compose.yml, for real: built, started, called from its own HTTPie container as people type, and taken down."""
 
 import json
-import os
 import re
 import time
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +11,10 @@ from jose import jwt
 
 from demo.processes import ROOT
 from tests.support.brokers import eventually
-from tests.support.containers import Compose, crash, described, ends, need_compose, run, serves
+from tests.support.containers import UP, Compose, crash, described, ends, run, serves
 
 pytestmark = [pytest.mark.compose, pytest.mark.slow, pytest.mark.timeout(1500)]
 
-UP = ("up", "--build", "--wait")
-"""The arguments that README.md has people type."""
 CONFIGURE_HTTPIE = """mkdir -p $HTTPIE_CONFIG_DIR
 echo '{"default_options": ["--check-status"]}' > $HTTPIE_CONFIG_DIR/config.json
 """
@@ -73,34 +68,6 @@ ORDER = (
     "http --ignore-stdin POST http://clientservice/orders 'items[0][itemID]=pen' 'items[0][quantity]:=2'"
     " -A bearer -a $TOKEN"
 )
-
-
-@pytest.fixture(scope="module")
-def secrets_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``make .env`` makes."""
-    folder = tmp_path_factory.mktemp("checkout")
-    run("make", "-f", str(ROOT / "Makefile"), ".env", cwd=folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def compose(secrets_folder: Path) -> Iterator[Compose]:
-    """A function that runs ``docker compose ARGUMENTS`` in a project of this run's own, everything in it started."""
-    need_compose()
-    for_people = dict(line.split("=", 1) for line in (secrets_folder / ".env").read_text().splitlines())
-    project = {"COMPOSE_PROJECT_NAME": f"peerseal-{uuid.uuid4().hex[:8]}", "SECRETS": str(secrets_folder / "secrets")}
-    environ = {**os.environ, **for_people, **project}
-
-    def compose(*arguments: str, ends_with: int = 0) -> str:
-        return run("docker", "compose", *arguments, environ=environ, ends_with=ends_with)
-
-    try:
-        compose(*UP)
-        yield compose
-    except AssertionError as failure:
-        raise AssertionError(f"{failure}\n{compose('logs', '--no-color', '--tail=60')}") from failure
-    finally:
-        compose("down", "--volumes", "--timeout", "5")
 
 
 def ask(compose: Compose, *request: str) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from client_service.settings import Settings
+from demo.altering import altering
 from peerseal.errors import ConfigurationError
 from tests.examples.world import NO_JSON, PEN, SECRET, Person, World
 
@@ -51,6 +52,22 @@ def test_a_profile_says_for_whom_it_was_asked(served: World) -> None:
     assert (profile["caller"], profile["user"]) == ("client-service", "grace")
     person.headers = {}
     assert person.get("/profiles/1").get_json()["user"] is None
+
+
+def test_an_answer_that_was_altered_is_refused_where_answers_must_be_signed(served: World) -> None:
+    with altering(f"http://127.0.0.1:{served.resource_port}", b"Ada Lovelace", b"Mallory") as proxy:
+        careless = served.person(resource_url=proxy)
+        careful = served.person(resource_url=proxy, require_signed_response=True)
+        assert careless.get("/profiles/1").get_json()["name"] == "Mallory"
+        refused = careful.get("/profiles/1")
+        assert careful.get("/profiles/2").get_json()["name"] == "Grace Hopper"
+    assert (refused.status_code, "Mallory" in refused.text) == (502, False)
+    assert (refused.get_json()["code"], refused.get_json()["reason"]) == ("answer_refused", "wrong_binding")
+
+
+def test_answers_must_be_signed_where_the_environment_says_so() -> None:
+    assert not Settings.from_env({}).require_signed_response
+    assert Settings.from_env({"CLIENT_REQUIRE_SIGNED_RESPONSE": "on"}).require_signed_response
 
 
 def test_resource_service_logs_who_asked_for_a_profile_and_why(served: World, caplog: pytest.LogCaptureFixture) -> None:

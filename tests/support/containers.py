@@ -12,6 +12,8 @@ import pytest
 
 from demo.processes import ROOT
 
+UP = ("up", "--build", "--wait")
+"""The arguments of ``docker compose`` that README.md has people type."""
 Compose = Callable[..., str]
 """Runs ``docker compose ARGUMENTS`` for one project, and gives what that prints."""
 
