@@ -59,13 +59,18 @@ class Service:
     def hears(self, cp: str, peer: str = PEER, result: str = "agreed") -> None:
         """Hear this, until it has that result once more."""
         before = self.heard(result)
-        self.trust.heard(cp, peer)
+        self.trust.heard(cp, kid_of(peer))
         until(lambda: self.heard(result) > before, what=f"the result {result}")
 
 
 def of(trust: TrustStore, name: str, **labels: str) -> list[float]:
     samples = [sample for metric in trust.collect_checkpoints() if metric.name == name for sample in metric.samples]
     return [value for found, value in samples if labels.items() <= found.items()]
+
+
+def kid_of(service: str, number: int = 0) -> str:
+    """The kid of a key of that service: another number is another key."""
+    return f"{service}/{b64url(bytes([number]) * 32)}"
 
 
 def cp_of(note: str) -> str:
@@ -281,7 +286,7 @@ class TestASplitView:
         registry.answers[HISTORY] = Answer(503, b"")
         for each in range(number):
             note = sign_checkpoint(Checkpoint(registry.domain, size, bytes([each]) * 32), key)
-            hearer.trust.heard(cp_of(note), f"{PEER}-{each}")
+            hearer.trust.heard(cp_of(note), kid_of(f"{PEER}-{each}"))
         until(lambda: hearer.heard("undecided") > 0, what="more of them than are kept")
         assert not hearer.found
         registry.answers.clear()
@@ -472,7 +477,7 @@ class TestFalseReports:
         hearer = Service(registry)
         grow(registry, 40)
         for size in range(10, 40):
-            hearer.trust.heard(cp_of(registry.ledger.checkpoint(size)), PEER)
+            hearer.trust.heard(cp_of(registry.ledger.checkpoint(size)), kid_of(PEER))
         until(lambda: hearer.heard("waiting") >= 1)
         hearer.follow()
         until(lambda: hearer.heard("agreed") >= 1, what="the comparison of the last one")
@@ -487,7 +492,7 @@ class TestFalseReports:
         ]
         hearer.hears(flood[0], PEER, "unknown_signer")
         for cp in flood:
-            hearer.trust.heard(cp, PEER)
+            hearer.trust.heard(cp, kid_of(PEER))
         hearer.hears(flood[0], OTHER, "unknown_signer")
         assert hearer.heard("unknown_signer") == 2
 
@@ -512,7 +517,7 @@ class TestFalseReports:
         hearer = Service(registry)
         registry.calls.clear()
         for size in range(3, 50):
-            hearer.trust.heard(cp_of(registry.ledger.checkpoint(size)), f"{PEER}-{size}")
+            hearer.trust.heard(cp_of(registry.ledger.checkpoint(size)), kid_of(f"{PEER}-{size}"))
         until(lambda: hearer.heard("agreed") >= 10, what="the first ten comparisons")
         assert registry.calls["GET /ledger/proof"] < 47
 
@@ -536,7 +541,7 @@ class TestFalseReports:
         def hears(at: int, character: str) -> None:
             mutated = note[:at] + character + note[at + 1 :]
             before = sum(map(hearer.heard, (*bad, "agreed", "contradicted")))
-            hearer.trust.heard(cp_of(mutated), PEER)
+            hearer.trust.heard(cp_of(mutated), kid_of(PEER))
             until(lambda: sum(map(hearer.heard, (*bad, "agreed", "contradicted"))) > before)
 
         hears()

@@ -42,7 +42,7 @@ class Domain:
         """The same, which has found the split view."""
         trust = self.store(limits)
         trust.key(self.kid)
-        trust.heard(b64url(self.other.ledger.checkpoint().encode()), "test.internal/caller")
+        trust.heard(b64url(self.other.ledger.checkpoint().encode()), f"test.internal/caller/{b64url(bytes(32))}")
         until(lambda: bool(self.files), what="the evidence")
         return trust
 
