@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from peerseal.errors import DocumentRefused, FetchError, PeersealError, TrustUnavailable
+from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, PeersealError, TrustUnavailable
 from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.ledger.checkpoint import Checkpoint, parse_checkpoint, verify_checkpoint
 from peerseal.protocol.ledger.split_view import (
@@ -393,19 +393,28 @@ class PeerCheckpoints:
 
     def _alarm(self, heads: _Heads, evidence: Evidence) -> None:
         self._found.add()
-        if heads in self._reported or len(self._reported) >= MOST_REPORTS:
+        refuses, reports = self._limits.refuse_split_view, len(self._reported) < MOST_REPORTS
+        if heads in self._reported or not (refuses or reports):
             return
-        self._reported.add(heads)
+        if reports:
+            self._reported.add(heads)
         evidence, verdict = replace(evidence, registry_keys=self._signed_keys()), compared(*heads, evidence.fork)
-        if self._limits.refuse_split_view:
+        if refuses:
             self.standing.add(evidence)
-        file = self._files.write(evidence)
-        where = "no folder to keep it" if file is None else f"check it with `peerseal evidence verify {file}`"
+        file, where = self._kept(evidence)
         told = evidence.seen[0].source
         log.error("split view of the ledger of %s, told by %s: %s; %s", evidence.domain, told, verdict.detail, where)
-        if self.report is not None:
+        if self.report is not None and reports:
             found = SplitView(evidence, verdict, file)
             threading.Thread(target=self.report, args=(found,), name="peerseal-split-view", daemon=True).start()
+
+    def _kept(self, evidence: Evidence) -> tuple[Path | None, str]:
+        """The file of the evidence, and what to say of it."""
+        try:
+            file = self._files.keep(evidence, self._reader.registry_keys_in_memory())
+        except ConfigurationError as error:
+            return None, f"the evidence cannot be written, and a restarted process will not know of it: {error}"
+        return file, "no folder to keep it" if file is None else f"check it with `peerseal evidence verify {file}`"
 
     def _signed_keys(self) -> str | None:
         try:
