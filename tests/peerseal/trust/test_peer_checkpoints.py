@@ -429,6 +429,53 @@ class TestADeclaredLoss:
         assert not hearer.found
 
 
+class TestAWaitThatIsOver:
+    """What waits for entries that will never come is judged again, so that no honest registry is accused for ever."""
+
+    def waits(self, service: Service) -> float:
+        return of(service.trust, "peerseal_checkpoint_waits_seconds")[0]
+
+    def test_once_the_root_declares_those_entries_lost(
+        self, registry: MemoryRegistry, other: MemoryRegistry, clock: Clock
+    ) -> None:
+        common = len(registry.ledger.entries)
+        grow(other, 40, caller="lost")
+        grow(registry, 2, caller="new")
+        hearer = Service(registry, limits=replace(LIMITS, longest_pause=0.05))
+        registry.answers[HISTORY] = Answer(503, b"")
+        hearer.hears(Service(other).cp(), result="waiting")
+        until(lambda: registry.calls[f"GET {HISTORY}"] > 1, what="the question about lost entries")
+        clock.advance(60)
+        assert self.waits(hearer) >= 60
+        TestADeclaredLoss().declared(registry, other, common, clock)
+        until(lambda: hearer.heard("declared_loss") == 1, what="another look")
+        assert self.waits(hearer) == 0
+        assert hearer.heard("waiting") == 1, "counted once"
+        asked = registry.calls[f"GET {HISTORY}"]
+        hearer.hears(Service(registry).cp(OTHER), OTHER)
+        assert registry.calls[f"GET {HISTORY}"] == asked, "nothing waits"
+
+    def test_once_the_root_drops_the_key_that_signed_it(self, registry: MemoryRegistry, clock: Clock) -> None:
+        hearer = Service(registry, limits=replace(LIMITS, longest_pause=0.05))
+        invented = sign_checkpoint(Checkpoint(registry.domain, 10**17, bytes(32)), registry.ledger.key)
+        hearer.hears(cp_of(invented), result="waiting")
+        clock.advance(60)
+        assert self.waits(hearer) >= 60
+        registry.roll_ledger_key(keep_old=False)
+        hearer.trust.reader.load_registry_keys(at_once=True)
+        hearer.follow()
+        until(lambda: hearer.heard("unknown_signer") == 1, what="another look")
+        assert self.waits(hearer) == 0
+
+    def test_without_a_word_of_the_root_it_goes_on(self, registry: MemoryRegistry, clock: Clock) -> None:
+        hearer = Service(registry, limits=replace(LIMITS, longest_pause=0.05))
+        grow(registry, 2)
+        hearer.hears(Service(registry).cp(), result="waiting")
+        until(lambda: registry.calls[f"GET {HISTORY}"] > 2, what="questions about lost entries")
+        clock.advance(60)
+        assert self.waits(hearer) >= 60
+
+
 class TestFalseReports:
     """What a peer invents makes no alarm and no calls, and is counted."""
 
