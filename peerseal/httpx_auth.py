@@ -15,7 +15,7 @@ from peerseal.session.refused_answers import refused_answers_of
 from peerseal.session.request_ctx import RequestCtx
 from peerseal.session.retries import is_repeatable
 from peerseal.session.signed_answer import NO_ONE_SIGNS, response_verifier, too_long
-from peerseal.session.signing import TRANSACTION, AttemptSigner, Signer
+from peerseal.session.signing import FAILED_FROM, TRANSACTION, AttemptSigner, Signer
 from peerseal.verify.response import UNSIGNED, CheckedResponse, ResponseHead, ResponseVerifier, check_asked_for
 
 try:
@@ -106,7 +106,8 @@ class Auth(httpx.Auth):
         flow = self._flow(self._settled(request))
         attempt, again = next(flow), False
         while True:
-            response = yield self._kept(attempt, _Trace)
+            with self._answered(attempt):
+                response = yield self._kept(attempt, _Trace)
             with self._closed_if_refused(response, request):
                 if self._may_read(response):
                     if self._responses is not None:
@@ -129,7 +130,8 @@ class Auth(httpx.Auth):
         flow = self._flow(await self.settled(request))
         attempt, again = next(flow), False
         while True:
-            response = yield self._kept(attempt, _AsyncTrace)
+            with self._answered(attempt):
+                response = yield self._kept(attempt, _AsyncTrace)
             async with self._aclosed_if_refused(response, request):
                 if self._may_read(response):
                     if self._responses is not None:
@@ -148,11 +150,21 @@ class Auth(httpx.Auth):
                 return
 
     @contextmanager
+    def _answered(self, attempt: httpx.Request) -> Iterator[None]:
+        """Where the block fails, or httpx ends it for want of an answer, the callee did not accept the attempt."""
+        try:
+            yield
+        except BaseException:
+            self._signer.not_accepted(attempt.headers)
+            raise
+
+    @contextmanager
     def _closed_if_refused(self, response: httpx.Response, request: httpx.Request) -> Iterator[None]:
         try:
             yield
         except ResponseRefused as refused:
             response.close()
+            self._signer.not_accepted(response.request.headers)
             self._refused.note(refused, self._audience, response.status_code)
             raise ResponseRefusedError.of(refused, request) from refused
 
@@ -162,6 +174,7 @@ class Auth(httpx.Auth):
             yield
         except ResponseRefused as refused:
             await response.aclose()
+            self._signer.not_accepted(response.request.headers)
             self._refused.note(refused, self._audience, response.status_code)
             raise ResponseRefusedError.of(refused, request) from refused
 
@@ -207,6 +220,8 @@ class Auth(httpx.Auth):
             if signs and self._was_sent_twice(response):
                 attempt = self._signed(request)
                 response = yield attempt
+            if self._responses is None and response.status_code >= FAILED_FROM:
+                self._signer.not_accepted(attempt.headers)
             if response.request is not attempt:
                 if signs:
                     raise UnsignableRequest(_CLIENT_FOLLOWED)

@@ -58,6 +58,10 @@ _RENEWED_BEFORE_END = 60
 """Seconds before the end of an event's transaction token at which the next one is minted."""
 
 
+CheckpointFor = Callable[[str, Callable[[str], bool]], str | None]
+"""See `TrustStore.checkpoint_for`."""
+
+
 def request_token(
     key: StoredKey,
     audience: str,
@@ -68,11 +72,10 @@ def request_token(
     content_digest: str | None = None,
     headers: Mapping[str, str] = MappingProxyType({}),
     ctx: Mapping[str, Any] | None = None,
-    checkpoint_for: Callable[[str], str | None] | None = None,
+    checkpoint_for: CheckpointFor | None = None,
     now: float,
 ) -> str:
-    """A request token for one request; see `Identity.sign_request`. ``checkpoint_for`` gives the ``cp`` to tell the
-    audience (a service id)."""
+    """A request token for one request; see `Identity.sign_request`. ``checkpoint_for`` gives the ``cp`` to tell."""
     if not is_origin_form(target):
         raise UnsignableRequest("the target is not in origin form, such as /path?query (RFC 9112 section 3.2.1)")
     digest, verb = _digest_of(_octets(body), content_digest), plain_text(method)
@@ -95,9 +98,9 @@ def request_token(
         tth=None if transaction is None else _checked(lambda: transaction_hash(transaction)),
         ctx=ctx,
     )
-    if checkpoint_for is not None and (cp := checkpoint_for(callee)) is not None:
-        telling = replace(token, cp=cp)
-        token = telling if len(_checked(telling.payload)) <= _MOST_WITH_CP else token
+    if checkpoint_for is not None:
+        cp = checkpoint_for(callee, lambda cp: _fits(replace(token, cp=cp).payload))
+        token = token if cp is None else replace(token, cp=cp)
     return _compact(key, REQUEST_TYP, token.payload)
 
 
@@ -125,7 +128,7 @@ def response_token(
     status: int,
     body: bytes = b"",
     headers: Mapping[str, str] = MappingProxyType({}),
-    checkpoint_for: Callable[[str], str | None] | None = None,
+    checkpoint_for: CheckpointFor | None = None,
     now: float,
 ) -> str:
     """A response token for one answer; see `Identity.sign_response`. ``checkpoint_for`` as of `request_token`."""
@@ -139,10 +142,22 @@ def response_token(
         content_digest=_digest_of(_octets(body), None),
         headers=_sendable(headers),
     )
-    if checkpoint_for is not None and (cp := checkpoint_for(audience)) is not None:
-        telling = replace(token, checkpoint=cp)
-        token = telling if len(_checked(telling.payload)) <= _MOST_WITH_CP else token
+    if checkpoint_for is not None:
+        caller_kid = _checked(lambda: _kid_in(request_token.partition(".")[0]))
+        cp = checkpoint_for(caller_kid, lambda cp: _fits(replace(token, checkpoint=cp).payload))
+        token = token if cp is None else replace(token, checkpoint=cp)
     return _compact(key, RESPONSE_TYP, token.payload)
+
+
+def _fits(payload: Callable[[], bytes]) -> bool:
+    """Whether a token with this payload is short enough to tell a checkpoint."""
+    return len(_checked(payload)) <= _MOST_WITH_CP
+
+
+@lru_cache(1_000)
+def _kid_in(header_segment: str) -> str:
+    """The kid in the header of a token that was verified. Raises MalformedToken."""
+    return jose.parse_header(header_segment.encode("ascii")).kid
 
 
 def _digest_of(content: bytes, given: str | None) -> str:

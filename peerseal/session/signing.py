@@ -1,6 +1,6 @@
 """What each attempt of a request carries: the token, and the headers that it binds. For the adapters of all clients."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, Protocol
 
 from peerseal.errors import UnsignableRequest
@@ -14,6 +14,9 @@ from peerseal.verify.transaction import TRANSACTION_HEADER
 
 BOUND: Final = (*ALWAYS_BOUND, TRANSACTION_HEADER)
 """The headers that are signed where a request has them, in lower case."""
+
+FAILED_FROM: Final = 400
+"""The lowest status of an unsigned answer that does not show that the callee accepted the request."""
 
 TRANSACTION: Final = "Txn-Token"
 """The header of transaction tokens, as it is sent."""
@@ -53,6 +56,10 @@ class AttemptSigner:
         self._audience = check_name_or_id(audience)
         self.bound = (*BOUND, *(SELECTING if wants_response else ()), *(name.lower() for name in bind_headers))
         self.header = header
+        # Only a TrustStore has it: a checkpoint that was told by a call that failed is told again.
+        self._not_accepted: Callable[[str], object] | None = getattr(
+            getattr(signer, "trust", None), "not_accepted", None
+        )
         self._asks = {WANT_RESPONSE_HEADER: WANTED} if wants_response else {}
 
     def headers(
@@ -82,6 +89,11 @@ class AttemptSigner:
         """The token in the headers of an attempt that this object signed."""
         value = headers[self.header]
         return (value.decode("latin-1") if isinstance(value, bytes) else value).removeprefix("Bearer ")
+
+    def not_accepted(self, headers: Mapping[str, str | bytes]) -> None:
+        """The attempt with these headers has no answer, or one that does not show that the callee accepted it."""
+        if self._not_accepted is not None and self.header in headers:  # none is sent to another origin
+            self._not_accepted(self.token_in(headers))
 
     def _bound_headers(self, found: Mapping[str, str]) -> dict[str, str]:
         """The headers to sign as a server will read them (RFC 9110 section 5.5)."""

@@ -24,7 +24,7 @@ from peerseal.session.refused_answers import refused_answers_of
 from peerseal.session.request_ctx import RequestCtx
 from peerseal.session.retries import Attempts, cause_of, is_repeatable
 from peerseal.session.signed_answer import other_origin, proven, response_verifier
-from peerseal.session.signing import TRANSACTION, AttemptSigner, Signer
+from peerseal.session.signing import FAILED_FROM, TRANSACTION, AttemptSigner, Signer
 from peerseal.transport.deadline import time_left
 from peerseal.transport.deadline_adapter import TimedAdapter
 
@@ -153,21 +153,33 @@ class SigningAdapter(TimedAdapter):
         """One attempt, and a second one with a new token if the callee refuses the first token as replayed. Raises
         ResponseRefused for an answer that is not signed as the session requires."""
         signed = self._signed(request, target)
-        response, refusal = _read(send(signed))
+        response, refusal = self._sent(send, signed)
         replayed = refusal is not None and (refusal.status, refusal.code) == (Replayed.status, Replayed.code)
         if replayed and is_repeatable(self._policy, str(request.method)):
             response.close()
             signed = self._signed(request, target)
-            response = _read(send(signed))[0]
+            response = self._sent(send, signed)[0]
         if self._responses is not None:
             try:
                 proven(response, self._responses, self._signer.token_in(signed.headers), self._longest_answer)
             except BaseException as error:
                 response.close()
+                self._signer.not_accepted(signed.headers)
                 if isinstance(error, ResponseRefused):
                     self._refused.note(error, self._audience, response.status_code)
                 raise
         return response
+
+    def _sent(self, send: _Send, signed: requests.PreparedRequest) -> tuple[requests.Response, PeerRefusal | None]:
+        """The answer to one attempt, and the refusal in it."""
+        try:
+            response, refusal = _read(send(signed))
+        except BaseException:
+            self._signer.not_accepted(signed.headers)
+            raise
+        if self._responses is None and response.status_code >= FAILED_FROM:
+            self._signer.not_accepted(signed.headers)
+        return response, refusal
 
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
         """As HTTPAdapter's, which however drops the last ``;`` of a target to an HTTP proxy."""

@@ -1,11 +1,12 @@
 """Peers as witnesses: services tell each other the newest checkpoint that they believe, and compare.
 
 A registry that shows two histories keeps them apart only as long as no service of one side speaks to a service of the
-other. `PeerCheckpoints.checkpoint_for` gives what to tell a peer, `PeerCheckpoints.heard` takes what a peer told. What
+other. `PeerCheckpoints.tellings` has what to tell a peer, `PeerCheckpoints.heard` takes what a peer told. What
 was heard is compared in a thread of its own, with what this process has seen of the ledger. Equal sizes must have equal
-roots, and a smaller size must be a beginning. A larger one waits until this process has seen as many entries.
+roots, and a smaller size must be a beginning. A larger one waits until this process has seen as many entries, or the
+root says that they were lost or that the key which signed it was dropped.
 
-Only a checkpoint that the ledger's key signed is compared, one at a time for each peer, and the registry is asked
+Only a checkpoint that the ledger's key signed is compared, one at a time for each peer's key, and the registry is asked
 within a budget. So what a peer invents costs a signature check. A contradiction is reported only if no statement of the
 root key explains it, some time later: a peer may have read such a statement earlier than this process.
 """
@@ -14,18 +15,13 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from peerseal.errors import (
-    DocumentRefused,
-    FetchError,
-    InvalidName,
-    PeersealError,
-    TrustUnavailable,
-)
+from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, PeersealError, TrustUnavailable
+from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.ledger.checkpoint import Checkpoint, parse_checkpoint, verify_checkpoint
 from peerseal.protocol.ledger.split_view import (
     Evidence,
@@ -33,19 +29,22 @@ from peerseal.protocol.ledger.split_view import (
     Sighting,
     Verdict,
     compared,
+    declared_lost,
     decode_cp,
-    encode_cp,
 )
-from peerseal.protocol.names import registry_id, split_service_id
+from peerseal.protocol.names import registry_id
 from peerseal.runtime.bounded import BoundedDict
 from peerseal.runtime.files import Folder
 from peerseal.runtime.forks import BackgroundWork, in_each_child
 from peerseal.runtime.limits import TrustLimits
 from peerseal.runtime.metrics import Metric, Tally, gauge
 from peerseal.runtime.token_bucket import TokenBucket
+from peerseal.trust.checkpoint_tellings import CheckpointTellings, is_peer, service_of
 from peerseal.trust.documents import DocumentReader
+from peerseal.trust.heard_notes import HeardNote, HeardNotes
 from peerseal.trust.seen_ledger import SeenCheckpoint
 from peerseal.trust.split_views import (
+    DECLARED_LOSS,
     DROPPED_KEY,
     MOST_FILES,
     EvidenceFolder,
@@ -58,8 +57,8 @@ log = logging.getLogger("peerseal.split_view")
 
 MOST_REPORTS: Final = MOST_FILES
 """Split views that a process reports, at most."""
-_PEERS: Final = 1_000
-"""The number of peers whose checkpoints a process remembers: the last one sent to each, and the last one from each."""
+_KEYS: Final = 1_000
+"""Keys of peers whose last look is remembered; there are two places of notes for each."""
 _AGREED: Final = 256
 """Texts of ``cp`` that were found to be of the one history."""
 _SUSPECTS: Final = 16
@@ -83,7 +82,9 @@ _NO_NOTE: Final = "no_note"
 _OTHER_DOMAIN: Final = "other_domain"
 _UNKNOWN_SIGNER: Final = DROPPED_KEY
 _BAD_SIGNATURE: Final = "bad_signature"
-_AGAIN: Final = frozenset((WAITING, UNDECIDED, _UNKNOWN_SIGNER))
+_NO_BUDGET: Final = "no_budget"
+"""Not compared, since the registry is asked no more at present. It is not counted."""
+_AGAIN: Final = frozenset((WAITING, UNDECIDED, _UNKNOWN_SIGNER, _NO_BUDGET))
 """The results after which a checkpoint is looked at again."""
 
 
@@ -99,26 +100,6 @@ class SplitView:
     evidence: Evidence
     verdict: Verdict
     file: Path | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """What a peer told (``cp``) at the time ``at`` (seconds since the epoch). It is looked at from ``due_at`` on
-    (monotonic seconds), once ``size`` entries were seen; it was looked at ``attempts`` times. What the peer tells later
-    takes its place, unless it is ``kept``."""
-
-    cp: str
-    peer: str
-    at: float
-    due_at: float = 0.0
-    size: int = 0
-    attempts: int = 0
-    kept: bool = False
-
-    @property
-    def place(self) -> tuple[str, bool]:
-        """Each peer has two: what it told last, and the smallest that this process has not seen yet."""
-        return self.peer, self.kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +130,11 @@ class PeerCheckpoints:
         self._files = EvidenceFolder(folder)
         self.standing = StandingSplitViews(reader, self._files)
         self._heard = Tally("peerseal_checkpoints_heard_total", "Checkpoints that peers told, by result.", "result")
-        self._sent_total = Tally("peerseal_checkpoints_sent_total", "Checkpoints that peers were told.")
+        self.tellings = CheckpointTellings(reader)
         self._found = Tally("peerseal_split_views_total", "Contradictions between checkpoints that the ledger signed.")
         self._budget = TokenBucket(_PROOFS_AT_ONCE, _PROOFS_A_SECOND, time.monotonic)
         self._working = BackgroundWork()
         self._stopped = False
-        self._sent = BoundedDict[str, SeenCheckpoint](_PEERS)
-        self._encoded: tuple[SeenCheckpoint, str | None] | None = None
         self._agreed = BoundedDict[str, bool](_AGREED)
         self._reported = set[_Heads]()
         self._look_again_at = 0.0
@@ -164,47 +143,27 @@ class PeerCheckpoints:
 
     def _begin_empty(self) -> None:
         """At the start, and in a forked child: what was heard is the parent's work."""
-        self._told = BoundedDict[tuple[str, bool], _Told](2 * _PEERS)
-        self._looked_at = BoundedDict[str, float](_PEERS)
+        self._notes = HeardNotes(2 * _KEYS)
+        self._looked_at = BoundedDict[str, float](_KEYS)
+        self._judged_under: RegistryKeys | None = None
+        self._ask_for_losses_at = math.inf
         self._suspects = dict[_Heads, _Suspect]()
         self._lock, self._woken = threading.Lock(), threading.Event()
         self._runs = False
 
-    # ---- both directions
+    # ---- what is heard
 
-    def checkpoint_for(self, peer: str) -> str | None:
-        """What to tell this peer (a service id) now, as a ``cp``: the newest checkpoint, if the peer was not told of it
-        yet. None most of the time; it makes no call."""
-        newest = self._reader.ledger.newest
-        if newest is None or self._sent.get(peer) is newest:
-            return None
-        root = self._reader.registry_keys_in_memory()
-        if root is None or not _is_peer(peer, root.subject) or not newest.checkpoint.size:
-            return None
-        with self._lock:
-            if self._sent.get(peer) is newest:
-                return None
-            self._sent.pop(peer, None)  # so that it counts as the youngest
-            self._sent[peer] = newest
-            if self._encoded is None or self._encoded[0] is not newest:
-                self._encoded = newest, encode_cp(newest.note, root.subject, root.ledger_keys)
-            cp = self._encoded[1]
-        if cp is not None:
-            self._sent_total.add()
-        return cp
-
-    def heard(self, cp: str, from_peer: str) -> None:
-        """Take what a verified peer (a service id) told. It is compared later; this waits for nothing."""
+    def heard(self, cp: str, from_kid: str) -> None:
+        """Take what a verified peer's key told. It is compared later; this waits for nothing."""
         if self._stopped:
             return
         if cp in self._agreed or len(cp) > _LONGEST:
             self._heard.add(AGREED if cp in self._agreed else _NO_NOTE)
             return
-        rests = self._looked_at.get(from_peer, -math.inf) + self._limits.cooldown
-        told = _Told(cp, from_peer, self._clock(), due_at=rests)
+        rests = self._looked_at.get(from_kid, -math.inf) + self._limits.cooldown
         with self._lock:
-            before = self._told.pop(told.place, None)
-            self._told[told.place] = told
+            before = self._notes.at(from_kid, kept=False)
+            self._notes.put(HeardNote(cp, from_kid, self._clock(), due_at=rests))
         if before is None or before.size or before.due_at != rests:
             self.work_soon()  # else the thread waits for that time already
 
@@ -237,6 +196,7 @@ class PeerCheckpoints:
     def on_new_ledger(self) -> None:
         """See LedgerCache: what agreed with a lost ledger says nothing of the new one."""
         self._agreed = BoundedDict(_AGREED)
+        self._ask_for_losses_at = 0.0  # what waits may be of the lost one
 
     def endings(self) -> Mapping[str, int]:
         """See LedgerCache. There are no keys in it."""
@@ -247,12 +207,11 @@ class PeerCheckpoints:
     def collect(self) -> list[Metric]:
         """What was told, heard and found; and for how long the oldest checkpoint waits that this process has not seen:
         the registry may hide entries from it."""
-        told = [each for each in list(self._told.values()) if each.size]
-        oldest = max((self._clock() - each.at for each in told), default=0.0)
+        oldest = max((self._clock() - note.at for note in self._notes if note.size), default=0.0)
         waits = "Since a peer told of entries that the registry has not shown to this process."
         waiting = gauge("peerseal_checkpoint_waits_seconds", waits, max(0.0, oldest))
         heard = self._heard.metric()
-        return [self._sent_total.metric(), self._found.metric(), waiting, *([heard] if heard.samples else [])]
+        return [self.tellings.collect(), self._found.metric(), waiting, *([heard] if heard.samples else [])]
 
     # ---- the thread
 
@@ -260,10 +219,11 @@ class PeerCheckpoints:
         """Seconds until there is something to look at; infinite where nothing is known that will be due."""
         newest, now = self._reader.ledger.newest, time.monotonic()
         size = newest.checkpoint.size if newest is not None else 0
-        told = (each.due_at for each in list(self._told.values()) if each.size <= size)
+        judged_again = self._reader.registry_keys_in_memory() is not self._judged_under
+        notes = (note.due_at for note in self._notes if note.size <= size or judged_again)
         suspects = (each.due_at for each in list(self._suspects.values()))
         standing = self._look_again_at if self.standing.are_some else math.inf
-        return max(0.0, min(standing, *told, *suspects, math.inf) - now)
+        return max(0.0, min(standing, self._ask_for_losses_at, *notes, *suspects, math.inf) - now)
 
     def _work(self) -> None:
         try:
@@ -284,14 +244,18 @@ class PeerCheckpoints:
     def _look(self) -> None:
         newest, now = self._reader.ledger.newest, time.monotonic()
         size = newest.checkpoint.size if newest is not None else 0
-        for told in list(self._told.values()):
-            if told.due_at <= now and told.size <= size:
+        root = self._reader.registry_keys_in_memory()
+        judged_again, self._judged_under = root is not self._judged_under, root
+        for note in self._notes:
+            if note.due_at <= now and (note.size <= size or judged_again):
                 try:
-                    outcome = self._judged(told, newest)
+                    outcome = self._judged(note, newest)
                 except Exception:  # one that fails must not keep the others from being compared
-                    log.exception("the checkpoint that %s told of could not be compared", told.peer)
+                    log.exception("the checkpoint that %s told of could not be compared", note.service)
                     outcome = UNDECIDED, 0
-                self._settle(told, *outcome)
+                self._settle(note, *outcome)
+        if self._ask_for_losses_at <= now:
+            self._ask_for_losses(now)
         for heads, suspect in list(self._suspects.items()):
             if suspect.due_at <= now:
                 self._decide(heads, suspect)
@@ -299,31 +263,55 @@ class PeerCheckpoints:
             self._look_again_at = now + self._limits.longest_pause
             self.standing.look()
 
-    def _settle(self, told: _Told, result: str, size: int) -> None:
+    def _settle(self, note: HeardNote, result: str, size: int) -> None:
         """Drop what was compared, and keep what is to be looked at again."""
-        now, again = time.monotonic(), result in _AGAIN and told.attempts + 1 < _ATTEMPTS
-        if told.attempts == 0 or not again:
+        now, was_looked_at = time.monotonic(), result not in (WAITING, _NO_BUDGET)
+        again = result in _AGAIN and note.attempts + was_looked_at < _ATTEMPTS
+        if result != _NO_BUDGET and not (again and (note.attempts or note.size)):
             self._heard.add(result)
         if result == AGREED:
-            self._agreed[told.cp] = True
-        pause = 0.0 if result == WAITING else self._pause_after(told)
-        later = replace(told, due_at=now + pause, size=size, attempts=told.attempts + (result != WAITING))
+            self._agreed[note.cp] = True
+        pause = 0.0 if result == WAITING else self._pause_after(note)
+        later = replace(note, due_at=now + pause, size=size, attempts=note.attempts + was_looked_at)
         with self._lock:
-            self._looked_at[told.peer] = now
-            replaced = self._told.get(told.place) is not told  # by what the peer told meanwhile
-            if not replaced:
-                del self._told[told.place]
-            kept = self._told.get((told.peer, True))
-            if result == WAITING and (kept is None or size < kept.size):
-                later, replaced = replace(later, kept=True), False
+            self._looked_at[note.kid] = now
+            replaced = not self._notes.remove(note)  # by what the peer told meanwhile
+            kept = self._notes.at(note.kid, kept=True)
+            if result == WAITING:
+                self._ask_for_losses_at = min(self._ask_for_losses_at, now + self._limits.longest_pause)
+                if kept is None or size < kept.size:
+                    later, replaced = replace(later, kept=True), False
             if again and not replaced:
-                self._told[later.place] = later
+                self._notes.put(later)
 
-    def _pause_after(self, told: _Told) -> float:
+    def _ask_for_losses(self, now: float) -> None:
+        """Forget the notes that wait for entries which the root declared lost: they will never be shown."""
+        waiting = [note for note in self._notes if note.size]
+        self._ask_for_losses_at = now + self._limits.longest_pause if waiting else math.inf
+        root = self._reader.registry_keys_in_memory()
+        if root is None or not waiting:
+            return
+        told = {note.cp: parse_checkpoint(decode_cp(note.cp)) for note in waiting}
+        lost = set[Checkpoint]()
+
+        def explains(statements: Sequence[str]) -> bool:
+            lost.update(declared_lost(told.values(), statements, root))
+            return bool(lost)
+
+        try:
+            self._reader.replaced_ledgers.explained_by(explains)
+        except (FetchError, DocumentRefused) as error:
+            log.info("whether entries were declared lost that peers told of is unknown (%s): %s", error.code, error)
+        with self._lock:
+            gone = [note for note in waiting if told[note.cp] in lost and self._notes.remove(note)]
+        for _ in gone:
+            self._heard.add(DECLARED_LOSS)
+
+    def _pause_after(self, note: HeardNote) -> float:
         """Seconds until the next look."""
-        return max(min(self._limits.cooldown * (told.attempts + 1), self._limits.longest_pause), 0.05)
+        return max(min(self._limits.cooldown * (note.attempts + 1), self._limits.longest_pause), 0.05)
 
-    def _judged(self, told: _Told, newest: SeenCheckpoint | None) -> tuple[str, int]:
+    def _judged(self, told: HeardNote, newest: SeenCheckpoint | None) -> tuple[str, int]:
         """The result of one look, and the entries that must be seen before the next one."""
         root = self._reader.registry_keys_in_memory()
         if root is None or newest is None:
@@ -333,34 +321,34 @@ class PeerCheckpoints:
         except DocumentRefused:
             return _NO_NOTE, 0
         try:
-            if not _is_peer(told.peer, root.subject) or parse_checkpoint(note).origin != root.subject:
+            if not is_peer(service_of(told.kid), root.subject) or parse_checkpoint(note).origin != root.subject:
                 return _OTHER_DOMAIN, 0
             found = verify_checkpoint(note, root.subject, root.ledger_keys)
         except DocumentRefused as error:
             return _UNKNOWN_SIGNER if error.code == "document_unknown_signer" else _BAD_SIGNATURE, 0
-        if self._reader.ledger.is_known(found):
+        if told.cp in self._agreed or self._reader.ledger.is_known(found):
             return AGREED, 0
         if found.size > newest.checkpoint.size:
             return WAITING, found.size
         return self._compared(told, found, note, newest), 0
 
-    def _compared(self, told: _Told, found: Checkpoint, note: str, newest: SeenCheckpoint) -> str:
+    def _compared(self, told: HeardNote, found: Checkpoint, note: str, newest: SeenCheckpoint) -> str:
         fork = None
         if 0 < found.size < newest.checkpoint.size:
             if not self._budget.take():
-                return UNDECIDED
+                return _NO_BUDGET
             try:
                 if self._is_beginning(found, newest.checkpoint):
                     return AGREED
                 nodes = nodes_of_mirror(self._reader.fetcher, newest.checkpoint.size)
                 fork = Fork.of(found.size, newest.checkpoint, nodes)
             except (DocumentRefused, FetchError, TrustUnavailable) as error:
-                log.info("the checkpoint that %s told of cannot be compared (%s): %s", told.peer, error.code, error)
+                log.info("the checkpoint that %s told of cannot be compared (%s): %s", told.service, error.code, error)
                 return UNDECIDED
         verdict = compared(found, newest.checkpoint, fork)
         if not verdict.proven:
             return AGREED
-        seen = Sighting(0, told.peer, int(told.at)), Sighting(1, registry_id(found.origin), int(newest.seen_at))
+        seen = Sighting(0, told.service, int(told.at)), Sighting(1, registry_id(found.origin), int(newest.seen_at))
         evidence = Evidence(found.origin, (note, newest.note), seen, fork)
         return CONTRADICTED if self._suspect((found, newest.checkpoint), evidence) else UNDECIDED
 
@@ -405,19 +393,28 @@ class PeerCheckpoints:
 
     def _alarm(self, heads: _Heads, evidence: Evidence) -> None:
         self._found.add()
-        if heads in self._reported or len(self._reported) >= MOST_REPORTS:
+        refuses, reports = self._limits.refuse_split_view, len(self._reported) < MOST_REPORTS
+        if heads in self._reported or not (refuses or reports):
             return
-        self._reported.add(heads)
+        if reports:
+            self._reported.add(heads)
         evidence, verdict = replace(evidence, registry_keys=self._signed_keys()), compared(*heads, evidence.fork)
-        if self._limits.refuse_split_view:
+        if refuses:
             self.standing.add(evidence)
-        file = self._files.write(evidence)
-        where = "no folder to keep it" if file is None else f"check it with `peerseal evidence verify {file}`"
+        file, where = self._kept(evidence)
         told = evidence.seen[0].source
         log.error("split view of the ledger of %s, told by %s: %s; %s", evidence.domain, told, verdict.detail, where)
-        if self.report is not None:
+        if self.report is not None and reports:
             found = SplitView(evidence, verdict, file)
             threading.Thread(target=self.report, args=(found,), name="peerseal-split-view", daemon=True).start()
+
+    def _kept(self, evidence: Evidence) -> tuple[Path | None, str]:
+        """The file of the evidence, and what to say of it."""
+        try:
+            file = self._files.keep(evidence, self._reader.registry_keys_in_memory())
+        except ConfigurationError as error:
+            return None, f"the evidence cannot be written, and a restarted process will not know of it: {error}"
+        return file, "no folder to keep it" if file is None else f"check it with `peerseal evidence verify {file}`"
 
     def _signed_keys(self) -> str | None:
         try:
@@ -425,11 +422,3 @@ class PeerCheckpoints:
         except PeersealError as error:
             log.warning("the evidence lacks the registry's keys, give the ledger's key to verify it: %s", error)
             return None
-
-
-def _is_peer(service: str, domain: str) -> bool:
-    """Whether it is another service of the domain than the registry itself."""
-    try:
-        return split_service_id(service)[0] == domain and service != registry_id(domain)
-    except InvalidName:
-        return False

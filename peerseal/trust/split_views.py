@@ -2,8 +2,10 @@
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +20,7 @@ from peerseal.trust.documents import DocumentReader
 log = logging.getLogger("peerseal.split_view")
 
 MOST_FILES: Final = 16
-"""Evidence files in a folder, at most: the first ones say it all."""
+"""Evidence files of a domain in a folder, at most."""
 _PREFIX: Final = "split-view-"
 
 DECLARED_LOSS: Final = "declared_loss"
@@ -43,6 +45,12 @@ def explanation(reader: DocumentReader, evidence: Evidence) -> tuple[str | None,
     return DECLARED_LOSS if explained else None, replace(evidence, statements=tuple(statements))
 
 
+def stands(evidence: Evidence, root: RegistryKeys) -> bool:
+    """Whether it proves a split view of the root's domain, by what the root and the file say."""
+    is_ours = evidence.domain == root.subject and _is_signed_under(evidence, root)
+    return is_ours and evidence.verdict(root.ledger_keys, root).proven
+
+
 def _is_signed_under(evidence: Evidence, root: RegistryKeys) -> bool:
     """Whether ledger keys that the root names now signed both notes."""
     try:
@@ -58,40 +66,70 @@ class EvidenceFolder:
     def __init__(self, folder: Folder | None) -> None:
         self._folder = folder
 
-    def write(self, evidence: Evidence, *, again: bool = False) -> Path | None:
-        """The file, whole or not at all, mode 0600; None where it cannot be written. The oldest files stay where there
-        are too many; one that is there is replaced only ``again``."""
+    def keep(self, evidence: Evidence, root: RegistryKeys | None, *, displaces: bool = True) -> Path | None:
+        """The file, whole or not at all, mode 0600; None where there is none. One that is there stays as it is.
+
+        Where there are too many of the domain, one that ``root`` explains gives way. Where none is explained, the
+        newest one gives way if this one ``displaces``. Raises ConfigurationError where it cannot be written."""
         if self._folder is None:
             return None
         name = _name_of(evidence)
-        try:
-            known = self._names()
-            if name not in known and len(known) >= MOST_FILES:
-                return None
-            if again:
-                self._folder.write(name, evidence.encode())
-            else:
+        with _naming_the_cause():
+            if name not in self._names():
+                ours = self._of_domain(evidence.domain)
+                explained = [each for each, found in ours.items() if root is not None and not stands(found, root)]
+                if len(ours) >= MOST_FILES:
+                    if not (explained or displaces):
+                        return None
+                    self._folder.remove((explained or list(ours)[-1:])[0])
                 self._folder.write_new(name, evidence.encode())
             return self._folder.shown / name
-        except (OSError, ConfigurationError) as error:
-            log.warning("the evidence of a split view cannot be written: %s", error)
-            return None
+
+    def replace(self, evidence: Evidence) -> None:
+        """Write the file again. Raises ConfigurationError."""
+        if self._folder is not None:
+            with _naming_the_cause():
+                self._folder.write(_name_of(evidence), evidence.encode())
+
+    def _of_domain(self, domain: str) -> dict[str, Evidence]:
+        """The evidence of that domain by the names of the files, the oldest first. Files that hold none do not
+        count."""
+        found = list[tuple[float, str, Evidence]]()
+        for name in self._names():
+            with suppress(DocumentRefused, ConfigurationError, OSError):
+                data, changed_at = self._read(name)
+                found.append((changed_at, name, Evidence.decode(data)))
+        found.sort(key=lambda each: each[:2])
+        return {name: evidence for _, name, evidence in found if evidence.domain == domain}
 
     def read(self, known: set[str]) -> Iterator[Evidence]:
         """What the files hold whose names are not ``known`` yet; it is not verified. Files that hold none are passed
-        over."""
-        for name in sorted(self._names() - known):
-            known.add(name)
-            try:
-                yield Evidence.decode(self._read(name))
-            except (OSError, ConfigurationError, DocumentRefused) as error:
-                log.warning("%s cannot be read, and is no evidence of a split view: %s", name, error)
+        over. Raises ConfigurationError where one cannot be read."""
+        with _naming_the_cause():
+            for name in sorted(self._names() - known):
+                try:
+                    yield Evidence.decode(self._read(name)[0])
+                except FileNotFoundError:  # removed meanwhile
+                    continue
+                except DocumentRefused as error:
+                    log.warning("%s cannot be read, and is no evidence of a split view: %s", name, error)
+                known.add(name)
 
-    def _read(self, name: str) -> bytes:
-        return b"" if self._folder is None else self._folder.read(name, MAX_EVIDENCE + 1)
+    def _read(self, name: str) -> tuple[bytes, float]:
+        """What a file holds, and when it was changed."""
+        return (b"", 0.0) if self._folder is None else self._folder.read_dated(name, MAX_EVIDENCE + 1)
 
     def _names(self) -> set[str]:
         return set() if self._folder is None else {name for name in self._folder.names() if name.startswith(_PREFIX)}
+
+
+@contextmanager
+def _naming_the_cause() -> Iterator[None]:
+    """Turns all errors of files into ConfigurationError."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(f"split-views/ of the cache folder: {error}") from error
 
 
 def _name_of(evidence: Evidence) -> str:
@@ -127,20 +165,30 @@ class StandingSplitViews:
     def check(self) -> None:
         """Raises SplitViewFound while one stands, and TrustUnavailable where the files cannot be judged."""
         if not self._begun:
-            self._recall(self._reader.registry_keys())
+            root = self._reader.registry_keys()
+            try:
+                self._recall(root)
+            except ConfigurationError as error:
+                raise TrustUnavailable(f"whether a split view stands is not known: {error}") from error
         for evidence in list(self._standing.values()):
             told = f"{evidence.seen[0].source} told of one of them" if evidence.seen else "see its file"
             raise SplitViewFound(f"the ledger of {evidence.domain} has two histories: {told}")
 
     def add(self, evidence: Evidence) -> None:
-        """This one stands from now on."""
-        self._standing[_name_of(evidence)] = evidence
+        """This one stands from now on. Where there are too many, it takes the place of the newest."""
+        name = _name_of(evidence)
+        if name not in self._standing and len(self._standing) >= MOST_FILES:
+            self._standing.popitem()
+        self._standing[name] = evidence
 
     def recall(self) -> None:
         """Read the files that are new. It makes no call."""
         root = self._reader.registry_keys_in_memory()
         if root is not None:
-            self._recall(root)
+            try:
+                self._recall(root)
+            except ConfigurationError as error:
+                log.warning("what other processes have found cannot be read: %s", error)
 
     def look(self) -> None:
         """Forget what the root explains by now. Without an answer of the registry all stays as it is."""
@@ -149,17 +197,25 @@ class StandingSplitViews:
                 explained, evidence = explanation(self._reader, evidence)
             except (FetchError, DocumentRefused, TrustUnavailable) as error:
                 log.warning("requests are refused for a split view, and the root's statements are unknown: %s", error)
-                return
+                break
             if explained is not None:
                 log.warning("a split view ended, its file is %s: %s", name, explained)
-                self._files.write(evidence, again=True)  # it tells the next start what explains it
+                self._write(self._files.replace, evidence)  # it tells the next start
                 self._standing.pop(name, None)
+        keep = partial(self._files.keep, root=self._reader.registry_keys_in_memory(), displaces=False)
+        for evidence in list(self._standing.values()):  # also those whose files could not be written before
+            self._write(keep, evidence)
+
+    def _write(self, write: Callable[[Evidence], object], evidence: Evidence) -> None:
+        try:
+            write(evidence)
+        except ConfigurationError as error:
+            log.warning("the evidence is not written, so a restarted process may not know of it: %s", error)
 
     def _recall(self, root: RegistryKeys) -> None:
         with self._lock:
             for evidence in self._files.read(self._read):
-                is_ours = evidence.domain == root.subject and _is_signed_under(evidence, root)
-                if is_ours and evidence.verdict(root.ledger_keys, root).proven:
+                if stands(evidence, root):
                     self.add(evidence)
             self._begun = True
 

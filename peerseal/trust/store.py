@@ -303,15 +303,25 @@ class TrustStore:
         except PeersealError as error:
             log.warning("the registry's ledger cannot be followed yet: %s", error)
 
-    def checkpoint_for(self, peer: str) -> str | None:
-        """What to tell this service (an id) in ``cp`` now: the newest checkpoint of the ledger, if it was not told yet.
-        None most of the time. Makes no call."""
+    def checkpoint_for(self, peer: str, fits: Callable[[str], bool] = lambda _: True) -> str | None:
+        """What to tell this peer in ``cp`` now: the newest checkpoint of the ledger, if it was not told yet and fits.
+        The peer is a service id before a call, and the caller's kid in an answer. None most of the time. Makes no
+        call."""
         self._begin()
-        return self._checkpoints.checkpoint_for(peer)
+        return self._checkpoints.tellings.checkpoint_for(peer, fits)
 
-    def heard(self, cp: str, from_peer: str) -> None:
-        """Compare, later and in another thread, the checkpoint that this verified service (an id) told of."""
-        self._checkpoints.heard(cp, from_peer)
+    def accepted(self, request_token: str, kid: str) -> None:
+        """The call with this token of ours has a verified answer, signed by this key."""
+        self._checkpoints.tellings.accepted(request_token, kid)
+
+    def not_accepted(self, request_token: str) -> None:
+        """The call with this token of ours failed, or its answer does not show that the callee accepted it: the
+        checkpoint in it, if any, is told again."""
+        self._checkpoints.tellings.not_accepted(request_token)
+
+    def heard(self, cp: str, from_kid: str) -> None:
+        """Compare, later and in another thread, the checkpoint that the key of a verified service told of."""
+        self._checkpoints.heard(cp, from_kid)
 
     # ---- single documents, and the state of the store
 

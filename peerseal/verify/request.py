@@ -288,7 +288,7 @@ class Verifier:
         if not first:
             raise Replayed(f"{peer.id} sent the token with jti {jti} before")
         if "cp" in peer.claims and self._heard is not None:
-            self._heard(peer.claims["cp"], peer.id)
+            self._heard(peer.claims["cp"], peer.kid)
         return peer
 
     def _allowed_scopes(self, caller: str, source: KeySource) -> tuple[str, frozenset[str]]:

@@ -166,6 +166,7 @@ class ResponseVerifier:
         self._deadline = deadline_of(trust)
         # Only a TrustStore has it: what the callee believes of the ledger is compared there, later.
         self._heard: Callable[[str, str], object] | None = getattr(trust, "heard", None)
+        self._accepted: Callable[[str, str], object] = getattr(trust, "accepted", _told_nothing)
         self._names = check_name_or_id(caller), check_name_or_id(audience)
         self._signed = (*ALWAYS_SIGNED, *(name.lower() for name in headers))
         self._leeway = leeway
@@ -183,14 +184,19 @@ class ResponseVerifier:
         """Steps 1 to 8. May wait for the registry. Raises ResponseRefused."""
         unverified = self.read(head, request_token=request_token)
         with _refusing(), self._deadline():
-            return self._checked(head, unverified, self._trust.key(self._kid_of(unverified)))
+            checked = self._checked(head, unverified, self._trust.key(self._kid_of(unverified)))
+        self._accepted(request_token, checked.kid)
+        return checked
 
     def check_from_memory(self, head: ResponseHead, *, request_token: str) -> CheckedResponse | None:
         """As `check`, but it never waits: None where memory lacks the key."""
         unverified = self.read(head, request_token=request_token)
         with _refusing():
             key = None if self._parties is None else self._known_key(self._kid_of(unverified))
-            return None if key is None else self._checked(head, unverified, key)
+            checked = None if key is None else self._checked(head, unverified, key)
+        if checked is not None:
+            self._accepted(request_token, checked.kid)
+        return checked
 
     def read(self, head: ResponseHead, *, request_token: str) -> UnverifiedServiceToken:
         """Steps 1 to 3: what the answer's token says, with nothing proven. Raises ResponseRefused."""
@@ -221,7 +227,7 @@ class ResponseVerifier:
         check_window(issued_at, key, leeway)
         _check_head(claims, head, self._signed)
         if "cp" in claims and self._heard is not None:
-            self._heard(claims["cp"], key.service_id)
+            self._heard(claims["cp"], key.kid)
         return CheckedResponse(key.kid, MappingProxyType(claims))
 
     def _resolved(self) -> tuple[str, str]:
@@ -295,6 +301,10 @@ def _shown(value: str | None) -> str:
 
 def _no_usual_claims(_: bytes) -> None:
     """Response tokens are all read strictly."""
+
+
+def _told_nothing(_: str, __: str) -> None:
+    """A source that tells callees nothing."""
 
 
 def _no_known_key(_: str) -> None:

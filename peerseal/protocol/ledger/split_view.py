@@ -244,12 +244,14 @@ def declared_loss(found: Iterable[Checkpoint], statements: Iterable[str], root: 
 
     It does not matter when the head was seen: a peer that slept for a week still believes what was lost meanwhile.
     """
+    lost = next(iter(declared_lost(found, statements, root)), None)
+    return None if lost is None else Head(lost.size, lost.root)
+
+
+def declared_lost(found: Iterable[Checkpoint], statements: Iterable[str], root: RegistryKeys) -> tuple[Checkpoint, ...]:
+    """Those of the checkpoints that statements of the root key declare lost."""
     declared = signed_histories(statements, root.root, domain=root.subject, now=LATEST_TIME).values()
-    for checkpoint in found:
-        head = Head(checkpoint.size, checkpoint.root)
-        if excused_by(declared, head, 0) is not None:
-            return head
-    return None
+    return tuple(each for each in found if excused_by(declared, Head(each.size, each.root), 0) is not None)
 
 
 def _is_signed(note: str, domain: str, jwks: Jwks) -> bool:

@@ -59,13 +59,18 @@ class Service:
     def hears(self, cp: str, peer: str = PEER, result: str = "agreed") -> None:
         """Hear this, until it has that result once more."""
         before = self.heard(result)
-        self.trust.heard(cp, peer)
+        self.trust.heard(cp, kid_of(peer))
         until(lambda: self.heard(result) > before, what=f"the result {result}")
 
 
 def of(trust: TrustStore, name: str, **labels: str) -> list[float]:
     samples = [sample for metric in trust.collect_checkpoints() if metric.name == name for sample in metric.samples]
     return [value for found, value in samples if labels.items() <= found.items()]
+
+
+def kid_of(service: str, number: int = 0) -> str:
+    """The kid of a key of that service: another number is another key."""
+    return f"{service}/{b64url(bytes([number]) * 32)}"
 
 
 def cp_of(note: str) -> str:
@@ -281,7 +286,7 @@ class TestASplitView:
         registry.answers[HISTORY] = Answer(503, b"")
         for each in range(number):
             note = sign_checkpoint(Checkpoint(registry.domain, size, bytes([each]) * 32), key)
-            hearer.trust.heard(cp_of(note), f"{PEER}-{each}")
+            hearer.trust.heard(cp_of(note), kid_of(f"{PEER}-{each}"))
         until(lambda: hearer.heard("undecided") > 0, what="more of them than are kept")
         assert not hearer.found
         registry.answers.clear()
@@ -424,6 +429,53 @@ class TestADeclaredLoss:
         assert not hearer.found
 
 
+class TestAWaitThatIsOver:
+    """What waits for entries that will never come is judged again, so that no honest registry is accused for ever."""
+
+    def waits(self, service: Service) -> float:
+        return of(service.trust, "peerseal_checkpoint_waits_seconds")[0]
+
+    def test_once_the_root_declares_those_entries_lost(
+        self, registry: MemoryRegistry, other: MemoryRegistry, clock: Clock
+    ) -> None:
+        common = len(registry.ledger.entries)
+        grow(other, 40, caller="lost")
+        grow(registry, 2, caller="new")
+        hearer = Service(registry, limits=replace(LIMITS, longest_pause=0.05))
+        registry.answers[HISTORY] = Answer(503, b"")
+        hearer.hears(Service(other).cp(), result="waiting")
+        until(lambda: registry.calls[f"GET {HISTORY}"] > 1, what="the question about lost entries")
+        clock.advance(60)
+        assert self.waits(hearer) >= 60
+        TestADeclaredLoss().declared(registry, other, common, clock)
+        until(lambda: hearer.heard("declared_loss") == 1, what="another look")
+        assert self.waits(hearer) == 0
+        assert hearer.heard("waiting") == 1, "counted once"
+        asked = registry.calls[f"GET {HISTORY}"]
+        hearer.hears(Service(registry).cp(OTHER), OTHER)
+        assert registry.calls[f"GET {HISTORY}"] == asked, "nothing waits"
+
+    def test_once_the_root_drops_the_key_that_signed_it(self, registry: MemoryRegistry, clock: Clock) -> None:
+        hearer = Service(registry, limits=replace(LIMITS, longest_pause=0.05))
+        invented = sign_checkpoint(Checkpoint(registry.domain, 10**17, bytes(32)), registry.ledger.key)
+        hearer.hears(cp_of(invented), result="waiting")
+        clock.advance(60)
+        assert self.waits(hearer) >= 60
+        registry.roll_ledger_key(keep_old=False)
+        hearer.trust.reader.load_registry_keys(at_once=True)
+        hearer.follow()
+        until(lambda: hearer.heard("unknown_signer") == 1, what="another look")
+        assert self.waits(hearer) == 0
+
+    def test_without_a_word_of_the_root_it_goes_on(self, registry: MemoryRegistry, clock: Clock) -> None:
+        hearer = Service(registry, limits=replace(LIMITS, longest_pause=0.05))
+        grow(registry, 2)
+        hearer.hears(Service(registry).cp(), result="waiting")
+        until(lambda: registry.calls[f"GET {HISTORY}"] > 2, what="questions about lost entries")
+        clock.advance(60)
+        assert self.waits(hearer) >= 60
+
+
 class TestFalseReports:
     """What a peer invents makes no alarm and no calls, and is counted."""
 
@@ -472,7 +524,7 @@ class TestFalseReports:
         hearer = Service(registry)
         grow(registry, 40)
         for size in range(10, 40):
-            hearer.trust.heard(cp_of(registry.ledger.checkpoint(size)), PEER)
+            hearer.trust.heard(cp_of(registry.ledger.checkpoint(size)), kid_of(PEER))
         until(lambda: hearer.heard("waiting") >= 1)
         hearer.follow()
         until(lambda: hearer.heard("agreed") >= 1, what="the comparison of the last one")
@@ -487,7 +539,7 @@ class TestFalseReports:
         ]
         hearer.hears(flood[0], PEER, "unknown_signer")
         for cp in flood:
-            hearer.trust.heard(cp, PEER)
+            hearer.trust.heard(cp, kid_of(PEER))
         hearer.hears(flood[0], OTHER, "unknown_signer")
         assert hearer.heard("unknown_signer") == 2
 
@@ -512,7 +564,7 @@ class TestFalseReports:
         hearer = Service(registry)
         registry.calls.clear()
         for size in range(3, 50):
-            hearer.trust.heard(cp_of(registry.ledger.checkpoint(size)), f"{PEER}-{size}")
+            hearer.trust.heard(cp_of(registry.ledger.checkpoint(size)), kid_of(f"{PEER}-{size}"))
         until(lambda: hearer.heard("agreed") >= 10, what="the first ten comparisons")
         assert registry.calls["GET /ledger/proof"] < 47
 
@@ -536,7 +588,7 @@ class TestFalseReports:
         def hears(at: int, character: str) -> None:
             mutated = note[:at] + character + note[at + 1 :]
             before = sum(map(hearer.heard, (*bad, "agreed", "contradicted")))
-            hearer.trust.heard(cp_of(mutated), PEER)
+            hearer.trust.heard(cp_of(mutated), kid_of(PEER))
             until(lambda: sum(map(hearer.heard, (*bad, "agreed", "contradicted"))) > before)
 
         hears()

@@ -1,7 +1,8 @@
 """A split view that was found: what is refused, where the limits say so, and what ends that."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -9,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from peerseal import EventVerifier, TrustLimits, TrustStore, Verifier
-from peerseal.errors import ConfigurationError, SplitViewFound, TrustUnavailable
+from peerseal.errors import ConfigurationError, PeersealError, SplitViewFound, TrustUnavailable
 from peerseal.identity.environment import options_in
 from peerseal.messaging import EventConsumer, Message
 from peerseal.protocol.documents.history_statement import Head, HistoryStatement, encode_statements, sign_history
 from peerseal.protocol.encoding import b64url
-from peerseal.protocol.ledger.checkpoint import parse_checkpoint
+from peerseal.protocol.ledger.checkpoint import Checkpoint, parse_checkpoint, sign_checkpoint
 from peerseal.protocol.ledger.split_view import Evidence
 from peerseal.testing import Answer, MemoryRegistry
+from peerseal.trust.split_views import MOST_FILES
 from tests.support.two_histories import grow, second_view
 from tests.support.waiting import until
 
@@ -42,7 +44,7 @@ class Domain:
         """The same, which has found the split view."""
         trust = self.store(limits)
         trust.key(self.kid)
-        trust.heard(b64url(self.other.ledger.checkpoint().encode()), "test.internal/caller")
+        trust.heard(b64url(self.other.ledger.checkpoint().encode()), f"test.internal/caller/{b64url(bytes(32))}")
         until(lambda: bool(self.files), what="the evidence")
         return trust
 
@@ -273,3 +275,104 @@ def test_a_switch_that_is_neither_on_nor_off_ends_the_start() -> None:
     environ = {"PEERSEAL_SERVICE": "callee", "PEERSEAL_REGISTRY_URL": "http://127.0.0.1:1", SWITCH: "strict"}
     with pytest.raises(ConfigurationError, match=f"{SWITCH}='strict': expected one of 1, true"):
         options_in(environ)
+
+
+class TestAFullFolder:
+    """Of 16 files, more than which are not kept."""
+
+    def fill(self, domain: Domain, content: Callable[[int], bytes]) -> None:
+        folder = domain.folder / "split-views"
+        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        for number in range(MOST_FILES):
+            (folder / f"split-view-test.internal-{number}.json").write_bytes(content(number))
+
+    def stolen(self, domain: Domain, number: int) -> Evidence:
+        """Evidence that the ledger's present key signed two histories."""
+        size, key = len(domain.registry.ledger.entries), domain.registry.ledger.key
+        notes = [sign_checkpoint(Checkpoint("test.internal", size, bytes([at, number]) * 16), key) for at in (1, 2)]
+        return Evidence("test.internal", (notes[0], notes[1]))
+
+    def test_what_holds_no_evidence_does_not_count(self, domain: Domain) -> None:
+        self.fill(domain, lambda _: b"{}")
+        self.found(domain).stop()
+        assert len(domain.files) == MOST_FILES + 1
+        assert not accepts(domain.store(), domain.kid), "a restarted process"
+
+    def test_what_the_root_explains_gives_way(self, domain: Domain) -> None:
+        self.fill(domain, lambda number: self.stolen(domain, number).encode())
+        domain.registry.roll_ledger_key(keep_old=False)
+        domain.other.ledger.key = domain.registry.ledger.key
+        self.found(domain).stop()
+        assert len(domain.files) == MOST_FILES
+        assert not accepts(domain.store(), domain.kid)
+
+    def test_the_newest_is_kept_where_none_is_explained(self, domain: Domain) -> None:
+        self.fill(domain, lambda number: self.stolen(domain, number).encode())
+        trust = domain.store(LIMITS)
+        trust.heard(b64url(domain.other.ledger.checkpoint().encode()), f"test.internal/caller/{b64url(bytes(32))}")
+        until(lambda: domain.other.ledger.checkpoint() in self.kept(domain), what="the file")
+        assert len(domain.files) == MOST_FILES
+
+    def test_evidence_of_another_domain_neither_counts_nor_gives_way(self, domain: Domain) -> None:
+        elsewhere = MemoryRegistry("elsewhere.internal")
+        note = elsewhere.ledger.checkpoint()
+        self.fill(domain, lambda _: Evidence("elsewhere.internal", (note, note)).encode())
+        self.found(domain).stop()
+        assert len(domain.files) == MOST_FILES + 1
+
+    def test_one_that_could_not_be_written_refuses_and_is_written_once_it_can_be(
+        self, domain: Domain, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        trust = domain.store()
+        assert accepts(trust, domain.kid)
+        in_the_way = domain.folder / "split-views"
+        in_the_way.write_text("in the way")
+        trust.heard(b64url(domain.other.ledger.checkpoint().encode()), f"test.internal/caller/{b64url(bytes(32))}")
+        until(lambda: "cannot be written" in caplog.text, what="the alarm")
+        assert "split-views: a file, not a folder" in caplog.text, "the cause"
+        assert not accepts(trust, domain.kid)
+        in_the_way.unlink()
+        until(lambda: bool(domain.files), what="the file")
+        assert not accepts(domain.store(), domain.kid)
+
+    def test_files_that_cannot_be_read_refuse_all_requests(self, domain: Domain) -> None:
+        domain.folder.mkdir(mode=0o700)
+        (domain.folder / "split-views").write_text("in the way")
+        with pytest.raises(TrustUnavailable, match="whether a split view stands is not known"):
+            domain.store().key(domain.kid)
+        (domain.folder / "split-views").unlink()
+        assert accepts(domain.store(), domain.kid)
+
+    def test_one_more_than_a_process_reports_refuses_too(self, domain: Domain) -> None:
+        trust = domain.store()
+        assert accepts(trust, domain.kid)
+        for number in range(MOST_FILES + 1):
+            told = self.stolen(domain, number).notes[0]
+            trust.heard(b64url(told.encode()), f"test.internal/caller/{b64url(bytes([number]) * 32)}")
+            until(lambda note=told: note in self.kept(domain), what="the file")  # type: ignore[misc]
+        domain.registry.roll_ledger_key(keep_old=False)
+        domain.other.ledger.key = domain.registry.ledger.key
+        trust.reader.load_registry_keys(at_once=True)
+        until(lambda: accepts(trust, domain.kid), what="the end")
+        grow(domain.registry, caller="us")
+        trust.refresh()
+        until(lambda: trust.reader.ledger.newest is not None, what="a checkpoint by the new key")
+        trust.heard(b64url(domain.other.ledger.checkpoint().encode()), f"test.internal/caller/{b64url(bytes(32))}")
+        until(lambda: not accepts(trust, domain.kid), what="the refusal")
+
+    def found(self, domain: Domain) -> TrustStore:
+        """A process that has found the split view."""
+        trust = domain.store()
+        assert accepts(trust, domain.kid)
+        trust.heard(b64url(domain.other.ledger.checkpoint().encode()), f"test.internal/caller/{b64url(bytes(32))}")
+        until(lambda: not accepts(trust, domain.kid), what="the refusal")
+        until(lambda: domain.other.ledger.checkpoint() in self.kept(domain), what="the file")
+        return trust
+
+    def kept(self, domain: Domain) -> set[str]:
+        """The notes in all files."""
+        found = set[str]()
+        for file in domain.files:
+            with suppress(PeersealError, FileNotFoundError):
+                found.update(Evidence.decode(file.read_bytes()).notes)
+        return found
