@@ -8,7 +8,9 @@ saw entries that are not covered yet. After that
 - beliefs from covered entries go on;
 - lists of changes still take trust away, and confirm a belief only up to the end of that time;
 - policies and other settings still change, and count as signed no later than that. The ledger does not prove their
-  content, so witnesses could not vouch for it; and a narrower policy must not wait for them.
+  content, so witnesses could not vouch for it; and a narrower policy must not wait for them;
+- a federation goes on that a covered entry set. One that a newer entry set is refused, unless it is empty. It may take
+  trust away, so no foreign domain is believed from the list of changes on that names it (`FederationShelf`).
 
 A process that has just started has seen nothing by itself: for it the time counts from the witnesses' own signed time,
 and without a cosigned checkpoint it believes nothing. So a slow witness stops nothing at once, a registry cannot show a
@@ -28,6 +30,7 @@ from typing import Any, Final, TypeVar, cast
 from peerseal.errors import DocumentRefused, FetchError, MalformedToken, PeersealError
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.current import CurrentServices
+from peerseal.protocol.documents.federation import FederationDocument
 from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart
 from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.documents.statement import KeyStatement
@@ -104,8 +107,8 @@ class WitnessedLedger:
         return False
 
     def applied(self, document: D, checkpoint: Checkpoint, root: RegistryKeys) -> D:
-        """The document, as far as it may be used: one that is not about keys, and not covered, says nothing about the
-        time after the delay. Raises DocumentRefused with ``document_unwitnessed``."""
+        """The document, as far as it may be used: one that rests on no entry which is not covered, and is not covered
+        itself, says nothing about the time after the delay. Raises DocumentRefused with ``document_unwitnessed``."""
         self._follow_policies(root)
         if self._is_covered(checkpoint.size):
             return document
@@ -116,11 +119,12 @@ class WitnessedLedger:
         if self._is_covered(checkpoint.size):
             return document
         until = self._usable_until()
-        if not isinstance(document, KeySetDocument | KeySetPart | KeyStatement):
+        if not self._rests_on_uncovered(document):
             return _signed_until(document, until)
         if self._clock() >= until:
             raise DocumentRefused("document_unwitnessed", self._in_words(checkpoint.size))
-        _check_entries(document)
+        if isinstance(document, KeySetDocument | KeySetPart | KeyStatement):
+            _check_entries(document)
         return document
 
     def believed_until(self, entry: int) -> float:
@@ -153,6 +157,12 @@ class WitnessedLedger:
 
     def _is_covered(self, size: int) -> bool:
         return size <= self._size
+
+    def _rests_on_uncovered(self, document: object) -> bool:
+        """Whether what the document says, and the ledger proves, may stand in an entry that is not covered."""
+        if isinstance(document, FederationDocument):
+            return bool(document.federation.domains) and not self._is_covered(document.set_by)
+        return isinstance(document, KeySetDocument | KeySetPart | KeyStatement)
 
     def _usable_until(self) -> float:
         """Until when what is not covered may be used."""

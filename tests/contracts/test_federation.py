@@ -12,9 +12,12 @@ from sqlalchemy import delete, update
 from werkzeug.test import TestResponse
 
 from peerseal.protocol.documents.federation import FederatedDomain, Federation, FederationDocument
+from peerseal.protocol.documents.registry_keys import read_registry_keys
 from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.ledger.checkpoint import verify_checkpoint
 from peerseal.protocol.ledger.entries import FEDERATION_SET, MAX_ENTRY, Entry
 from peerseal.protocol.names import registry_id
+from peerseal.trust.seen_ledger import check_federation
 from registry.domain.errors import BadRequest, SchemaRefused
 from registry.domain.rebuild import rebuild
 from registry.services.access.operators import Role
@@ -97,6 +100,25 @@ def test_a_foreign_domain_is_signed_entered_noted_and_told_to_those_who_follow(r
     shown = registry.client.get(PATH, headers=registry.operator).get_json()
     assert shown == {**said, "entry": entry}
     assert added(registry, shown, entry) == entry, "what is shown can be sent back, and changes nothing"
+
+
+def test_the_document_proves_the_entry_that_set_it_with_the_same_bytes_at_every_node(registry: Driver) -> None:
+    other = registry.node()
+    assert signed(registry).entry is None, "none was set"
+    entry = added(registry, {"domains": [PARTNER]})
+    operator = {**registry.operator, "If-Match": '"0"'}
+    registry.client.put("/v1/domain", json={"minters": ["edge"], "issuers": []}, headers=operator)
+    registry.joined(key(), "billing")
+    root = registry.client.get("/.well-known/peerseal-registry").text
+    ledger_keys = read_registry_keys(root, pin=registry.pin, now=registry.clock()).ledger_keys
+    for query in ("", f"?seq={entry + 1}", f"?seq={head(registry)}"):
+        document = signed(registry, query)
+        assert document.set_by == entry < document.seq
+        check_federation(document, verify_checkpoint(document.checkpoint, DOMAIN, ledger_keys))
+    assert registry.got(SIGNED) == other.got(SIGNED)
+    gone = added(registry, NONE, entry)
+    assert signed(registry).set_by == gone, "a removal is an entry too"
+    other.close()
 
 
 def test_a_federation_is_taken_away_at_every_node_with_the_next_answer(registry: Driver) -> None:
