@@ -99,7 +99,7 @@ class FollowedRegistry:
             self._turns.release()
 
     def move(self, entry: FederatedDomain, fetcher: Fetcher) -> None:
-        """Ask at the other URLs of that entry from now on. What is known stays: the root vouches for it."""
+        """Ask at the other URLs of that entry from now on. Each belief stays: the root vouches for it."""
         before, self.store.fetcher, self.entry = self.store.fetcher, fetcher, entry
         before.hang_up()
 

@@ -33,6 +33,7 @@ from tests.support.keys import key
 
 PATH, SIGNED = "/v1/federation", "/v1/federation.jwt"
 ROOT = "BH-WksFyk6HqY8cwiW_Mi5KLfDPApQ8urKiMMPE0SOQ"
+OTHER_ROOT = "LSzq4S14tmSwuJYePdRGQSfIJEmCpidxSsckURu3nXA"
 PARTNER: dict[str, Any] = {
     "domain": "partner.example",
     "urls": ["https://registry.partner.example"],
@@ -186,9 +187,14 @@ def test_operators_read_it_and_admins_alone_change_it(registry: Driver) -> None:
         [PARTNER, PARTNER],
         [PARTNER, {**PARTNER, "domain": "other.example"}],
         {"partner.example": PARTNER},
+        [{**PARTNER, "scopes": ["*"]}],
+        [PARTNER, {**PARTNER, "root": OTHER_ROOT}],
+        [PARTNER, {**PARTNER, "domain": "other.example", "root": OTHER_ROOT}],
+        [{**PARTNER, "urls": [*PARTNER["urls"], "https://REGISTRY.partner.example."]}],
+        [{**PARTNER, "urls": [*PARTNER["urls"], "https://registry.partner.example:443//"]}],
     ],
 )
-def test_no_federation_that_clients_would_refuse_is_signed(registry: Driver, domains: Any) -> None:
+def test_no_federation_that_clients_would_refuse_or_misread_is_signed(registry: Driver, domains: Any) -> None:
     size = head(registry)
     assert outcome(put(registry, {"domains": domains})) == (400, "malformed_body")
     assert head(registry) == size
@@ -204,7 +210,16 @@ def many(number: int) -> dict[str, Any]:
     names = [f"{'s' * 50}{index}" for index in range(200)]
     root = [KeyPair.generate("ES256").public.thumbprint for _ in range(number)]
     return {
-        "domains": [{**PARTNER, "domain": f"p{n}.example", "root": root[n], "services": names} for n in range(number)]
+        "domains": [
+            {
+                **PARTNER,
+                "domain": f"p{n}.example",
+                "urls": [f"https://p{n}.example"],
+                "root": root[n],
+                "services": names,
+            }
+            for n in range(number)
+        ]
     }
 
 
