@@ -127,6 +127,10 @@ class Shelf(ABC, Generic[D, B, A]):
     def _find(self, known: B, name: str) -> A | None:
         """What the belief says about the name; None for nothing. Raises RevokedKey for a revoked key."""
 
+    def _version(self, document: D) -> int:
+        """The entry that orders the documents about a subject: this host remembers the newest, also over a restart."""
+        return document.seq
+
     def _rests_on(self, known: B) -> int:
         """The entry that proves the belief, so that witnesses vouch for it; 0 where the ledger does not prove it."""
         return known.seq
@@ -477,8 +481,8 @@ class Shelf(ABC, Generic[D, B, A]):
         """Passes a document that is not older than the newest one that this host has seen, before a restart too. Raises
         DocumentRefused."""
         seen = self._copies.read_seen(item.file) if item.known is None else 0
-        if document.seq < seen:
-            raise DocumentRefused("document_rolled_back", f"seq {document.seq}, seen was {seen}")
+        if self._version(document) < seen:
+            raise DocumentRefused("document_rolled_back", f"entry {self._version(document)}, seen was {seen}")
 
     def _schedule_renewal(self, item: CachedSubject[B], at: float) -> None:
         """Note that the document was fetched then, and choose the time of its next fetch."""
@@ -503,7 +507,7 @@ class Shelf(ABC, Generic[D, B, A]):
             return
         self._check_not_older_than_seen(item, fetched.document)
         fetched, current = self._newest(item, fetched, period)
-        self._copies.keep(item.file, fetched.jws, fetched.document.seq, now)
+        self._copies.keep(item.file, fetched.jws, self._version(fetched.document), now)
         self._store(item, current, fetched.generation, period, fetched.etag)
 
     def _confirm_unchanged(self, item: CachedSubject[B], generation: int, period: int) -> None:

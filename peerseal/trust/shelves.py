@@ -372,6 +372,9 @@ class FederationShelf(DomainWideShelf[FederationDocument, Federation]):
         """See Shelf."""
         return not item.awaited_entry and super().is_believed(item)
 
+    def _version(self, document: FederationDocument) -> int:
+        return document.set_by
+
     def _rests_on(self, known: KnownSetting[Federation]) -> int:
         return known.set_by if known.value.domains else 0
 

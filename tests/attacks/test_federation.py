@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -205,6 +206,26 @@ def test_an_earlier_entry_brings_no_federation_back(
     domains.trust.refresh()
     assert code_of(lambda: domains.call(verifier)) == "trust_unavailable"
     assert "document_rolled_back: set by entry" in caplog.text
+
+
+def test_an_earlier_entry_brings_no_federation_back_after_a_restart(domains: TwoDomains, tmp_path: Path) -> None:
+    """The host remembers the entry, also where its copy of the document is lost."""
+    domains.acme.federate(domains.partner)
+    earlier = domains.acme.federation_document()
+    domains.acme.end_federation("partner.example")
+    kid = domains.billing.credentials.key_id
+    with pytest.raises(UnknownKey):
+        domains.acme.trust_store(limits=QUIET, cache_dir=tmp_path).key(kid)
+    newest = domains.acme.federation_document()
+    assert earlier.entry is not None
+    proof = domains.acme.ledger.inclusion(earlier.entry.index, newest.head)
+    lie = replace(newest, federation=earlier.federation, entry=replace(earlier.entry, proof=proof))
+    domains.acme.answers[FEDERATION] = jwt(domains.acme.sign(lie))
+    [copy] = tmp_path.rglob("federation.jwt")
+    copy.unlink()
+    with pytest.raises(TrustUnavailable, match="document_rolled_back"):
+        domains.acme.trust_store(limits=QUIET, cache_dir=tmp_path).key(kid)
+    assert domains.acme.trust_store(limits=QUIET).key(kid).kid == kid, "one that never saw the newer is deceived"
 
 
 def test_only_the_own_registry_says_who_is_believed(domains: TwoDomains) -> None:
