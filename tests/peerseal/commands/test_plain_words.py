@@ -85,7 +85,9 @@ def test_a_response_token_says_who_answers_whom_and_with_what(
         "  acme.internal/billing answers acme.internal/shop with the status 200.",
     ]
     assert "  It has the header content-type: application/json" in lines
-    assert "  It has no content-encoding, location or etag." in lines
+    assert "It has no content-encoding, content-range, location, etag or last-modified." in " ".join(
+        map(str.strip, lines)
+    )
     assert any(line.startswith("  The ledger of acme.internal with 3 entries has the root hash") for line in lines)
 
 
