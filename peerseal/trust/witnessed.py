@@ -13,8 +13,10 @@ saw entries that are not covered yet. After that
   trust away, so no foreign domain is believed from the list of changes on that names it (`FederationShelf`).
 
 A process that has just started has seen nothing by itself: for it the time counts from the witnesses' own signed time,
-and without a cosigned checkpoint it believes nothing. So a slow witness stops nothing at once, a registry cannot show a
-history without witnesses for longer than that, and a restart gives it no further time.
+and without a cosigned checkpoint it believes nothing. It counts by itself once all that it has seen is covered by a
+checkpoint that was cosigned less than ``witness_delay`` seconds ago. An older one does not suffice: a registry may show
+covered entries first. So a slow witness stops nothing at once, a registry cannot show a history without witnesses
+for longer than that, and a restart gives it no further time.
 
 Without witnesses, in the root's document and in the settings, nothing of this is done.
 """
@@ -189,7 +191,8 @@ class WitnessedLedger:
             if before is None or (found.size, found.at) > (before.size, before.at):
                 self._newest = found
             self._marks = [mark for mark in self._marks if mark[1] > self._size]
-            self._has_caught_up = self._has_caught_up or not self._marks
+            if not self._marks and abs(self._clock() - found.at) < self._limits.witness_delay:
+                self._has_caught_up = True
 
     def _follow_policies(self, root: RegistryKeys) -> None:
         """Check the newest checkpoint again where the root names other witnesses. What a running process has seen until
@@ -203,12 +206,12 @@ class WitnessedLedger:
             at = None if newest is None else _cosigned_at(newest.note, policies)
             self._newest = None if newest is None or at is None else replace(newest, at=at)
             self._marks, self._asked_at = [], -math.inf
-            self._has_caught_up = before is not None
+            self._has_caught_up = self._has_caught_up or before == ()  # it runs, and nothing was asked for before
 
     def on_new_ledger(self) -> None:
         """See LedgerCache. The witnesses of the lost ledger do not cosign the new one: others need time."""
         with self._lock:
-            self._newest, self._marks, self._has_caught_up = None, [], True
+            self._newest, self._marks = None, []
 
     def endings(self) -> Mapping[str, int]:
         """See LedgerCache. There are no keys here."""

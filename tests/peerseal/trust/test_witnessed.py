@@ -239,6 +239,78 @@ def test_a_restart_gives_no_further_time(registry: MemoryRegistry, clock: Clock,
     assert knows(second, old)
 
 
+@pytest.mark.parametrize("first_read", ["the new key", "the old key", "settings", "a policy", "changes"])
+@pytest.mark.parametrize("kept", [False, True])
+def test_no_order_of_questions_after_a_restart_gives_further_time(
+    registry: MemoryRegistry, clock: Clock, tmp_path: Path, first_read: str, *, kept: bool
+) -> None:
+    old = admitted(registry)
+    registry.set_policy("client", {"shop": {"read"}})
+    settings = registry.call("GET", "/v1/domain.jwt")
+    serve_cosigned(registry, *NAMES)
+    clock.advance(2 * DELAY)
+    new = admitted(registry, "shop")
+    registry.answers["/v1/domain.jwt"] = settings  # the documents of before are the same while nothing changes them
+    for _ in range(3):
+        trust = registry.trust_store(limits=QUIET, cache_dir=tmp_path if kept else None, **TWO_OF_THREE)
+        if first_read == "the old key":
+            assert knows(trust, old)
+        elif first_read == "settings":
+            trust.settings()
+        elif first_read == "a policy":
+            trust.policy(f"{registry.domain}/client")
+        elif first_read == "changes":
+            trust.refresh()
+        assert not knows(trust, new)
+        assert knows(trust, old), "what is cosigned goes on"
+        trust.stop()
+        clock.advance(DELAY - 10)
+    serve_cosigned(registry, *NAMES)
+    assert knows(registry.trust_store(limits=QUIET, **TWO_OF_THREE), new)
+
+
+def test_an_idle_ledger_stays_usable_although_its_last_cosignature_is_old(
+    registry: MemoryRegistry, clock: Clock
+) -> None:
+    kid = admitted(registry)
+    registry.set_policy("client", {"shop": {"read"}})
+    serve_cosigned(registry, *NAMES)
+    clock.advance(2 * 3600.0)
+    trust = registry.trust_store(limits=QUIET, **TWO_OF_THREE)
+    for _ in range(3):
+        trust.refresh()
+        assert knows(trust, kid), "all of it is cosigned"
+        assert trust.policy(f"{registry.domain}/client") == registry.policy(f"{registry.domain}/client")
+        clock.advance(QUIET.offline_limit - 60)
+    new = admitted(registry, "shop")
+    assert not knows(trust, new), "it may have been kept from the witnesses since the last cosignature"
+    serve_cosigned(registry, *NAMES)
+    assert knows(trust, new)
+    clock.advance(2 * DELAY)
+    assert knows(trust, admitted(registry, "stock")), "the store has seen by itself that it had caught up"
+
+
+def test_an_old_document_of_the_root_that_names_other_witnesses_gives_no_time(
+    registry: MemoryRegistry, clock: Clock
+) -> None:
+    root = "/.well-known/peerseal-registry"
+    registry.name_witnesses(Quorum.of(VKEYS, 3))
+    old = admitted(registry)
+    serve_cosigned(registry, *NAMES)
+    before = registry.call("GET", root)
+    registry.name_witnesses(Quorum.of(VKEYS, 2))
+    clock.advance(2 * DELAY)
+    new = admitted(registry, "shop")
+    registry.answers[root] = before
+    trust = registry.trust_store(limits=QUIET)
+    assert knows(trust, old)
+    del registry.answers[root]
+    trust.refresh()
+    trust.refresh()
+    assert not knows(trust, new)
+    assert knows(trust, old)
+
+
 def test_copies_that_were_cosigned_decide_while_the_registry_is_down(registry: MemoryRegistry, tmp_path: Path) -> None:
     kid = admitted(registry)
     serve_cosigned(registry, *NAMES)
