@@ -311,6 +311,25 @@ def test_an_old_document_of_the_root_that_names_other_witnesses_gives_no_time(
     assert knows(trust, old)
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_an_old_document_of_the_root_that_names_no_witnesses_is_found_out(
+    registry: MemoryRegistry, tmp_path: Path, *, kept: bool
+) -> None:
+    root = "/.well-known/peerseal-registry"
+    before = registry.call("GET", root)
+    registry.name_witnesses(Quorum.of(VKEYS, 2))
+    old = admitted(registry)
+    serve_cosigned(registry, *NAMES)
+    options: dict[str, Any] = {"limits": QUIET} | ({"cache_dir": tmp_path} if kept else TWO_OF_THREE)
+    assert knows(registry.trust_store(**options), old)
+    new = admitted(registry, "shop")
+    registry.clock.advance(2 * DELAY)
+    registry.answers[root] = before
+    trust = registry.trust_store(**options)
+    assert not knows(trust, new), "by the cache folder, or by the settings"
+    assert knows(trust, old)
+
+
 def test_copies_that_were_cosigned_decide_while_the_registry_is_down(registry: MemoryRegistry, tmp_path: Path) -> None:
     kid = admitted(registry)
     serve_cosigned(registry, *NAMES)
