@@ -509,6 +509,12 @@ def test_witnesses_that_cannot_be_asked_for(registry: MemoryRegistry, options: d
         registry.trust_store(**options)
 
 
+@pytest.mark.parametrize("delay", [float("inf"), float("nan"), 7 * 24 * 3600.0 + 1, -1.0, "300", True])
+def test_a_delay_that_never_ends_is_refused(delay: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"TrustLimits.witness_delay.*expected a number, 0 to 604800"):
+        TrustLimits(witness_delay=delay)
+
+
 def test_no_mutation_of_a_cosigned_checkpoint_covers_more(registry: MemoryRegistry) -> None:
     kid = admitted(registry)
     good = cosigned(registry, "a.example", "b.example").encode()
