@@ -16,7 +16,8 @@ A process that has just started has seen nothing by itself: for it the time coun
 and without a cosigned checkpoint it believes nothing. It counts by itself once all that it has seen is covered by a
 checkpoint that was cosigned less than ``witness_delay`` seconds ago. An older one does not suffice: a registry may show
 covered entries first. So a slow witness stops nothing at once, a registry cannot show a history without witnesses
-for longer than that, and a restart gives it no further time.
+for longer than that, and a restart gives it no further time. Where the witnesses cosign an earlier tree again and
+again, that needs the cache folder, which keeps when this host first saw entries that are not covered.
 
 Without witnesses, in the root's document and in the settings, nothing of this is done.
 """
@@ -36,7 +37,7 @@ from peerseal.protocol.documents.federation import FederationDocument
 from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart
 from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.documents.statement import KeyStatement
-from peerseal.protocol.encoding import b64url, b64url_decode
+from peerseal.protocol.encoding import b64url, b64url_decode, natural
 from peerseal.protocol.ledger.checkpoint import COSIGNED_PATH, MAX_NOTE_BYTES, Checkpoint, verify_checkpoint
 from peerseal.protocol.ledger.cosignature import Note, cosigners
 from peerseal.protocol.ledger.quorum import Quorum
@@ -52,6 +53,7 @@ log = logging.getLogger("peerseal.trust")
 D = TypeVar("D")
 
 _COPY: Final = "cosigned"
+_FIRST_MARK: Final = "uncosigned"
 _ASK_EVERY: Final = 10.0
 """Seconds between two questions for a newer cosigned checkpoint, while there are entries that none covers."""
 _MARKS: Final = 64
@@ -207,6 +209,8 @@ class WitnessedLedger:
             self._newest = None if newest is None or at is None else replace(newest, at=at)
             self._marks, self._asked_at = [], -math.inf
             self._has_caught_up = self._has_caught_up or before == ()  # it runs, and nothing was asked for before
+        if before:
+            self._copies.write(_FIRST_MARK, "", self._clock())
 
     def on_new_ledger(self) -> None:
         """See LedgerCache. The witnesses of the lost ledger do not cosign the new one: others need time."""
@@ -247,6 +251,20 @@ class WitnessedLedger:
             if str(error) != self._trouble:
                 log.warning("no newer checkpoint with enough cosignatures: %s", error)
             self._trouble = str(error)
+        self._share_first_mark()
+
+    def _share_first_mark(self) -> None:
+        """Count from when a process of the host, before a restart too, first saw entries that are not covered yet. A
+        registry may have an earlier tree cosigned again and again, so the witnesses' time alone does not show that."""
+        copy = self._copies.read(_FIRST_MARK)
+        known = None if copy is None else _read_mark(copy.jws)
+        with self._lock:
+            oldest = self._marks[0] if self._marks else (self._clock(), 0)
+            if known is not None and known[1] > self._size and known[0] < oldest[0]:
+                self._marks.insert(0, known)
+            first = self._marks[0] if self._marks else None
+        if first is not None and (int(first[0]), first[1]) != known:
+            self._copies.write(_FIRST_MARK, f"{int(first[0])} {first[1]}", self._clock())
 
     def _renew(self, root: RegistryKeys) -> None:
         """Raises FetchError or DocumentRefused."""
@@ -303,6 +321,12 @@ class WitnessedLedger:
 
     def _renew_lock(self) -> None:
         self._lock, self._renewing = threading.Lock(), threading.Lock()
+
+
+def _read_mark(text: str) -> tuple[int, int] | None:
+    """When entries that none covers were first seen, and the size of their tree; None for other text."""
+    at, size = map(natural, text.split(" ")) if text.count(" ") == 1 else (None, None)
+    return None if at is None or size is None else (at, size)
 
 
 def _cosigned_at(note: Note, policies: tuple[Quorum, ...]) -> int | None:

@@ -29,7 +29,7 @@ _SEEN = ".seen"
 _MISSED = ".missed"
 _OURS = re.compile(
     r"(?:root|domain|federation|(?:keys|part|policy|current)-[a-z0-9.-]+)\.jwt(?:\.seen|\.missed|\.lock)?"
-    r"|cosigned"
+    r"|(?:un)?cosigned"
     r"|changes(?:\.lists|\.watched|\.answer(?:\.lock)?)?"
     r"|\.new-[a-z0-9_]+"
 )

@@ -269,6 +269,36 @@ def test_no_order_of_questions_after_a_restart_gives_further_time(
     assert knows(registry.trust_store(limits=QUIET, **TWO_OF_THREE), new)
 
 
+@pytest.mark.parametrize("damaged", [None, b"", b"x", b"1 2 3", b"\xff " * 99])
+def test_an_earlier_tree_that_is_cosigned_again_gives_no_time_to_a_host_that_restarts(
+    registry: MemoryRegistry, clock: Clock, tmp_path: Path, damaged: bytes | None
+) -> None:
+    old, earlier = admitted(registry), registry.ledger.checkpoint()
+    options = {"limits": QUIET, "cache_dir": tmp_path, **TWO_OF_THREE}
+    serve_cosigned(registry, *NAMES)
+    trust = registry.trust_store(**options)
+    assert knows(trust, old)
+    new = admitted(registry, "shop")  # which the witnesses never see
+    believed = []
+    for _ in range(6):
+        believed.append((knows(trust, old), knows(trust, new)))
+        clock.advance(60)
+        serve_cosigned(registry, *NAMES, note=earlier)
+        trust.refresh()
+        trust.stop()
+        for file in tmp_path.rglob("uncosigned") if damaged is not None else ():
+            file.write_bytes(damaged)
+        clock.advance(60)
+        trust = registry.trust_store(**options)
+    assert all(of_old for of_old, _ in believed), "what is cosigned goes on"
+    if damaged is None:
+        assert [of_new for _, of_new in believed] == [True, True, True, False, False, False]
+    serve_cosigned(registry, *NAMES)
+    assert knows(trust, new)
+    newer = admitted(registry, "stock")
+    assert knows(trust, newer), "the delay is over for what is cosigned now, and not for later entries"
+
+
 def test_an_idle_ledger_stays_usable_although_its_last_cosignature_is_old(
     registry: MemoryRegistry, clock: Clock
 ) -> None:
