@@ -84,12 +84,16 @@ class Cosigning:
 
     def newest(self) -> PublicAnswer:
         """The newest checkpoint that enough witnesses have cosigned, with their lines. Raises NotFound where there is
-        none."""
-        note = self._file.read().note if self._clients else None
+        none, and as `AuthoritySource.in_force`."""
+        note = self._kept()
         if note is None:
             raise NotFound("not_cosigned")
         now, size = int(self._node.clock()), note.claimed.size
         return PublicAnswer.of(written(note).encode("utf-8"), NOTE, size, size, now, now)
+
+    def _kept(self) -> Note | None:
+        """What the file holds; it counts without witnesses of this node, too, while the root asks for a quorum."""
+        return self._file.read().note if self._clients or self._quorum() is not None else None
 
     def states(self) -> dict[str, WitnessState]:
         """The state of each witness, by its name."""
@@ -101,7 +105,7 @@ class Cosigning:
         quorum = self._quorum()
         if quorum is None:
             return None
-        note = self._file.read().note if self._clients else None
+        note = self._kept()
         at = None if note is None else quorum.cosigned_at(note)
         asked = {client.key for client in self._clients.values()}
         unasked = tuple(key.name for key in quorum.witnesses if key not in asked)

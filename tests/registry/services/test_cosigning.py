@@ -344,6 +344,7 @@ def test_a_node_with_other_witnesses_keeps_the_quorum_until_the_root_names_them(
     first.registry.cosigning.start()
     until(lambda: cosigned_by(first, *old), what="the old ones cosign")
     first.registry.cosigning.stop()
+    assert cosigned_by(dated.node(), *old), "also where a node asks no witness at all"
     second = dated.node(*new)
     second.registry.cosigning.start()
     until(lambda: cosigned_by(second, *old, *new), what="their cosignatures of the same checkpoint are kept")
