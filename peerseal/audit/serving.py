@@ -92,10 +92,15 @@ class BoundedServer(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """See ThreadingMixIn."""
-        if self._places.acquire(timeout=_PATIENCE):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
+        if not self._places.acquire(blocking=False):
+            self.close_idle()
+            if not self._places.acquire(timeout=_PATIENCE):
+                self.shutdown_request(request)
+                return
+        super().process_request(request, client_address)
+
+    def close_idle(self) -> None:
+        """Is called while all places are taken: may end a connection that has sent no request."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """See BaseServer. A client that is gone is no error of ours."""

@@ -41,6 +41,12 @@ _OLD = re.compile(r"old (0|[1-9][0-9]{0,17})")
 _HASH = re.compile(r"[A-Za-z0-9+/]{43}=")
 _KEY_FILE: Final = "witness.key"
 _STATE_FILE: Final = "witness.sqlite3"
+_LOST: Final = (
+    "a witness that goes on with the key alone, or with an older copy of the file, would cosign a log that was rolled"
+    " back. Begin with a new folder, and have its new key configured"
+)
+_DAMAGED: Final = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+"""What SQLite says of a file that is empty, was altered, or is none of its own; other errors may pass."""
 _BUSY: Final = 10.0
 """Seconds to wait for another submission's transaction."""
 _TABLE: Final = """
@@ -168,21 +174,21 @@ class Witness:
                 key = Ed25519PrivateKey.generate()
                 folder.write(_KEY_FILE, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
                 return key
-            if _STATE_FILE not in folder.names() or not self._has_state():
-                raise ConfigurationError(
-                    f"{folder.shown} has the key and no state in {_STATE_FILE}: this witness would cosign a log that"
-                    " was rolled back. Restore the file, or begin with a new folder and have the new key configured"
-                )
+            self._check_state()
         return _ed25519(pem, f"{folder.shown}/{_KEY_FILE}")
 
-    def _has_state(self) -> bool:
-        """Whether the file has the table, which is made before the key."""
+    def _check_state(self) -> None:
+        """The file has the table, which is made before the key. Raises ConfigurationError."""
+        path = f"{self._folder.shown}/{_STATE_FILE}"
+        if _STATE_FILE not in self._folder.names():
+            raise ConfigurationError(f"{path} is missing: {_LOST}")
         try:
             with closing(self._connect()) as connection:
                 connection.execute("SELECT 1 FROM cosigned LIMIT 1")
-        except sqlite3.Error:
-            return False
-        return True
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _DAMAGED:
+                raise ConfigurationError(f"{path} is damaged ({error}): {_LOST}") from error
+            raise ConfigurationError(f"{path} cannot be read now: {error}") from error
 
     def _make_state(self) -> None:
         try:

@@ -41,6 +41,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._served.begin(self.connection)
         super().handle_one_request()
 
+    def parse_request(self) -> bool:
+        """See BaseHTTPRequestHandler."""
+        found = super().parse_request()
+        self._served.take(self.connection)
+        return found
+
     def finish(self) -> None:
         """See StreamRequestHandler."""
         self._served.end(self.connection)
@@ -79,6 +85,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(200, "ok\n")
 
+    def do_HEAD(self) -> None:
+        """See BaseHTTPRequestHandler."""
+        self.do_GET()
+
     def _answer(self, status: int, text: str, kind: str = _TEXT, *, close: bool = False) -> None:
         body = text.encode("utf-8")
         self.close_connection = self.close_connection or close
@@ -90,7 +100,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, form: str, *values: object) -> None:
         """See BaseHTTPRequestHandler."""
@@ -105,6 +116,7 @@ class _Served:
         self._tell = tell
         self._requests = Tally("peerseal_witness_submissions_total", "Submitted checkpoints, by answer.", "status")
         self._begun: dict[socket, float] = {}
+        self._idle: dict[socket, None] = {}  # connections without a request, the oldest first
 
     def submitted(self, body: bytes) -> tuple[int, str, str]:
         """The status, the body and the media type of the answer to a submission."""
@@ -135,17 +147,33 @@ class _Served:
     def begin(self, connection: socket) -> None:
         """A request may begin on the connection."""
         self._begun[connection] = time.monotonic()
+        self._idle[connection] = None
+
+    def take(self, connection: socket) -> None:
+        """The head of a request was read."""
+        self._idle.pop(connection, None)
 
     def end(self, connection: socket) -> None:
         """The connection ends."""
         self._begun.pop(connection, None)
+        self._idle.pop(connection, None)
+
+    def close_oldest_idle(self) -> None:
+        """Closes the connection that has been without a request for longest, if there is one."""
+        for connection in list(self._idle)[:1]:
+            _shut_down(connection)
 
     def close_slow(self) -> None:
         """Closes the connections whose request takes too long: slow bytes must not hold a thread."""
         oldest = time.monotonic() - LONGEST_REQUEST
         for connection in [one for one, begun in list(self._begun.items()) if begun < oldest]:
-            with suppress(OSError):
-                connection.shutdown(SHUT_RDWR)
+            _shut_down(connection)
+
+
+def _shut_down(connection: socket) -> None:
+    """Ends the reads of the connection's thread, which closes it."""
+    with suppress(OSError):
+        connection.shutdown(SHUT_RDWR)
 
 
 class _Server(BoundedServer):
@@ -156,6 +184,10 @@ class _Server(BoundedServer):
     def service_actions(self) -> None:
         """See BaseServer."""
         self._served.close_slow()
+
+    def close_idle(self) -> None:
+        """See BoundedServer."""
+        self._served.close_oldest_idle()
 
 
 @contextmanager

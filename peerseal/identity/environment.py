@@ -13,7 +13,7 @@ from peerseal.protocol.jose import ALGORITHMS
 from peerseal.protocol.ledger.quorum import MAX_WITNESSES, Quorum
 from peerseal.protocol.names import REGISTRY, check_service, split_kid
 from peerseal.protocol.plain import plain_text
-from peerseal.runtime.limits import RotationSchedule, TrustLimits
+from peerseal.runtime.limits import LONGEST_WITNESS_DELAY, RotationSchedule, TrustLimits
 from peerseal.runtime.options import (
     check_callable,
     check_flag,
@@ -53,7 +53,6 @@ KNOWN = (
 )
 """Every variable of the SDK and of its commands."""
 _LONGEST = 366 * 24 * 3600.0
-_LONGEST_DELAY = 7 * 24 * 3600.0
 
 
 def options_in(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -84,7 +83,7 @@ def options_in(environ: Mapping[str, str]) -> dict[str, Any]:
 def trust_options_in(settings: SettingsReader) -> dict[str, Any]:
     """The arguments ``witnesses``, ``quorum`` and ``limits`` of a trust store. Raises ConfigurationError."""
     own, default = own_quorum_in(settings), TrustLimits().witness_delay
-    delay = settings.seconds("PEERSEAL_WITNESS_DELAY", default, at_least=1.0, at_most=_LONGEST_DELAY)
+    delay = settings.seconds("PEERSEAL_WITNESS_DELAY", default, at_least=1.0, at_most=LONGEST_WITNESS_DELAY)
     asked = {"witnesses": (), "quorum": None} if own is None else {"witnesses": own.vkeys, "quorum": own.needed}
     refuses = settings.flag("PEERSEAL_REFUSE_SPLIT_VIEW", False)
     return {**asked, "limits": TrustLimits(witness_delay=delay, refuse_split_view=refuses)}

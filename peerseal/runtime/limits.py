@@ -10,12 +10,15 @@ from peerseal.runtime.options import check_flag, check_number, check_whole
 
 LONGEST_TIMEOUT: Final = 2_147_483.0
 """Seconds that a socket can be waited for, some 24 days: poll(2) counts milliseconds in 32 bits."""
+LONGEST_WITNESS_DELAY: Final = 7 * 24 * 3600.0
+"""Seconds for which new entries may be used without cosignatures, at most: for ever would be without witnesses."""
 _LEAST: Final = {"look_interval": 0.001}
 _MOST: Final = {
     **dict.fromkeys(("connect_timeout", "read_timeout", "wait"), LONGEST_TIMEOUT),
     # what threads wait for, and answers tell in whole seconds
     **dict.fromkeys(("poll_interval", "longest_poll_pause", "look_interval", "longest_pause"), threading.TIMEOUT_MAX),
     **dict.fromkeys(("cooldown", "introspection_ttl", "introspection_rest"), threading.TIMEOUT_MAX),
+    "witness_delay": LONGEST_WITNESS_DELAY,
     **dict.fromkeys(("open_time", "jitter", "longest_open"), threading.TIMEOUT_MAX),
 }
 _SWITCHES: Final = frozenset(("refuse_split_view",))

@@ -19,7 +19,7 @@ from peerseal.identity.identity import Identity
 from peerseal.protocol.documents.changes import CHANGES_LIFETIME, Changes
 from peerseal.protocol.documents.current import CurrentServices, block_of
 from peerseal.protocol.documents.domain import DomainDocument
-from peerseal.protocol.documents.federation import FederatedDomain, Federation, FederationDocument
+from peerseal.protocol.documents.federation import FederatedDomain, Federation, FederationDocument, FederationEntry
 from peerseal.protocol.documents.frame import DOCUMENT_LIFETIME, Document, sign_document
 from peerseal.protocol.documents.key_set import (
     ACTIVE,
@@ -403,7 +403,10 @@ class MemoryRegistry(Fetcher):
     def federation_document(self) -> FederationDocument:
         """The foreign trust domains that are believed, as of now."""
         frame = self._frame_about(REGISTRY) | {"subject": self.domain}
-        return FederationDocument(**frame, federation=self._federation)
+        made = [entry for entry in self.ledger.entries if entry.type == entries.FEDERATION_SET]
+        proofs = [self.ledger.inclusion(entry.index, frame["head"]) for entry in made[-1:]]
+        entry = FederationEntry.of(made[-1], proofs[0]) if made else None
+        return FederationDocument(**frame, federation=self._federation, entry=entry)
 
     def changes(self, since: int) -> Changes:
         """The services that changed after entry ``since``."""

@@ -33,7 +33,7 @@ from peerseal.transport.deadline import held_in_time
 from peerseal.transport.fetch import Answer, Fetcher, HungUp, content, entity_tag, no_larger_than, offers
 from peerseal.trust.disk.document_cache import CopyFolder
 from peerseal.trust.replaced_ledger import ReplacedLedgers
-from peerseal.trust.seen_ledger import SeenLedger, check_admissions
+from peerseal.trust.seen_ledger import SeenLedger, check_admissions, check_federation
 from peerseal.trust.witnessed import WitnessedLedger
 
 log = logging.getLogger("peerseal.trust")
@@ -429,6 +429,8 @@ class DocumentReader:
             raise DocumentRefused("document_rolled_back", f"covers {checkpoint.size} entries of {at_least}")
         if isinstance(document, KeySetDocument | KeySetPart | KeyStatement):
             check_admissions(document, checkpoint)
+        elif isinstance(document, FederationDocument):
+            check_federation(document, checkpoint)
         if from_disk:
             self._ledger.accept_copy(checkpoint, document.checkpoint, root)
         else:

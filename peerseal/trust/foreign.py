@@ -3,8 +3,9 @@
 The document names the root key and the URLs of each foreign registry. A trust store of its own follows that registry:
 with its own documents, limits, budgets, threads and folder, so that a foreign registry that is down, hangs or lies
 touches nothing of the own domain. A store is opened at the first question about its domain, and closed as soon as the
-document no longer names it. Its registry speaks for the one domain in the document, and for no third one: the
-federation document of a foreign registry is never read.
+document no longer names its root. Under other URLs the same root is the same registry, and its store stays. Its
+registry speaks for the one domain in the document, and for no third one: the federation document of a foreign registry
+is never read.
 
 While a foreign domain replaces its root, the document names two registries for it. A key is believed if either vouches
 for it and neither is known to have revoked it.
@@ -22,17 +23,23 @@ from peerseal.protocol.documents.federation import FederatedDomain, Federation
 from peerseal.protocol.names import REGISTRY, split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.runtime.forks import in_each_child
+from peerseal.transport.fetch import Fetcher
 from peerseal.trust.beliefs import KeySource, TrustedKey
 
 if TYPE_CHECKING:
     from peerseal.trust.store import TrustStatus
+
+Place = tuple[str, str]
+"""A foreign domain and the thumbprint of a root, which are one registry, whatever its URLs."""
 
 _JOINED_FOR: Final = 1.0
 """Seconds for which `ForeignDomains.stop` waits for the threads of foreign stores, all together."""
 
 
 class ForeignStore(KeySource, Protocol):
-    """The trust store of one foreign registry."""
+    """The trust store of one foreign registry. It asks by the ``fetcher``, which may be replaced."""
+
+    fetcher: Fetcher
 
     def known_key(self, kid: str, *, recorded: bool = False) -> TrustedKey | None:
         """See TrustStore."""
@@ -91,6 +98,11 @@ class FollowedRegistry:
         finally:
             self._turns.release()
 
+    def move(self, entry: FederatedDomain, fetcher: Fetcher) -> None:
+        """Ask at the other URLs of that entry from now on. Each belief stays: the root vouches for it."""
+        before, self.store.fetcher, self.entry = self.store.fetcher, fetcher, entry
+        before.hang_up()
+
     def renew_turns(self) -> None:
         """In a forked child: the threads that waited are gone."""
         self._turns = threading.Semaphore(self._waits)
@@ -98,23 +110,25 @@ class FollowedRegistry:
 
 class ForeignDomains:
     """The foreign trust domains of one trust store. ``open_store`` makes the store of a registry in the federation
-    document; ``waits`` is how many threads may wait for each registry; ``keep_only`` removes the folders of all roots
-    but these. Safe to use from threads, and before and after a fork."""
+    document, and ``fetcher_of`` what asks at its URLs; ``waits`` is how many threads may wait for each registry;
+    ``keep_only`` removes the folders of all roots but these. Safe to use from threads, and before and after a fork."""
 
     def __init__(
         self,
         federation: FederationSource,
         open_store: Callable[[FederatedDomain], ForeignStore],
+        fetcher_of: Callable[[FederatedDomain], Fetcher],
         waits: int,
         keep_only: Callable[[Set[str]], object],
     ) -> None:
         self._federation = federation
         self._open_store = open_store
+        self._fetcher_of = fetcher_of
         self._waits = waits
         self._keep_only = keep_only
         self._roots = frozenset[str]()
-        self._followed: dict[tuple[object, ...], FollowedRegistry] = {}
-        self._named = frozenset[tuple[object, ...]]()
+        self._followed: dict[Place, FollowedRegistry] = {}
+        self._named: Mapping[Place, FederatedDomain] = {}
         self._stopped = False
         self._renew_locks()
         in_each_child(self._renew_locks)
@@ -174,22 +188,25 @@ class ForeignDomains:
 
     def _under(self, entries: Sequence[FederatedDomain], key: TrustedKey) -> TrustedKey:
         """The key under the limits of the federation, which may have been taken away while it was fetched."""
-        if not self._named.issuperset(map(_place, entries)):
+        if not self._named.keys() >= set(map(_place, entries)):
             raise UnknownKey(f"the federation with {entries[0].domain} was taken away")
         return replace(key, federated=entries[0])
 
     # ---- the stores
 
     def take(self, federation: Federation | None) -> None:
-        """Close the stores that the federation no longer names, and remove their folders. Nothing is opened: that waits
-        for a question. None says that no federation is known now: then no store is open, and each folder stays."""
-        entries = () if federation is None else federation.domains
-        named = frozenset(map(_place, entries))
+        """Close the stores that the federation no longer names, and remove their folders. Those whose URLs changed ask
+        at the new ones. Nothing is opened: that waits for a question. None says that no federation is known now: then
+        no store is open, and each folder stays."""
+        named = {} if federation is None else {_place(entry): entry for entry in federation.domains}
         with self._lock:
             self._named = named
             if federation is not None:
-                self._roots = frozenset(entry.root for entry in entries)
+                self._roots = frozenset(entry.root for entry in federation.domains)
             gone = [self._followed.pop(place) for place in tuple(self._followed) if place not in named]
+            for place, registry in self._followed.items():
+                if registry.entry.urls != named[place].urls:
+                    registry.move(named[place], self._fetcher_of(named[place]))
         stopping = _stopping(gone)
         if federation is not None and stopping:
             threading.Thread(target=self._forget, args=(stopping,), name="peerseal-foreign-forget", daemon=True).start()
@@ -227,10 +244,11 @@ class ForeignDomains:
     def _opened(self, entry: FederatedDomain) -> FollowedRegistry:
         place = _place(entry)
         with self._lock:
-            if place not in self._named:
+            named = self._named.get(place)
+            if named is None:
                 raise UnknownKey(f"the federation with {entry.domain} was taken away")
             if place not in self._followed:
-                self._followed[place] = FollowedRegistry(entry, self._open_store(entry), self._waits)
+                self._followed[place] = FollowedRegistry(named, self._open_store(named), self._waits)
                 if self._stopped:
                     self._followed[place].store.stop()
             return self._followed[place]
@@ -313,9 +331,9 @@ def _first_found(registries: Sequence[FollowedRegistry], look_up: Callable[[Fore
     raise next((error for error in failures if isinstance(error, TrustUnavailable)), failures[0])
 
 
-def _place(entry: FederatedDomain) -> tuple[object, ...]:
-    """What a store is opened for: under another root or URL, another store follows."""
-    return entry.domain, entry.root, entry.urls
+def _place(entry: FederatedDomain) -> Place:
+    """What a store is opened for: under another root, another store follows."""
+    return entry.domain, entry.root
 
 
 def _stopping(registries: Sequence[FollowedRegistry]) -> list[threading.Thread]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peerseal.errors import AnswerTooLarge, ConfigurationError, DocumentRefused, FetchError, MalformedToken
+from peerseal.protocol.documents.federation import FederationDocument
 from peerseal.protocol.documents.history_statement import Head, HistoryStatement, excused_by
 from peerseal.protocol.documents.key_set import ACTIVE, KeySetDocument, KeySetPart, ListedKey
 from peerseal.protocol.documents.registry_keys import RegistryKeys
@@ -411,6 +412,23 @@ def check_admissions(document: KeySetDocument | KeySetPart | KeyStatement, check
             key.state == ACTIVE and key.active_until != admission.expires_at
         ):
             raise DocumentRefused("document_not_in_ledger", "a key's window is not the one that it was admitted for")
+
+
+def check_federation(document: FederationDocument, checkpoint: Checkpoint) -> None:
+    """The entry that set the federation, which the document repeats, has this federation, and is in the ledger of
+    ``checkpoint``. Without an entry no foreign domain is believed.
+
+    Raises DocumentRefused. It checks no signature.
+    """
+    if document.entry is None:
+        if document.federation.domains:
+            raise DocumentRefused("document_not_in_ledger", "it names foreign domains, and no entry that set them")
+        return
+    try:
+        leaf = document.entry.with_federation(document.federation).leaf
+    except ValueError as error:
+        raise DocumentRefused("document_malformed", f"the federation is no ledger entry: {error}") from error
+    check_inclusion(leaf, document.entry.index, checkpoint.size, document.entry.proof, checkpoint.root)
 
 
 def read_proof(answer: Answer, old: int, new: int) -> tuple[bytes, ...]:

@@ -102,8 +102,6 @@ class Shelf(ABC, Generic[D, B, A]):
     """The name of its copy on disk; ``{}`` stands for the service's short name. Empty for a kind without copies."""
     may_be_absent: ClassVar[bool] = False
     """Whether 404 says that there is no such subject; else it is a failure."""
-    in_ledger: ClassVar[bool] = True
-    """Whether a document proves its content by the ledger, so that witnesses vouch for it."""
     mirrors_have_all: ClassVar[bool] = True
     """Whether the 404 of a mirror says so, too: a mirror may leave statements out."""
 
@@ -128,6 +126,14 @@ class Shelf(ABC, Generic[D, B, A]):
     @abstractmethod
     def _find(self, known: B, name: str) -> A | None:
         """What the belief says about the name; None for nothing. Raises RevokedKey for a revoked key."""
+
+    def _version(self, document: D) -> int:
+        """The entry that orders the documents about a subject: this host remembers the newest, also over a restart."""
+        return document.seq
+
+    def _rests_on(self, known: B) -> int:
+        """The entry that proves the belief, so that witnesses vouch for it; 0 where the ledger does not prove it."""
+        return known.seq
 
     def _lists(self, known: B, name: str) -> bool:
         """Whether the belief says anything about the name."""
@@ -475,8 +481,8 @@ class Shelf(ABC, Generic[D, B, A]):
         """Passes a document that is not older than the newest one that this host has seen, before a restart too. Raises
         DocumentRefused."""
         seen = self._copies.read_seen(item.file) if item.known is None else 0
-        if document.seq < seen:
-            raise DocumentRefused("document_rolled_back", f"seq {document.seq}, seen was {seen}")
+        if self._version(document) < seen:
+            raise DocumentRefused("document_rolled_back", f"entry {self._version(document)}, seen was {seen}")
 
     def _schedule_renewal(self, item: CachedSubject[B], at: float) -> None:
         """Note that the document was fetched then, and choose the time of its next fetch."""
@@ -501,7 +507,7 @@ class Shelf(ABC, Generic[D, B, A]):
             return
         self._check_not_older_than_seen(item, fetched.document)
         fetched, current = self._newest(item, fetched, period)
-        self._copies.keep(item.file, fetched.jws, fetched.document.seq, now)
+        self._copies.keep(item.file, fetched.jws, self._version(fetched.document), now)
         self._store(item, current, fetched.generation, period, fetched.etag)
 
     def _confirm_unchanged(self, item: CachedSubject[B], generation: int, period: int) -> None:
@@ -592,7 +598,7 @@ class Shelf(ABC, Generic[D, B, A]):
             item.awaited_entry = 0
         self._update_lookup(item, known)
         item.known = known
-        witnessed_until = self._reader.witnessed.believed_until(known.seq) if self.in_ledger else math.inf
+        witnessed_until = self._reader.witnessed.believed_until(self._rests_on(known))
         ends = known.confirmed_at + self._limits.offline_limit, float(known.expires_at), witnessed_until
         item.good_until = min(ends)  # in one step: look-ups take no lock
         item.period = period

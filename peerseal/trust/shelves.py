@@ -231,18 +231,21 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
 
 @dataclass(frozen=True, slots=True)
 class KnownSetting(Dated, Generic[V]):
-    """What is believed of an operator's setting for one subject, and the times of `Dated`."""
+    """What is believed of an operator's setting for one subject, and the times of `Dated`. ``set_by`` is the entry that
+    proves the value; 0 for none."""
 
     value: V
     seq: int
     covered: int
     confirmed_at: int
     expires_at: int
+    set_by: int = 0
 
     @classmethod
     def of(cls, document: SettingDocument, value: V) -> "KnownSetting[V]":
         """From the first document about the subject, which says ``value``."""
-        return cls(value, document.seq, document.head, document.issued_at, document.expires_at)
+        set_by = document.set_by if isinstance(document, FederationDocument) else 0
+        return cls(value, document.seq, document.head, document.issued_at, document.expires_at, set_by)
 
     def updated(self, document: SettingDocument, value: V) -> "KnownSetting[V]":
         """After another document. Raises DocumentRefused for one that is older than what was seen before.
@@ -250,13 +253,14 @@ class KnownSetting(Dated, Generic[V]):
         A value that says the same stays the same object: a verifier compares objects to see whether its cache is valid.
         """
         self.check_not_older(document)
-        return self.merged_with(type(self).of(document, self.value if value == self.value else value))
+        new = type(self).of(document, self.value if value == self.value else value)
+        if new.set_by < self.set_by:
+            raise DocumentRefused("document_rolled_back", f"set by entry {new.set_by} after {self.set_by}")
+        return self.merged_with(new)
 
 
 class SettingShelf(Shelf[S, KnownSetting[V], KnownSetting[V]]):
     """The settings of one kind."""
-
-    in_ledger = False
 
     def ask(self, subject: str) -> V:
         """The setting about that subject, fetched where what is held is not to be believed any more. Raises
@@ -270,6 +274,9 @@ class SettingShelf(Shelf[S, KnownSetting[V], KnownSetting[V]]):
     def _belief(self, document: S, known: KnownSetting[V] | None, subject: str) -> KnownSetting[V]:
         value = self._value(document)
         return KnownSetting.of(document, value) if known is None else known.updated(document, value)
+
+    def _rests_on(self, known: KnownSetting[V]) -> int:
+        return 0
 
     def _find(self, known: KnownSetting[V], name: str) -> KnownSetting[V]:
         return known
@@ -364,6 +371,12 @@ class FederationShelf(DomainWideShelf[FederationDocument, Federation]):
     def is_believed(self, item: CachedSubject[KnownSetting[Federation]]) -> bool:
         """See Shelf."""
         return not item.awaited_entry and super().is_believed(item)
+
+    def _version(self, document: FederationDocument) -> int:
+        return document.set_by
+
+    def _rests_on(self, known: KnownSetting[Federation]) -> int:
+        return known.set_by if known.value.domains else 0
 
     def _value(self, document: FederationDocument) -> Federation:
         return document.federation

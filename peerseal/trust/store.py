@@ -121,6 +121,7 @@ class TrustStore:
         self._foreign = ForeignDomains(
             source if federation else NO_FEDERATION,
             self._open_foreign,
+            self._fetcher_of_foreign,
             limits.foreign_waits,
             self._foreign_folders.keep_only,
         )
@@ -419,19 +420,22 @@ class TrustStore:
     def _open_foreign(self, entry: FederatedDomain) -> "TrustStore":
         """A store for a foreign registry: with its own documents, limits, threads and folder, and without foreign
         domains of its own."""
-        for_registry = getattr(self.fetcher, "for_registry", HttpFetcher)
         store = TrustStore(
             entry.urls,
             pin=entry.root,
             limits=self._limits,
             clock=self._clock,
-            fetcher=for_registry(entry.urls),
+            fetcher=self._fetcher_of_foreign(entry),
             cache_dir=self._foreign_folders.of(entry.root),
             uptime=self._uptime,
             federation=False,
         )
         store.reader.hints = False
         return store
+
+    def _fetcher_of_foreign(self, entry: FederatedDomain) -> Fetcher:
+        for_registry: Callable[[Sequence[str]], Fetcher] = getattr(self.fetcher, "for_registry", HttpFetcher)
+        return for_registry(entry.urls)
 
     def _registry_key(self, kid: str) -> TrustedKey:
         """The registry's signing key with that kid: such a key signs the tokens that the registry issues in exchange.

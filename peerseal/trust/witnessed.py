@@ -8,11 +8,16 @@ saw entries that are not covered yet. After that
 - beliefs from covered entries go on;
 - lists of changes still take trust away, and confirm a belief only up to the end of that time;
 - policies and other settings still change, and count as signed no later than that. The ledger does not prove their
-  content, so witnesses could not vouch for it; and a narrower policy must not wait for them.
+  content, so witnesses could not vouch for it; and a narrower policy must not wait for them;
+- a federation goes on that a covered entry set. One that a newer entry set is refused, unless it is empty. It may take
+  trust away, so no foreign domain is believed from the list of changes on that names it (`FederationShelf`).
 
 A process that has just started has seen nothing by itself: for it the time counts from the witnesses' own signed time,
-and without a cosigned checkpoint it believes nothing. So a slow witness stops nothing at once, a registry cannot show a
-history without witnesses for longer than that, and a restart gives it no further time.
+and without a cosigned checkpoint it believes nothing. It counts by itself once all that it has seen is covered by a
+checkpoint that was cosigned less than ``witness_delay`` seconds ago. An older one does not suffice: a registry may show
+covered entries first. So a slow witness stops nothing at once, a registry cannot show a history without witnesses
+for longer than that, and a restart gives it no further time. Where the witnesses cosign an earlier tree again and
+again, that needs the cache folder, which keeps when this host first saw entries that are not covered.
 
 Without witnesses, in the root's document and in the settings, nothing of this is done.
 """
@@ -28,10 +33,11 @@ from typing import Any, Final, TypeVar, cast
 from peerseal.errors import DocumentRefused, FetchError, MalformedToken, PeersealError
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.current import CurrentServices
+from peerseal.protocol.documents.federation import FederationDocument
 from peerseal.protocol.documents.key_set import KeySetDocument, KeySetPart
 from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.documents.statement import KeyStatement
-from peerseal.protocol.encoding import b64url, b64url_decode
+from peerseal.protocol.encoding import b64url, b64url_decode, natural
 from peerseal.protocol.ledger.checkpoint import COSIGNED_PATH, MAX_NOTE_BYTES, Checkpoint, verify_checkpoint
 from peerseal.protocol.ledger.cosignature import Note, cosigners
 from peerseal.protocol.ledger.quorum import Quorum
@@ -47,6 +53,7 @@ log = logging.getLogger("peerseal.trust")
 D = TypeVar("D")
 
 _COPY: Final = "cosigned"
+_FIRST_MARK: Final = "uncosigned"
 _ASK_EVERY: Final = 10.0
 """Seconds between two questions for a newer cosigned checkpoint, while there are entries that none covers."""
 _MARKS: Final = 64
@@ -104,8 +111,8 @@ class WitnessedLedger:
         return False
 
     def applied(self, document: D, checkpoint: Checkpoint, root: RegistryKeys) -> D:
-        """The document, as far as it may be used: one that is not about keys, and not covered, says nothing about the
-        time after the delay. Raises DocumentRefused with ``document_unwitnessed``."""
+        """The document, as far as it may be used: one that rests on no entry which is not covered, and is not covered
+        itself, says nothing about the time after the delay. Raises DocumentRefused with ``document_unwitnessed``."""
         self._follow_policies(root)
         if self._is_covered(checkpoint.size):
             return document
@@ -116,11 +123,12 @@ class WitnessedLedger:
         if self._is_covered(checkpoint.size):
             return document
         until = self._usable_until()
-        if not isinstance(document, KeySetDocument | KeySetPart | KeyStatement):
+        if not self._rests_on_uncovered(document):
             return _signed_until(document, until)
         if self._clock() >= until:
             raise DocumentRefused("document_unwitnessed", self._in_words(checkpoint.size))
-        _check_entries(document)
+        if isinstance(document, KeySetDocument | KeySetPart | KeyStatement):
+            _check_entries(document)
         return document
 
     def believed_until(self, entry: int) -> float:
@@ -154,6 +162,12 @@ class WitnessedLedger:
     def _is_covered(self, size: int) -> bool:
         return size <= self._size
 
+    def _rests_on_uncovered(self, document: object) -> bool:
+        """Whether what the document says, and the ledger proves, may stand in an entry that is not covered."""
+        if isinstance(document, FederationDocument):
+            return bool(document.federation.domains) and not self._is_covered(document.set_by)
+        return isinstance(document, KeySetDocument | KeySetPart | KeyStatement)
+
     def _usable_until(self) -> float:
         """Until when what is not covered may be used."""
         marks, newest = self._marks, self._newest
@@ -179,7 +193,8 @@ class WitnessedLedger:
             if before is None or (found.size, found.at) > (before.size, before.at):
                 self._newest = found
             self._marks = [mark for mark in self._marks if mark[1] > self._size]
-            self._has_caught_up = self._has_caught_up or not self._marks
+            if not self._marks and abs(self._clock() - found.at) < self._limits.witness_delay:
+                self._has_caught_up = True
 
     def _follow_policies(self, root: RegistryKeys) -> None:
         """Check the newest checkpoint again where the root names other witnesses. What a running process has seen until
@@ -193,12 +208,14 @@ class WitnessedLedger:
             at = None if newest is None else _cosigned_at(newest.note, policies)
             self._newest = None if newest is None or at is None else replace(newest, at=at)
             self._marks, self._asked_at = [], -math.inf
-            self._has_caught_up = before is not None
+            self._has_caught_up = self._has_caught_up or before == ()  # it runs, and nothing was asked for before
+        if before:
+            self._copies.write(_FIRST_MARK, "", self._clock())
 
     def on_new_ledger(self) -> None:
         """See LedgerCache. The witnesses of the lost ledger do not cosign the new one: others need time."""
         with self._lock:
-            self._newest, self._marks, self._has_caught_up = None, [], True
+            self._newest, self._marks = None, []
 
     def endings(self) -> Mapping[str, int]:
         """See LedgerCache. There are no keys here."""
@@ -234,6 +251,20 @@ class WitnessedLedger:
             if str(error) != self._trouble:
                 log.warning("no newer checkpoint with enough cosignatures: %s", error)
             self._trouble = str(error)
+        self._share_first_mark()
+
+    def _share_first_mark(self) -> None:
+        """Count from when a process of the host, before a restart too, first saw entries that are not covered yet. A
+        registry may have an earlier tree cosigned again and again, so the witnesses' time alone does not show that."""
+        copy = self._copies.read(_FIRST_MARK)
+        known = None if copy is None else _read_mark(copy.jws)
+        with self._lock:
+            oldest = self._marks[0] if self._marks else (self._clock(), 0)
+            if known is not None and known[1] > self._size and known[0] < oldest[0]:
+                self._marks.insert(0, known)
+            first = self._marks[0] if self._marks else None
+        if first is not None and (int(first[0]), first[1]) != known:
+            self._copies.write(_FIRST_MARK, f"{int(first[0])} {first[1]}", self._clock())
 
     def _renew(self, root: RegistryKeys) -> None:
         """Raises FetchError or DocumentRefused."""
@@ -290,6 +321,12 @@ class WitnessedLedger:
 
     def _renew_lock(self) -> None:
         self._lock, self._renewing = threading.Lock(), threading.Lock()
+
+
+def _read_mark(text: str) -> tuple[int, int] | None:
+    """When entries that none covers were first seen, and the size of their tree; None for other text."""
+    at, size = map(natural, text.split(" ")) if text.count(" ") == 1 else (None, None)
+    return None if at is None or size is None else (at, size)
 
 
 def _cosigned_at(note: Note, policies: tuple[Quorum, ...]) -> int | None:

@@ -114,13 +114,14 @@ def the_confirmed_registry() -> Registry:
     return registry
 
 
-def operator_client(url: str | None) -> OperatorClient:
-    """The client for the registry at ``url``, or for this host's database. Raises SchemaRefused as `the_store` does."""
+def operator_client(url: str | None, *, option: str = "--url", instead: str = "") -> OperatorClient:
+    """The client for the registry at ``url``, which the ``option`` named, or for this host's database. ``instead`` is
+    what a caller without a token may do. Raises SchemaRefused as `the_store` does, and click.UsageError."""
     if url is None:
         return LocalOperatorClient(the_confirmed_registry())
     token = settings_of(os.environ).secret("PEERSEAL_OPERATOR_TOKEN")
     if not token:
-        raise click.UsageError("--url needs an operator's token in PEERSEAL_OPERATOR_TOKEN")
+        raise click.UsageError(f"{option} needs an operator's token in PEERSEAL_OPERATOR_TOKEN{instead}")
     return HttpOperatorClient(url, named("PEERSEAL_OPERATOR_TOKEN", check_operator_token, token))
 
 

@@ -3,7 +3,8 @@ that its operators name."""
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -15,7 +16,7 @@ from peerseal.errors import DocumentRefused
 from peerseal.protocol.documents.federation import FederatedDomain, Federation
 from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
 from peerseal.protocol.names import check_service, check_thumbprint, check_trust_domain
-from peerseal.protocol.policies import scopes_from
+from peerseal.protocol.policies import ANYONE, scopes_from
 from peerseal.runtime.terminal import folded, on_terminal, say
 from peerseal.transport.fetch import HttpFetcher
 from registry.commands.common import json_option, operator_client, read_file, show, show_rows
@@ -31,20 +32,36 @@ _STANDARD = "-"
 
 class Terms(NamedTuple):
     """What the options of a command say of a foreign domain: the URLs of its registry, the thumbprint of its root where
-    one was told, and the parts of the domain that are let in. With ``overlap`` the root is a second one."""
+    one was told, and the parts of the domain that are let in. Where none of the latter is named, those in force stay,
+    unless it is ``unlimited``. With ``overlap`` the root is a second one. ``unchecked`` asks no registry."""
 
     urls: tuple[str, ...]
     pin: str | None
     services: frozenset[str] | None
     scopes: frozenset[str] | None
     transactions: bool
+    unlimited: bool
     overlap: bool
+    unchecked: bool
+
+    @property
+    def keeps_limits(self) -> bool:
+        """Whether limits that are in force stay."""
+        return not self.unlimited and (self.services, self.scopes, self.transactions) == (None, None, False)
 
     def domain(self, name: str, urls: Sequence[str], root: str) -> FederatedDomain:
         """The foreign domain on these terms. Raises InvalidName or MalformedToken."""
         limits = self.services, self.scopes, self.transactions
         new = FederatedDomain(check_trust_domain(name), tuple(urls), check_thumbprint(root), *limits)
         return FederatedDomain.from_json(new.to_json())
+
+    def check_urls(self, domain: str, root: str) -> None:
+        """Ask the registry at each URL that was typed, unless it is ``unchecked``. Raises DocumentRefused or
+        FetchError."""
+        for url in () if self.unchecked else self.urls:
+            keys = read_registry_keys(registry_keys_at(HttpFetcher([url])), pin=root, now=time.time())
+            if keys.subject != domain:
+                raise DocumentRefused("document_wrong_subject", f"{url} is of {keys.subject}, expected {domain}")
 
 
 def _registry_option(command: F) -> F:
@@ -63,24 +80,39 @@ def _terms_options(command: Callable[..., None]) -> Callable[..., None]:
         "services",
         metavar="NAME",
         multiple=True,
-        help="Let in this service alone; may be repeated.  [default: all]",
+        help="Let in this service alone; may be repeated.  [default: as before, or all]",
     )
-    @click.option("--scopes", metavar="SCOPES", help="Let in these scopes alone, separated by blanks.  [default: all]")
+    @click.option("--scopes", metavar="SCOPES", help="Let in these scopes alone.  [default: as before, or all]")
     @click.option("--transactions", is_flag=True, help="Let its transactions and events in, with --scopes.")
+    @click.option("--unlimited", is_flag=True, help="Drop the limits in force: all services and all scopes.")
     @click.option("--overlap", is_flag=True, help="Believe this root, too, while the domain replaces its root.")
+    @click.option("--unchecked", is_flag=True, help="Do not ask at --url now, which this host may not reach.")
     @wraps(command)
-    def with_terms(
-        *, services: tuple[str, ...], scopes: str | None, transactions: bool, overlap: bool, **others: Any
-    ) -> None:
-        if overlap and (services or scopes is not None or transactions):
-            raise click.UsageError("--overlap excludes limits: the domain may do the same under both roots")
-        if transactions and not scopes:
-            raise click.UsageError("--transactions needs --scopes: a transaction crosses with named scopes alone")
+    def with_terms(*, services: tuple[str, ...], scopes: str | None, **others: Any) -> None:
         named = frozenset(check_service(name) for name in services) if services else None
-        limits = named, None if scopes is None else scopes_from(scopes.split()), transactions
-        command(terms=Terms(others.pop("urls"), others.pop("pin"), *limits, overlap), **others)
+        most = None if scopes is None else scopes_from(scopes.split())
+        options = {name: others.pop(name) for name in Terms._fields if name in others}
+        terms = Terms(services=named, scopes=most, **options)
+        _check_limits(terms)
+        command(terms=terms, **others)
 
     return with_terms
+
+
+def _check_limits(terms: Terms) -> None:
+    """Raises click.UsageError for limits that exclude each other, or mean nothing."""
+    limited = bool(terms.services or terms.scopes is not None or terms.transactions)
+    if terms.overlap and (limited or terms.unlimited):
+        raise click.UsageError("--overlap excludes limits: the domain may do the same under both roots")
+    if terms.unlimited and limited:
+        raise click.UsageError("--unlimited excludes --service, --scopes and --transactions: these are limits")
+    if terms.scopes is not None and ANYONE in terms.scopes:
+        raise click.UsageError(
+            "--scopes '*' would name one scope, called *: leave --scopes out for all scopes, with --unlimited or "
+            "another limit where limits are in force"
+        )
+    if terms.transactions and not terms.scopes:
+        raise click.UsageError("--transactions needs --scopes: a transaction crosses with named scopes alone")
 
 
 @click.group()
@@ -94,11 +126,11 @@ def federation() -> None:
 @federation.command("add")
 @click.argument("domain")
 @_terms_options
-@click.option("--unchecked", is_flag=True, help="Do not ask its registry now, which this host may not reach.")
 @_registry_option
 @json_option
-def add(domain: str, terms: Terms, unchecked: bool, at: str | None, as_json: bool) -> None:
-    """Believes DOMAIN under the root with the thumbprint --pin, or replaces its URLs and limits.
+def add(domain: str, terms: Terms, at: str | None, as_json: bool) -> None:
+    """Believes DOMAIN under the root with the thumbprint --pin, or replaces its URLs, and its limits where it names
+    any.
 
     Which of its services may call which of ours is for policies and code to say.
 
@@ -111,11 +143,8 @@ def add(domain: str, terms: Terms, unchecked: bool, at: str | None, as_json: boo
     if not terms.urls or terms.pin is None:
         raise click.UsageError("--url and --pin are needed: they say where its registry is, and which root to believe")
     new = terms.domain(domain, terms.urls, terms.pin)
-    for url in () if unchecked else new.urls:
-        keys = read_registry_keys(registry_keys_at(HttpFetcher([url])), pin=new.root, now=time.time())
-        if keys.subject != domain:
-            raise DocumentRefused("document_wrong_subject", f"{url} is of {keys.subject}, expected {domain}")
-    _added(operator_client(at), new, terms.overlap, as_json)
+    terms.check_urls(domain, new.root)
+    _added(_client(at), new, terms, as_json)
 
 
 @federation.command("list")
@@ -123,7 +152,7 @@ def add(domain: str, terms: Terms, unchecked: bool, at: str | None, as_json: boo
 @json_option
 def list_domains(at: str | None, as_json: bool) -> None:
     """Lists the foreign trust domains that are believed."""
-    found = operator_client(at).federation()
+    found = _client(at, "; the signed document is public: curl URL/v1/federation.jwt | peerseal verify -").federation()
     if as_json:
         show(_members(found), as_json, "")
     elif found.value.domains:
@@ -140,7 +169,7 @@ def list_domains(at: str | None, as_json: bool) -> None:
 @json_option
 def remove(domain: str, root: str | None, at: str | None, as_json: bool) -> None:
     """Takes the trust in DOMAIN away: within 2 seconds, services that follow the registry refuse its keys."""
-    client = operator_client(at)
+    client = _client(at)
     found = client.federation()
     done = client.replace_federation(without(found.value, check_trust_domain(domain), root), found.seq)
     left = done.value.of(domain)
@@ -158,7 +187,7 @@ def export(file: str, at: str | None, as_json: bool) -> None:
 
     Tell the thumbprint of the root over another channel than the file, for example at the telephone.
     """
-    jws = operator_client(at).registry_keys()
+    jws = _client(at).registry_keys()
     keys = read_registry_keys(jws, pin=None, now=time.time())
     members = {"domain": keys.subject, "root": keys.root.thumbprint, "urls": list(keys.urls), "document": jws}
     if file != _STANDARD:
@@ -183,7 +212,7 @@ def accept(source: str, terms: Terms, at: str | None, as_json: bool) -> None:
     """Believes the domain that SOURCE is from: a file of `export`, - for standard input, or the URL of its registry.
 
     The thumbprint of its root is compared with --pin, or with the one that you type in: as its operators told it over
-    another channel.
+    another channel. Limits that are in force stay, unless others are named.
 
     \b
     peerseal-registry federation accept partner.jwt --service billing
@@ -197,7 +226,9 @@ def accept(source: str, terms: Terms, at: str | None, as_json: bool) -> None:
     urls = terms.urls or keys.urls or ((source,) if over_http else ())
     if not urls:
         raise click.UsageError(f"{source} names no URL of the registry of {keys.subject}: --url is needed")
-    _added(operator_client(at), terms.domain(keys.subject, urls, keys.root.thumbprint), terms.overlap, as_json)
+    new = terms.domain(keys.subject, urls, keys.root.thumbprint)
+    terms.check_urls(new.domain, new.root)
+    _added(_client(at), new, terms, as_json)
 
 
 def _compare(keys: RegistryKeys, told: str) -> None:
@@ -224,20 +255,38 @@ def _read(source: str) -> str:
     return content.decode("ascii", "replace").strip()
 
 
-def _added(client: OperatorClient, new: FederatedDomain, overlap: bool, as_json: bool) -> None:
+def _client(at: str | None, instead: str = "") -> OperatorClient:
+    return operator_client(at, option="--registry", instead=instead)
+
+
+def _added(client: OperatorClient, new: FederatedDomain, terms: Terms, as_json: bool) -> None:
     found = client.federation()
+    before = found.value.of(new.domain)
+    if before and terms.keeps_limits:
+        new = replace(before[0], urls=new.urls, root=new.root)
     second = partial(with_second_root, domain=new.domain, urls=new.urls, root=new.root)
-    wanted = second(found.value) if overlap else with_domain(found.value, new)
+    wanted = second(found.value) if terms.overlap else with_domain(found.value, new)
     own = read_registry_keys(client.registry_keys(), pin=None, now=time.time())
     # checked here: a refusal over HTTP has a code and no detail
     federation_from(wanted.to_json(), own.subject, own.root.thumbprint)
     done = client.replace_federation(wanted, found.seq)
-    show(_members(done), as_json, folded(_sentence(done, new)))
+    sentences = [f"entry {done.seq}: {new.domain} is believed under the root {new.root}: {terms_in_words(new)}"]
+    show(_members(done), as_json, "\n".join(map(folded, [*sentences, *_changed(before, new)])))
+    if new.transactions and new.services is not None:
+        say(
+            f"warning: a transaction counts only where the service that mints it is let in, too: name the minters of"
+            f" {new.domain} among --service",
+            error=True,
+        )
 
 
-def _sentence(done: Setting[Federation], new: FederatedDomain) -> str:
-    [one, *_] = done.value.of(new.domain)
-    return f"entry {done.seq}: {new.domain} is believed under the root {new.root}: {terms_in_words(one)}"
+def _changed(before: Sequence[FederatedDomain], new: FederatedDomain) -> Iterator[str]:
+    """What is no longer as it was, in sentences."""
+    if before and terms_in_words(before[0]) != terms_in_words(new):
+        yield f"before: {terms_in_words(before[0])}"
+    for one in before:
+        if one.root == new.root and one.urls != new.urls:
+            yield f"asked at {', '.join(new.urls)}; before: {', '.join(one.urls)}"
 
 
 def _members(found: Setting[Federation]) -> dict[str, Any]:

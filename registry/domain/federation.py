@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 from peerseal.errors import InvalidName, MalformedToken
 from peerseal.protocol.documents.federation import FederatedDomain, Federation
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.hosts import is_usable_url
 from peerseal.protocol.ledger.entries import MAX_ENTRY
-from peerseal.protocol.names import split_service_id
+from peerseal.protocol.names import REGISTRY, split_service_id
 from peerseal.protocol.plain import text_like
 from peerseal.protocol.policies import ANYONE
 from registry.domain.errors import BadRequest, NotFound
@@ -70,13 +71,30 @@ def federation_from(body: Mapping[str, Any], own: str, own_root: str) -> Federat
             raise BadRequest(
                 "malformed_body", f"{one.domain}: transactions is true, expected the scopes that may cross"
             )
+        if ANYONE in (one.scopes or ()):
+            raise BadRequest("malformed_body", f"{one.domain}: scopes names *; leave scopes out for all")
         for url in one.urls:
             if not is_usable_url(url):
                 raise BadRequest("malformed_body", f"{one.domain}: {text_like(url)} is no URL of a server")
+    _check_urls(federation)
     size = len(canonical_json(federation.to_json()))
     if size > LARGEST:
         raise BadRequest("setting_too_large", f"the federation has {size} bytes, {LARGEST} fit into a ledger entry")
     return federation
+
+
+def _check_urls(federation: Federation) -> None:
+    """Raises BadRequest where a URL stands twice, whatever its spelling: one registry, with one root, answers there."""
+    named = dict[tuple[str, str, int | None, str], str]()
+    for one in federation.domains:
+        for url in one.urls:
+            parts = urlsplit(url)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            place = parts.scheme, (parts.hostname or "").removesuffix("."), port, parts.path.rstrip("/")
+            if place in named:
+                detail = f"{one.domain}: {text_like(url)} is {text_like(named[place])}, expected each URL once"
+                raise BadRequest("malformed_body", detail)
+            named[place] = url
 
 
 def refusal(federation: Federation, caller: str, scope: str) -> str | None:
@@ -94,6 +112,8 @@ def refusal_of_service(federation: Federation, caller: str) -> str | None:
     believed = federation.of(domain)
     if not believed:
         return f"the trust domain {domain} is not believed"
+    if service == REGISTRY:
+        return f"the registry of {domain} is no service that may call"
     if believed[0].services is not None and service not in believed[0].services:
         return f"the federation does not name {service} of {domain}"
     return None

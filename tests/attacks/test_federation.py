@@ -2,16 +2,22 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from peerseal import Verifier
 from peerseal.errors import InvalidName, MalformedToken, TrustUnavailable, UnknownKey
-from peerseal.protocol.documents.federation import FederatedDomain, Federation
+from peerseal.protocol.documents.federation import (
+    FederatedDomain,
+    Federation,
+    FederationDocument,
+)
 from peerseal.protocol.documents.frame import Document, sign_document
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
 from peerseal.testing import Answer, Clock, MemoryRegistry
+from tests.peerseal.trust.test_witnessed import DELAY, NAMES, TWO_OF_THREE, serve_cosigned
 from tests.support.two_domains import BILLING, QUIET, TwoDomains, code_of, two_domains
 
 FEDERATION = "/v1/federation.jwt"
@@ -137,6 +143,91 @@ def test_the_own_domain_is_no_foreign_one(domains: TwoDomains, clock: Clock) -> 
     assert own_domain_works(domains)
 
 
+def forged(domains: TwoDomains, liar: MemoryRegistry) -> dict[str, FederationDocument]:
+    """What a thief of the own registry's signing key, who has no key of the ledger, can sign at a proxy. Documents name
+    the thief's registry ``liar``, or drop limits, each with another account of the entry that set this."""
+    honest = domains.acme.federation_document()
+    lie, said = replace(honest, federation=Federation((entry(liar),))), honest.entry
+    lies = {"no entry": replace(lie, entry=None)}
+    if said is not None:
+        first = domains.acme.ledger.inclusion(0, honest.head)
+        lies |= {
+            "the honest entry": lie,
+            "another entry": replace(lie, entry=replace(said, index=0, proof=first)),
+            "no proof": replace(lie, entry=replace(said, proof=())),
+            "no limits": replace(honest, federation=Federation((entry(domains.partner),))),
+            "another operator": replace(honest, entry=replace(said, by={"operator": "o_thief"})),
+            "another time": replace(honest, entry=replace(said, time=said.time - 1)),
+            "a later entry": replace(lie, entry=replace(said, index=honest.head)),
+        }
+    return lies
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["without a federation", "with one"])
+def test_a_stolen_signing_key_adds_no_foreign_domain(domains: TwoDomains, clock: Clock, before: bool) -> None:
+    """The ledger has no entry that says so: the thief cannot sign its checkpoints, and monitors would see one."""
+    if before:
+        domains.acme.federate(domains.partner, scopes=["read"])
+    with MemoryRegistry("partner.example", clock=clock) as liar:
+        service = liar.identity("billing", limits=QUIET)
+        domains.acme.elsewhere[liar.url] = liar
+        for name, lie in forged(domains, liar).items():
+            domains.acme.answers[FEDERATION] = jwt(domains.acme.sign(lie))
+            trust = domains.acme.trust_store(limits=QUIET)
+            for caller in (service, domains.billing):
+                with pytest.raises(TrustUnavailable):
+                    trust.key(caller.credentials.key_id)
+            expected = "document_malformed" if name == "a later entry" else "document_not_in_ledger"
+            assert set(trust.reader.refused) == {expected}, name
+        assert f"GET {BILLING_KEYS}" not in liar.calls
+    assert own_domain_works(domains)
+
+
+@pytest.mark.parametrize("replayed", [True, False], ids=["the earlier one", "none"])
+def test_an_earlier_entry_brings_no_federation_back(
+    domains: TwoDomains, caplog: pytest.LogCaptureFixture, replayed: bool
+) -> None:
+    """The stolen key signs the federation of an earlier entry, which is in the ledger, under the newest checkpoint."""
+    domains.acme.federate(domains.partner)
+    verifier = domains.verifier()
+    domains.call(verifier)
+    earlier = domains.acme.federation_document()
+    domains.acme.end_federation("partner.example")
+    domains.trust.refresh()
+    assert code_of(lambda: domains.call(verifier)) == "unknown_key"
+    domains.acme.set_domain(minters=["edge"])
+    newest = domains.acme.federation_document()
+    assert earlier.entry is not None
+    proof = domains.acme.ledger.inclusion(earlier.entry.index, newest.head)
+    lie = replace(newest, federation=Federation(), entry=None)
+    if replayed:
+        lie = replace(newest, federation=earlier.federation, entry=replace(earlier.entry, proof=proof))
+    domains.acme.answers[FEDERATION] = jwt(domains.acme.sign(lie))
+    domains.trust.refresh()
+    assert code_of(lambda: domains.call(verifier)) == "trust_unavailable"
+    assert "document_rolled_back: set by entry" in caplog.text
+
+
+def test_an_earlier_entry_brings_no_federation_back_after_a_restart(domains: TwoDomains, tmp_path: Path) -> None:
+    """The host remembers the entry, also where its copy of the document is lost."""
+    domains.acme.federate(domains.partner)
+    earlier = domains.acme.federation_document()
+    domains.acme.end_federation("partner.example")
+    kid = domains.billing.credentials.key_id
+    with pytest.raises(UnknownKey):
+        domains.acme.trust_store(limits=QUIET, cache_dir=tmp_path).key(kid)
+    newest = domains.acme.federation_document()
+    assert earlier.entry is not None
+    proof = domains.acme.ledger.inclusion(earlier.entry.index, newest.head)
+    lie = replace(newest, federation=earlier.federation, entry=replace(earlier.entry, proof=proof))
+    domains.acme.answers[FEDERATION] = jwt(domains.acme.sign(lie))
+    [copy] = tmp_path.rglob("federation.jwt")
+    copy.unlink()
+    with pytest.raises(TrustUnavailable, match="document_rolled_back"):
+        domains.acme.trust_store(limits=QUIET, cache_dir=tmp_path).key(kid)
+    assert domains.acme.trust_store(limits=QUIET).key(kid).kid == kid, "one that never saw the newer is deceived"
+
+
 def test_only_the_own_registry_says_who_is_believed(domains: TwoDomains) -> None:
     """Not another signer, not a document of another kind, not one about another domain."""
     federation = Federation((entry(domains.partner),))
@@ -214,3 +305,65 @@ def test_a_foreign_request_counts_once(domains: TwoDomains) -> None:
     assert code_of(lambda: verifier.verify(token, method="GET", target="/")) == "replayed"
     other = domains.billing.sign_request("shop", method="GET", target="/")
     assert code_of(lambda: verifier.verify(other, method="GET", target="/")) == "wrong_audience"
+
+
+# ---- with witnesses
+
+
+@pytest.mark.parametrize("added", ["other.example", "partner.example"])
+def test_a_federation_that_no_witness_saw_adds_trust_for_the_delay_alone(domains: TwoDomains, added: str) -> None:
+    """The signing key and a key of the ledger are stolen: then the entry is in a history that witnesses do not see."""
+    acme, clock = domains.acme, domains.clock
+    with MemoryRegistry(added, clock=clock) as liar:
+        service = liar.identity("billing", limits=QUIET)
+        acme.federate(domains.partner)
+        serve_cosigned(acme, *NAMES)
+        trust = acme.trust_store(limits=QUIET, **TWO_OF_THREE)
+        allow: dict[str, set[str]] = {BILLING: {"read"}, f"{added}/billing": {"read"}}
+        verifier = Verifier(trust, audience="shop", allow=allow, clock=clock)
+        assert domains.call(verifier).id == BILLING
+        acme.elsewhere[liar.url] = liar
+        acme.set_federation(Federation((*acme.federation_document().federation.domains, entry(liar, added))))
+        trust.refresh()
+        assert domains.call(verifier, service).id == f"{added}/billing", "a slow witness stops nothing"
+        clock.advance(DELAY)
+        trust.refresh()
+        assert code_of(lambda: domains.call(verifier, service)) == "trust_unavailable"
+        assert code_of(lambda: domains.call(verifier)) == "trust_unavailable", "the one that was cosigned was replaced"
+        serve_cosigned(acme, *NAMES)
+        clock.advance(DELAY)
+        assert domains.call(verifier).id == BILLING
+
+
+def test_a_cosigned_federation_goes_on_after_a_change_that_no_witness_saw(domains: TwoDomains) -> None:
+    domains.acme.federate(domains.partner)
+    serve_cosigned(domains.acme, *NAMES)
+    trust = domains.acme.trust_store(limits=QUIET, **TWO_OF_THREE)
+    verifier = Verifier(trust, audience="shop", allow={BILLING: {"read"}}, clock=domains.clock)
+    assert domains.call(verifier).id == BILLING
+    domains.acme.set_domain(minters=["edge"])
+    domains.clock.advance(DELAY)
+    trust.refresh()
+    domains.clock.advance(DELAY)
+    assert domains.call(verifier).id == BILLING
+    again = domains.acme.trust_store(limits=QUIET, **TWO_OF_THREE)
+    verifier = Verifier(again, audience="shop", allow={BILLING: {"read"}}, clock=domains.clock)
+    assert domains.call(verifier).id == BILLING, "after a restart, too"
+
+
+@pytest.mark.parametrize("left", [True, False], ids=["another one stays", "none stays"])
+def test_a_removal_that_no_witness_saw_takes_trust_away_at_once(domains: TwoDomains, clock: Clock, left: bool) -> None:
+    with MemoryRegistry("third.example", clock=clock) as third:
+        if left:
+            domains.acme.federate(third)
+        domains.acme.federate(domains.partner)
+        serve_cosigned(domains.acme, *NAMES)
+        trust = domains.acme.trust_store(limits=QUIET, **TWO_OF_THREE)
+        verifier = Verifier(trust, audience="shop", allow={BILLING: {"read"}}, clock=clock)
+        assert domains.call(verifier).id == BILLING
+        domains.acme.admit("late", KeyPair.generate("ES256").public, {"join_token": "t"}, "p")
+        trust.refresh()
+        clock.advance(DELAY)
+        domains.acme.end_federation("partner.example")
+        trust.refresh()
+        assert code_of(lambda: domains.call(verifier)) == ("trust_unavailable" if left else "unknown_key")

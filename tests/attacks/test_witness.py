@@ -1,5 +1,6 @@
 """Submissions to a witness that must not be cosigned, over HTTP."""
 
+import select
 import socket
 import sqlite3
 import struct
@@ -7,6 +8,7 @@ import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -217,6 +219,20 @@ def test_slow_submissions_are_cut_off_and_delay_no_other(
         assert slow.recv(100) == b""
 
 
+def test_idle_connections_give_their_places_to_new_ones(served: Served) -> None:
+    with ExitStack() as connections:
+        idle = [
+            connections.enter_context(socket.create_connection(("127.0.0.1", served.port), timeout=60))
+            for _ in range(210)
+        ]
+        assert served.post(served.log.submission(0, 5))[0] == 200
+        closed = select.select(idle[:100], [], [], 60)[0]
+        assert closed, "some of the oldest"
+        assert closed[0].recv(1) == b""
+        idle[-1].sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert b" 200 " in idle[-1].recv(100), "one of the newest"
+
+
 def test_a_client_that_resets_its_connection_leaves_no_trace(served: Served, capfd: pytest.CaptureFixture[str]) -> None:
     with socket.create_connection(("127.0.0.1", served.port), timeout=60) as gone:
         gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close sends a reset
@@ -264,13 +280,36 @@ def test_a_restart_forgets_nothing(tmp_path: Path) -> None:
     assert _outcome(again, log.fork().submission(0, 5)) == 409
 
 
-@pytest.mark.parametrize("lose", [Path.unlink, lambda file: file.write_bytes(b""), lambda file: file.write_bytes(b"?")])
-def test_a_witness_that_lost_its_state_does_not_start(tmp_path: Path, lose: Callable[[Path], object]) -> None:
+@pytest.mark.parametrize(
+    ("lose", "said"),
+    [
+        (Path.unlink, "is missing"),
+        (lambda file: file.write_bytes(b""), r"is damaged [(]no such table: cosigned[)]"),
+        (lambda file: file.write_bytes(b"?" * 5000), r"is damaged [(]file is not a database[)]"),
+        (lambda file: file.write_bytes(file.read_bytes()[:5000]), "is damaged"),
+    ],
+)
+def test_a_witness_that_lost_its_state_does_not_start(
+    tmp_path: Path, lose: Callable[[Path], object], said: str
+) -> None:
     log = ForeignLog()
     Witness(tmp_path, "witness.example", [log.key])
     lose(tmp_path / "witness.sqlite3")
-    with pytest.raises(ConfigurationError, match="would cosign a log that was rolled back"):
+    with pytest.raises(ConfigurationError, match=f"{said}.*would cosign a log that was rolled back") as caught:
         Witness(tmp_path, "witness.example", [log.key])
+    assert "new folder" in str(caught.value)
+    assert "estore" not in str(caught.value), "an older file is as bad as none"
+
+
+def test_a_state_that_cannot_be_opened_is_not_called_lost(tmp_path: Path) -> None:
+    log = ForeignLog()
+    Witness(tmp_path, "witness.example", [log.key])
+    state = tmp_path / "witness.sqlite3"
+    state.unlink()
+    state.mkdir()
+    with pytest.raises(ConfigurationError, match="cannot be read now: unable to open") as caught:
+        Witness(tmp_path, "witness.example", [log.key])
+    assert "new folder" not in str(caught.value)
 
 
 def test_nothing_is_cosigned_where_the_state_cannot_be_written(served: Served, tmp_path: Path) -> None:
@@ -297,3 +336,14 @@ def test_metrics_tell_what_was_submitted(served: Served) -> None:
     assert 'peerseal_witness_submissions_total{status="400"} 1' in text
     assert 'peerseal_witness_entries{log="log.example"} 5' in text
     assert served.ask("GET", "/healthz")[::2] == (200, "ok\n")
+
+
+def test_probes_may_ask_for_the_head_alone(served: Served) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
+        connection.sendall(b"HEAD /healthz HTTP/1.1\r\n\r\nHEAD /nothing HTTP/1.1\r\nConnection: close\r\n\r\n")
+        answers = connection.makefile("rb").read()
+    first, second, rest = answers.split(b"\r\n\r\n")
+    assert first.startswith(b"HTTP/1.1 200 ")
+    assert b"Content-Length: 3" in first
+    assert second.startswith(b"HTTP/1.1 404 ")
+    assert rest == b""

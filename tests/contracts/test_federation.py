@@ -12,9 +12,12 @@ from sqlalchemy import delete, update
 from werkzeug.test import TestResponse
 
 from peerseal.protocol.documents.federation import FederatedDomain, Federation, FederationDocument
+from peerseal.protocol.documents.registry_keys import read_registry_keys
 from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.ledger.checkpoint import verify_checkpoint
 from peerseal.protocol.ledger.entries import FEDERATION_SET, MAX_ENTRY, Entry
 from peerseal.protocol.names import registry_id
+from peerseal.trust.seen_ledger import check_federation
 from registry.domain.errors import BadRequest, SchemaRefused
 from registry.domain.rebuild import rebuild
 from registry.services.access.operators import Role
@@ -30,6 +33,7 @@ from tests.support.keys import key
 
 PATH, SIGNED = "/v1/federation", "/v1/federation.jwt"
 ROOT = "BH-WksFyk6HqY8cwiW_Mi5KLfDPApQ8urKiMMPE0SOQ"
+OTHER_ROOT = "LSzq4S14tmSwuJYePdRGQSfIJEmCpidxSsckURu3nXA"
 PARTNER: dict[str, Any] = {
     "domain": "partner.example",
     "urls": ["https://registry.partner.example"],
@@ -99,6 +103,25 @@ def test_a_foreign_domain_is_signed_entered_noted_and_told_to_those_who_follow(r
     assert added(registry, shown, entry) == entry, "what is shown can be sent back, and changes nothing"
 
 
+def test_the_document_proves_the_entry_that_set_it_with_the_same_bytes_at_every_node(registry: Driver) -> None:
+    other = registry.node()
+    assert signed(registry).entry is None, "none was set"
+    entry = added(registry, {"domains": [PARTNER]})
+    operator = {**registry.operator, "If-Match": '"0"'}
+    registry.client.put("/v1/domain", json={"minters": ["edge"], "issuers": []}, headers=operator)
+    registry.joined(key(), "billing")
+    root = registry.client.get("/.well-known/peerseal-registry").text
+    ledger_keys = read_registry_keys(root, pin=registry.pin, now=registry.clock()).ledger_keys
+    for query in ("", f"?seq={entry + 1}", f"?seq={head(registry)}"):
+        document = signed(registry, query)
+        assert document.set_by == entry < document.seq
+        check_federation(document, verify_checkpoint(document.checkpoint, DOMAIN, ledger_keys))
+    assert registry.got(SIGNED) == other.got(SIGNED)
+    gone = added(registry, NONE, entry)
+    assert signed(registry).set_by == gone, "a removal is an entry too"
+    other.close()
+
+
 def test_a_federation_is_taken_away_at_every_node_with_the_next_answer(registry: Driver) -> None:
     other = registry.node()
     entry = added(registry, {"domains": [PARTNER]})
@@ -164,9 +187,14 @@ def test_operators_read_it_and_admins_alone_change_it(registry: Driver) -> None:
         [PARTNER, PARTNER],
         [PARTNER, {**PARTNER, "domain": "other.example"}],
         {"partner.example": PARTNER},
+        [{**PARTNER, "scopes": ["*"]}],
+        [PARTNER, {**PARTNER, "root": OTHER_ROOT}],
+        [PARTNER, {**PARTNER, "domain": "other.example", "root": OTHER_ROOT}],
+        [{**PARTNER, "urls": [*PARTNER["urls"], "https://REGISTRY.partner.example."]}],
+        [{**PARTNER, "urls": [*PARTNER["urls"], "https://registry.partner.example:443//"]}],
     ],
 )
-def test_no_federation_that_clients_would_refuse_is_signed(registry: Driver, domains: Any) -> None:
+def test_no_federation_that_clients_would_refuse_or_misread_is_signed(registry: Driver, domains: Any) -> None:
     size = head(registry)
     assert outcome(put(registry, {"domains": domains})) == (400, "malformed_body")
     assert head(registry) == size
@@ -182,7 +210,16 @@ def many(number: int) -> dict[str, Any]:
     names = [f"{'s' * 50}{index}" for index in range(200)]
     root = [KeyPair.generate("ES256").public.thumbprint for _ in range(number)]
     return {
-        "domains": [{**PARTNER, "domain": f"p{n}.example", "root": root[n], "services": names} for n in range(number)]
+        "domains": [
+            {
+                **PARTNER,
+                "domain": f"p{n}.example",
+                "urls": [f"https://p{n}.example"],
+                "root": root[n],
+                "services": names,
+            }
+            for n in range(number)
+        ]
     }
 
 

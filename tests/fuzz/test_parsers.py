@@ -269,6 +269,10 @@ def protocol_parsers() -> list[Parser]:
         value(policies.CallPolicy.from_json, {"allow": {forge.CALLER: ["a", "b"]}, "restricted": True}),
         value(policies.UserIssuer.from_json, {"issuer": "https://i", "audience": "edge", "jwks_url": "https://i/k"}),
         value(federation.FederatedDomain.from_json, PARTNER),
+        value(
+            federation.FederationEntry.from_json,
+            {"index": 1, "time": NOW, "by": {"operator": "o_1"}, "evidence": None, "proof": ["A" * 43]},
+        ),
         of(
             "peerseal.protocol.documents.federation.Federation.from_json",
             value(lambda given: federation.Federation.from_json(given, forge.DOMAIN), {"domains": [PARTNER]}),

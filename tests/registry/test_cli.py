@@ -414,6 +414,9 @@ def test_a_policy_explains_itself(run: Run, registry: Driver, url: str, over_htt
     assert why("client", "read")[0] == 1, "a caller that is named has its own scopes"
     told = json.loads(run("policy", "explain", "client", "billing", "read", "--json").stdout)
     assert (told["allowed"], told["rule"], told["entry"]) == (False, f"{DOMAIN}/client", entry + 3)
+    assert run("federation", "add", "other.internal", *root, "--unlimited", "--unchecked").exit_code == 0
+    said = "denied because the registry of other.internal is no service that may call"
+    assert why("other.internal/registry", "read") == (1, said)
 
 
 @pytest.mark.parametrize("over_http", [False, True])

@@ -108,7 +108,7 @@ def test_a_foreign_domain_is_added_listed_and_removed(run: Run, registry: Driver
     document = registry.read(FederationDocument, registry.got("/v1/federation.jwt"))
     assert document.federation.to_json() == {"domains": [domain]}
     assert document.seq == believed["entry"]
-    assert told(run("add", PARTNER, "--url", url, "--pin", pin, "--json"))["domains"] == [
+    assert told(run("add", PARTNER, "--url", url, "--pin", pin, "--unlimited", "--json"))["domains"] == [
         {"domain": PARTNER, "urls": [url], "root": pin, "transactions": False}
     ]
     refused(run("add", PARTNER, "--url", url, "--pin", pin, "--transactions"), 2)
@@ -166,7 +166,7 @@ def exported(tmp_path: Path, home: str, domain: str) -> tuple[Path, str]:
 
 def test_a_domain_is_accepted_by_a_file_whose_root_is_compared(run: Run, registry: Driver, tmp_path: Path) -> None:
     file, root = exported(tmp_path, "partner", PARTNER)
-    accept = ("accept", str(file), "--url", "https://registry.partner.example")
+    accept = ("accept", str(file), "--url", "https://registry.partner.example", "--unchecked")
     refused(run(*accept), 2)
     assert "document_wrong_root" in refused(run(*accept, "--pin", registry.pin))
     assert "--url is needed" in refused(run("accept", str(file), "--pin", root), 2)
@@ -177,7 +177,7 @@ def test_a_domain_is_accepted_by_a_file_whose_root_is_compared(run: Run, registr
 def typed(registry: Driver, file: Path, text: str) -> tuple[int, str]:
     """Exit code and output of ``accept`` on a terminal, where that thumbprint is typed."""
     url = "https://registry.partner.example"
-    command = [str(BIN / "peerseal-registry"), "federation", "accept", str(file), "--url", url]
+    command = [str(BIN / "peerseal-registry"), "federation", "accept", str(file), "--url", url, "--unchecked"]
     keyboard, terminal = os.openpty()
     environ = environment({"REGISTRY_HOME": str(registry.home), "REGISTRY_DATABASE_URL": registry.url})
     process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environ)
@@ -203,7 +203,8 @@ def test_on_a_terminal_the_thumbprint_is_typed_in(registry: Driver, tmp_path: Pa
 
 def test_a_domain_is_accepted_from_standard_input(run: Run, tmp_path: Path) -> None:
     file, root = exported(tmp_path, "partner", PARTNER)
-    accept = ("accept", "-", "--url", "https://registry.partner.example", "--pin", root, "--json")
+    url = ("--url", "https://registry.partner.example", "--unchecked")
+    accept = ("accept", "-", *url, "--pin", root, "--json")
     assert told(run(*accept, given=file.read_text()))["domains"][0]["domain"] == PARTNER
 
 
@@ -214,11 +215,47 @@ def test_a_domain_is_accepted_over_http_whose_root_is_compared(run: Run, partner
     assert (domain["domain"], domain["root"], domain["urls"]) == (PARTNER, pin, [url])
 
 
+def test_limits_in_force_stay_where_a_command_names_none(run: Run, partner: tuple[str, str]) -> None:
+    """A new URL widens nothing."""
+    url, pin = partner
+    limits = ("--service", "billing", "--scopes", "read", "--transactions")
+    first = run("accept", url, "--pin", pin, *limits)
+    assert (first.exit_code, "before:" in first.stdout) == (0, False), first.output
+    assert "name the minters of partner.example among --service" in " ".join(first.stderr.split())
+    mirror = "https://mirror.partner.example"
+    moved = run("accept", url, "--url", url, "--url", mirror, "--unchecked", "--pin", pin)
+    assert f"asked at {url}, {mirror}; before: {url}" in " ".join(moved.stdout.split())
+    [domain] = told(run("list", "--json"))["domains"]
+    kept = domain["urls"], domain["services"], domain["scopes"], domain["transactions"]
+    assert kept == ([url, mirror], ["billing"], ["read"], True)
+    wider = run("add", PARTNER, "--url", url, "--pin", pin, "--service", "shop")
+    assert "before: billing, with the scopes [read]" in " ".join(wider.stdout.split())
+    [domain] = told(run("list", "--json"))["domains"]
+    assert (domain["services"], "scopes" in domain, domain["transactions"]) == (["shop"], False, False)
+    [domain] = told(run("accept", url, "--pin", pin, "--unlimited", "--json"))["domains"]
+    assert "services" not in domain
+
+
+def test_a_url_that_is_typed_is_asked(run: Run, registry: Driver, partner: tuple[str, str], tmp_path: Path) -> None:
+    url, pin = partner
+    file, root = exported(tmp_path, "other", "other.example")
+    assert "document_wrong_root" in refused(run("accept", str(file), "--pin", root, "--url", url))
+    refused(run("accept", url, "--pin", pin, "--url", "http://127.0.0.1:9"), 3)
+    assert told(run("list", "--json"))["domains"] == []
+
+
+def test_a_list_over_http_without_a_token_says_that_the_document_is_public() -> None:
+    asked = ["federation", "list", "--registry", "http://127.0.0.1:9"]
+    said = refused(CliRunner().invoke(main, asked, env={"PEERSEAL_OPERATOR_TOKEN": ""}), 2)
+    assert "--registry needs an operator's token" in said
+    assert "/v1/federation.jwt | peerseal verify -" in " ".join(said.split())
+
+
 def test_the_own_domain_is_exported_and_never_accepted(run: Run, registry: Driver, tmp_path: Path) -> None:
     plain = run("export")
     assert (plain.exit_code, registry.pin in plain.stderr, DOMAIN in plain.stderr) == (0, True, True)
     assert plain.stdout.strip() == registry.got("/.well-known/peerseal-registry")
-    own = ("accept", "-", "--url", "https://registry.acme.internal", "--pin", registry.pin)
+    own = ("accept", "-", "--url", "https://registry.acme.internal", "--unchecked", "--pin", registry.pin)
     assert "malformed_body" in refused(run(*own, given=plain.stdout))
 
 
@@ -236,6 +273,20 @@ def test_a_file_that_is_no_document_is_refused(run: Run, content: str) -> None:
         (("add", PARTNER, "--url", "https://a.example", "--pin", "A" * 43, "--service", "a/b"), 1),
         (("add", PARTNER, "--url", "https://a.example", "--pin", "A" * 43, "--scopes", 'a"'), 1),
         (("add", PARTNER, "--url", "https://a.example", "--pin", "A" * 43, "--overlap", "--unchecked"), 1),
+        (("add", PARTNER, "--url", "https://a.example", "--pin", "A" * 43, "--scopes", "*"), 2),
+        (("add", PARTNER, "--url", "https://a.example", "--pin", "A" * 43, "--unlimited", "--scopes", "a"), 2),
+        (("add", PARTNER, "--url", "https://a.example", "--pin", "A" * 43, "--unlimited", "--overlap"), 2),
+        (
+            (
+                "add",
+                PARTNER,
+                *("--url", "https://a.example", "--url", "https://A.example/"),
+                "--unchecked",
+                "--pin",
+                "A" * 43,
+            ),
+            1,
+        ),
         (("accept", "no-such-file", "--pin", "A" * 43), 1),
         (("remove", "p\u0430rtner.example"), 1),
     ],

@@ -32,6 +32,7 @@ from peerseal.protocol.documents import (
     registry_keys,
     statement,
 )
+from peerseal.protocol.documents.federation import FederationEntry
 from peerseal.protocol.ledger import entries
 from peerseal.protocol.ledger.entries import Entry
 from peerseal.protocol.tokens.assertion import AccessTokenClaims, assertion_claims
@@ -110,7 +111,9 @@ def test_every_member_of_every_document_that_a_registry_signs_stands_in_its_tabl
     optional = {"exchange", "derived_scopes", "access_tokens"}
     assert payload(registry.got("/v1/domain.jwt")).keys() | optional == in_table_of("Domain document")
     assert payload(registry.got("/v1/federation.jwt")).keys() == in_table_of("Federation document")
-    assert PARTNER.keys() == members(tables("Federation document")[1])
+    _, of_domain, of_entry = map(members, tables("Federation document"))
+    assert PARTNER.keys() == of_domain
+    assert FederationEntry(0, 0, {}, None, ()).to_json().keys() == of_entry
     _, in_keys, in_revoked = map(members, tables("Key set"))
     assert keys["keys"][0].keys() | {"n", "e"} == in_keys
     assert keys["revoked"][0].keys() == in_revoked

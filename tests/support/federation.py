@@ -17,8 +17,6 @@ PARTNER: Final[dict[str, Any]] = {
 
 
 def federation_document(registry: MemoryRegistry, *domains: dict[str, Any]) -> FederationDocument:
-    """The document in which the registry believes these domains, as of now."""
-    document = registry.domain_document()
-    names = ("issuer", "subject", "issued_at", "expires_at", "seq", "head", "checkpoint")
-    federation = Federation.from_json({"domains": list(domains)}, registry.domain)
-    return FederationDocument(**{name: getattr(document, name) for name in names}, federation=federation)
+    """The document in which the registry believes these domains from now on."""
+    registry.set_federation(Federation.from_json({"domains": list(domains)}, registry.domain))
+    return registry.federation_document()

@@ -87,8 +87,10 @@ class Domain:
         return ended.stdout
 
     def federate(self, other: "Domain", *options: str) -> None:
-        """Let this domain believe the other one."""
-        self.operate("federation", "add", other.name, "--url", other.url, "--pin", other.pin, *options)
+        """Let this domain believe the other one: without limits where the options name none."""
+        self.operate(
+            "federation", "add", other.name, "--url", other.url, "--pin", other.pin, *(options or ("--unlimited",))
+        )
 
     def identity(self, service: str, **options: Any) -> peerseal.Identity:
         """A started identity of that service."""

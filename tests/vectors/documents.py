@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final
 
+from peerseal.protocol.documents.federation import FederationDocument
 from peerseal.protocol.documents.frame import Frame, sign_document
 from peerseal.protocol.documents.key_set import KeySetDocument, part_of
 from peerseal.protocol.documents.registry_keys import RegistryKeys
@@ -471,20 +472,75 @@ def domains() -> Vectors:
     return made
 
 
+def _told(domain: dict[str, Any]) -> dict[str, Any]:
+    """The domain without the member that says what its absence says."""
+    return {name: value for name, value in domain.items() if name != "transactions"}
+
+
+def _bad_federation_entries(
+    made: Vectors, world: World, document: FederationDocument, earlier: FederationDocument
+) -> None:
+    """Documents whose federation is not the one of an entry in the ledger."""
+    entry = document.claims()["entry"]
+    few = {name: PARTNER[name] for name in ("domain", "urls", "root")}
+    forged: dict[str, dict[str, Any]] = {
+        "no-entry": {"entry": None},
+        "limits-dropped": {"domains": [few]},
+        "other-root": {"domains": [{**PARTNER, "root": ec_key("other root").public.thumbprint}]},
+        "other-url": {"domains": [{**PARTNER, "urls": ["https://evil.example"]}]},
+        "removed-unsaid": {"domains": []},
+        "index": {"entry": {**entry, "index": entry["index"] - 1}},
+        "time": {"entry": {**entry, "time": entry["time"] + 1}},
+        "by": {"entry": {**entry, "by": {"operator": "o_thief"}}},
+        "evidence": {"entry": {**entry, "evidence": "A" * 43}},
+        "proof": {"entry": {**entry, "proof": entry["proof"][:-1]}},
+        "proof-of-another-tree": {"entry": earlier.claims()["entry"], "domains": earlier.claims()["domains"]},
+    }
+    for name, changes in forged.items():
+        comment = "the ledger has no entry that says so"
+        made.bad(f"entry-{name}", "document_not_in_ledger", comment, document=world.signed(document, **changes))
+    bad: dict[str, Any] = {
+        "absent": ABSENT,
+        "text": "1",
+        "list": [],
+        "later": {**entry, "index": document.seq},
+        "index-text": {**entry, "index": "1"},
+        "time-negative": {**entry, "time": -1},
+        "by-text": {**entry, "by": "operator"},
+        "evidence-number": {**entry, "evidence": 1},
+        "no-evidence": {name: entry[name] for name in ("index", "time", "by", "proof")},
+        "proof-text": {**entry, "proof": "A"},
+        "too-long": {**entry, "by": {"operator": "o" * 66_000}},
+    }
+    for name, value in bad.items():
+        made.bad(f"entry-{name}", "document_malformed", "no entry", document=world.signed(document, entry=value))
+
+
 def federations() -> Vectors:
     """The foreign trust domains that are believed."""
     world = World()
-    none, document = federation_document(world.registry), federation_document(world.registry, PARTNER)
     made = world.file("federation", "The foreign trust domains that are believed.", DOMAIN)
+    few = {name: PARTNER[name] for name in ("domain", "urls", "root")}
+    new = {**PARTNER, "root": ec_key("root").public.thumbprint, "urls": ["https://new.partner.example"]}
+    none = world.registry.federation_document()
+    wide, two, removed, document = (
+        federation_document(world.registry, *domains) for domains in ([few], [PARTNER, new], [], [PARTNER])
+    )
     facts = {"domains": [PARTNER], "seq": document.seq}
     made.good("honest", "one foreign domain", facts, document=world.registry.sign(document))
-    made.good("none", "no foreign domain", {"domains": []}, document=world.registry.sign(none))
+    made.good("none", "no foreign domain, and never one", {"domains": []}, document=world.registry.sign(none))
+    made.good("removed", "no foreign domain any more", {"domains": []}, document=world.registry.sign(removed))
     made.good("unknown-member", "of a newer release", document=world.signed(document, future=1))
-    few = {name: PARTNER[name] for name in ("domain", "urls", "root")}
-    made.good("all-services", "all services and scopes", document=world.signed(document, domains=[few]))
-    new = {**PARTNER, "root": ec_key("root").public.thumbprint, "urls": ["https://new.partner.example"]}
-    made.good("two-roots", "a domain that replaces its root", document=world.signed(document, domains=[PARTNER, new]))
+    made.good("all-services", "all services and scopes", document=world.registry.sign(wide))
+    made.good("two-roots", "a domain that replaces its root", document=world.registry.sign(two))
+    made.good(
+        "default-told",
+        "what is left out means the same",
+        facts,
+        document=world.signed(document, domains=[_told(PARTNER)]),
+    )
     _bad_ledger_frame(made, world, document)
+    _bad_federation_entries(made, world, document, wide)
     third = {**PARTNER, "root": ec_key("signing").public.thumbprint}
     bad: dict[str, Any] = {
         "absent": ABSENT,

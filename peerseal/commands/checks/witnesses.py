@@ -16,6 +16,8 @@ from peerseal.transport.fetch import content, no_larger_than
 
 _REMEDY = "tell the registry's operator: registry_witness_failures and the registry's log say what is wrong"
 _OLD = TrustLimits().witness_delay
+_MOST_AHEAD = 60.0
+"""Seconds by which the clocks of a witness and of this host may differ."""
 
 
 def check_witnesses(host: Host) -> Iterator[Finding]:
@@ -58,13 +60,16 @@ def _fetched(host: Host, registry: Asked, path: str) -> Note:
 def _of_witnesses(host: Host, quorum: Quorum, note: Note) -> Iterator[Finding]:
     times = cosigners(note, quorum.witnesses)
     for witness in quorum.witnesses:
-        age = max(0.0, host.now() - times.get(witness.name, 0))
+        age = host.now() - times.get(witness.name, 0)
         if witness.name not in times:
             yield warning(f"{witness.name} lags: it has not cosigned {note.claimed.size} entries", _REMEDY)
+        elif age < -_MOST_AHEAD:
+            found = f"{witness.name} cosigned {note.claimed.size} entries, {-age:.0f} s in the future"
+            yield warning(found, "compare the clock of this host, else tell the witness' operator to set its clock")
         elif age > _OLD:
             yield warning(f"{witness.name} cosigned {note.claimed.size} entries, {age:.0f} s ago", _REMEDY)
         else:
-            yield ok(f"{witness.name} cosigned {note.claimed.size} entries, {age:.0f} s ago")
+            yield ok(f"{witness.name} cosigned {note.claimed.size} entries, {max(0.0, age):.0f} s ago")
 
 
 def _of_quorum(source: str, quorum: Quorum, note: Note, size: int) -> Finding:

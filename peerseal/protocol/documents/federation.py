@@ -1,15 +1,18 @@
 """The federation document: which other trust domains a registry's services may believe (docs/protocol.md)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Final, Self
 
 from peerseal.errors import InvalidName, MalformedToken
 from peerseal.protocol.documents.frame import LedgerFrame
+from peerseal.protocol.ledger.checkpoint import decode_proof, encode_proof
+from peerseal.protocol.ledger.entries import FEDERATION_SET, Entry
+from peerseal.protocol.ledger.merkle import Proof
 from peerseal.protocol.names import REGISTRY, check_service, check_thumbprint, check_trust_domain
 from peerseal.protocol.plain import text_like
 from peerseal.protocol.policies import check_url_in_settings, scopes_from
-from peerseal.protocol.tokens.claims import at_least, claim, exactly
+from peerseal.protocol.tokens.claims import at_least, claim, exactly, number_claim, time_claim
 
 MAX_DOMAINS: Final = 50
 """Foreign trust domains, at most: a trust store follows each of their registries."""
@@ -105,24 +108,84 @@ class Federation:
         return tuple(one for one in self.domains if one.domain == domain)
 
 
+@dataclass(frozen=True, slots=True)
+class FederationEntry:
+    """The members of a ``federation_set`` entry except the federation, so that a reader can rebuild the entry.
+
+    ``proof`` leads from the entry to the document's checkpoint.
+    ``index`` is the index of the entry, ``time`` when it was made, in seconds since the epoch; ``by`` and ``evidence``
+    are those of `Entry`.
+    """
+
+    index: int
+    time: int
+    by: Mapping[str, str]
+    evidence: str | None
+    proof: Proof = field(repr=False)
+
+    @property
+    def seq(self) -> int:
+        """The number of the entry."""
+        return self.index + 1
+
+    def with_federation(self, federation: Federation) -> Entry:
+        """The entry that set that federation."""
+        data = {"federation": federation.to_json()}
+        return Entry(self.seq, self.time, FEDERATION_SET, by=self.by, evidence=self.evidence, data=data)
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"index", "time", "by", "evidence", "proof"}``."""
+        ours = {"index": self.index, "time": self.time, "by": dict(self.by), "evidence": self.evidence}
+        return {**ours, "proof": encode_proof(self.proof)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Raises MalformedToken."""
+        if type(value) is not dict:
+            raise MalformedToken("the entry that set the federation is not an object")
+        at_least(value, {"evidence", "proof"})
+        index, time, by = number_claim(value, "index"), time_claim(value, "time"), claim(value, "by", dict)
+        evidence = None if value["evidence"] is None else claim(value, "evidence", str)
+        return cls(index, time, by, evidence, decode_proof(value["proof"]))
+
+    @classmethod
+    def of(cls, entry: Entry, proof: Proof) -> Self:
+        """From that entry, with its proof."""
+        return cls(entry.index, entry.time, entry.by, entry.evidence, proof)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FederationDocument(LedgerFrame):
-    """The registry's signed answer about which foreign trust domains are believed. The subject is its own domain."""
+    """The registry's signed answer about which foreign trust domains are believed. The subject is its own domain.
+
+    ``entry`` is the ledger entry that set the federation; None where none ever was set.
+    """
 
     TYP: ClassVar[str] = "peerseal-federation+jwt"
     MAX_SIZE: ClassVar[int] = 256 * 1024
     federation: Federation
+    entry: FederationEntry | None
+
+    @property
+    def set_by(self) -> int:
+        """The number of the entry that set the federation; 0 for none."""
+        return 0 if self.entry is None else self.entry.seq
 
     def members(self) -> dict[str, Any]:
         """The claims that only the federation document has."""
-        return {**self.ledger_claims(), **self.federation.to_json()}
+        entry = None if self.entry is None else self.entry.to_json()
+        return {**self.ledger_claims(), **self.federation.to_json(), "entry": entry}
 
     @classmethod
     def read_members(cls, claims: Mapping[str, Any]) -> dict[str, Any]:
         """The fields that only the federation document has."""
-        at_least(claims, {"domains"})
+        at_least(claims, {"domains", "entry"})
         federation = Federation.from_json({"domains": claims["domains"]}, claim(claims, "sub", str))
-        return {**cls.read_ledger_claims(claims), "federation": federation}
+        entry = None if claims["entry"] is None else FederationEntry.from_json(claims["entry"])
+        place = cls.read_ledger_claims(claims)
+        if entry is not None and entry.seq > place["seq"]:
+            raise MalformedToken(f"entry {entry.seq} set the federation, after the last change {place['seq']}")
+        return {**place, "federation": federation, "entry": entry}
 
 
 def _check_overlap(registries: Sequence[FederatedDomain]) -> None:

@@ -29,7 +29,7 @@ _SEEN = ".seen"
 _MISSED = ".missed"
 _OURS = re.compile(
     r"(?:root|domain|federation|(?:keys|part|policy|current)-[a-z0-9.-]+)\.jwt(?:\.seen|\.missed|\.lock)?"
-    r"|cosigned"
+    r"|(?:un)?cosigned"
     r"|changes(?:\.lists|\.watched|\.answer(?:\.lock)?)?"
     r"|\.new-[a-z0-9_]+"
 )
@@ -116,7 +116,8 @@ class CopyFolder:
             self._folder.date(name, fetched_at)
 
     def read_seen(self, name: str) -> int:
-        """The highest ``seq`` of the document under that name that this host has seen; 0 where that is not known."""
+        """The highest number of the document under that name that this host has seen: its ``seq``, unless its kind has
+        another one. 0 where that is not known."""
         copy = self.read(name + _SEEN)
         return natural(copy.jws) or 0 if copy else 0
 

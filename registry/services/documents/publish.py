@@ -11,12 +11,12 @@ from sqlalchemy import Connection
 
 from peerseal.errors import DocumentRefused
 from peerseal.protocol.documents.domain import DomainDocument
-from peerseal.protocol.documents.federation import FederationDocument
+from peerseal.protocol.documents.federation import FederationDocument, FederationEntry
 from peerseal.protocol.documents.frame import DOCUMENT_LIFETIME
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.ledger.entries import Admission, Entry
-from peerseal.protocol.ledger.merkle import Frontier, check_inclusion
+from peerseal.protocol.ledger.merkle import Frontier, Proof, check_inclusion
 from peerseal.protocol.names import REGISTRY, make_kid, service_id
 from registry.domain import publication
 from registry.domain.errors import LedgerContradicted, NotFound
@@ -317,7 +317,7 @@ class SettingDocuments(_Documents):
         authority = self._authority.current()
         with self._store.read() as connection:
             read = read_settings(connection)
-            frame = self._frame_of_domain(connection, authority, read.entry, as_of)
+            frame, _ = self._frame_of_domain(connection, authority, read.entry, as_of)
         members = {**frame.members(), "subject": authority.domain}
         document = DomainDocument(**members, settings=read.setting.value)
         return _answer(authority.sign(document), frame, frame.seq)
@@ -326,29 +326,33 @@ class SettingDocuments(_Documents):
         authority = self._authority.current()
         with self._store.read() as connection:
             read = read_federation(connection, authority.domain)
-            frame = self._frame_of_domain(connection, authority, read.entry, as_of)
+            frame, proof = self._frame_of_domain(connection, authority, read.entry, as_of)
         members = {**frame.members(), "subject": authority.domain}
-        document = FederationDocument(**members, federation=read.setting.value)
+        entry = None if read.entry is None else FederationEntry.of(read.entry, proof)
+        document = FederationDocument(**members, federation=read.setting.value, entry=entry)
         return _answer(authority.sign(document), frame, frame.seq)
 
     def _frame_of_domain(
         self, connection: Connection, authority: Authority, entry: Entry | None, as_of: AsOf
-    ) -> AnswerFrame:
-        """The frame of a document about the whole domain, which rests on that entry. Raises LedgerContradicted."""
+    ) -> tuple[AnswerFrame, Proof]:
+        """The frame of a document about the whole domain, which rests on that entry, and the entry's inclusion proof.
+        Raises LedgerContradicted."""
         changed = services.seq_of(connection, REGISTRY) or 0
         issued_at, edge = self._place(connection, REGISTRY, changed, as_of)
-        self._check_in_tree(connection, entry, edge)
-        return self._frame(authority, REGISTRY, issued_at, changed, edge)
+        proof = self._check_in_tree(connection, entry, edge)
+        return self._frame(authority, REGISTRY, issued_at, changed, edge), proof
 
-    def _check_in_tree(self, connection: Connection, entry: Entry | None, edge: Frontier) -> None:
-        """Raises LedgerContradicted where the entry, on which a document rests, is not in the tree."""
+    def _check_in_tree(self, connection: Connection, entry: Entry | None, edge: Frontier) -> Proof:
+        """The inclusion proof of the entry, on which a document rests. Raises LedgerContradicted where it is not in the
+        tree."""
         if entry is None:
-            return
+            return ()
         [proof] = self._ledger.proofs(connection, [entry.index], edge.size)
         try:
             check_inclusion(entry.leaf, entry.index, edge.size, proof, edge.root)
         except DocumentRefused as error:
             raise LedgerContradicted(f"entry {entry.seq} is not the one in the tree") from error
+        return proof
 
 
 def _answer(

@@ -48,12 +48,13 @@ class WitnessClient:
 
     def cosign(self, note: Note, prove: Prove) -> SignatureLine:
         """The witness' cosignature of the checkpoint, checked. Raises NotCosigned, and what ``prove`` raises."""
-        answer = self._submit(note, self._size, prove)
+        answer = self._submit(note, min(self._size, note.claimed.size), prove)
         if answer.status == 409:
-            self._size = self._read_size(answer)
-            answer = self._submit(note, self._size, prove)
-        if answer.status == 409 and (size := self._read_size(answer)) != self._size:
-            raise NotCosigned(f"it has cosigned {size} entries meanwhile", size)
+            told = self._read_size(answer)
+            answer = self._submit(note, told, prove)
+            self._size = told  # not larger than this ledger: a wrong size must not keep the witness from being asked
+            if answer.status == 409 and (size := self._read_size(answer)) != told:
+                raise NotCosigned(f"it has cosigned {size} entries meanwhile", size)
         if answer.status != 200:
             raise NotCosigned(f"status {answer.status}: {_REMEDIES.get(answer.status, 'see the log of the witness')}")
         line = self._read_line(answer, note)

@@ -19,6 +19,7 @@ from peerseal.errors import PeersealError
 from peerseal.protocol.ledger.cosignature import Note, NoteKey, SignatureLine, cosigned_at
 from peerseal.protocol.ledger.merkle import Proof
 from peerseal.protocol.ledger.quorum import Quorum
+from peerseal.protocol.tokens.claims import LATEST_TIME
 from peerseal.runtime.backoff import backoff
 from registry.domain.errors import NotFound
 from registry.services.documents.answer_cache import NOTE, PublicAnswer
@@ -36,16 +37,18 @@ AGAIN_AFTER: Final = 60
 """Seconds after which a witness cosigns the same checkpoint again, at a later time."""
 LONGEST_REST: Final = 60.0
 """Seconds for which a witness that fails is left alone, at most."""
+MOST_OFF: Final = 60
+"""Seconds between the time in a cosignature and this node's, at most: clients count from the former."""
 _LONGEST_TROUBLE = 300
 
 
 @dataclass(slots=True)
 class _Submitted:
-    """A checkpoint on its way: the note with the log's lines only, the witnesses' lines by the name of the witness, and
-    the names of those that have not answered yet."""
+    """A checkpoint on its way: the note with the log's lines only, the line of each witness, and the names of those
+    that have not answered yet."""
 
     note: Note
-    lines: dict[str, SignatureLine] = field(default_factory=dict)
+    lines: dict[NoteKey, SignatureLine] = field(default_factory=dict)
     waiting: set[str] = field(default_factory=set)
 
     def cosigned(self) -> Note:
@@ -81,12 +84,16 @@ class Cosigning:
 
     def newest(self) -> PublicAnswer:
         """The newest checkpoint that enough witnesses have cosigned, with their lines. Raises NotFound where there is
-        none."""
-        note = self._file.read().note if self._clients else None
+        none, and as `AuthoritySource.in_force`."""
+        note = self._kept()
         if note is None:
             raise NotFound("not_cosigned")
         now, size = int(self._node.clock()), note.claimed.size
         return PublicAnswer.of(written(note).encode("utf-8"), NOTE, size, size, now, now)
+
+    def _kept(self) -> Note | None:
+        """What the file holds; it counts without witnesses of this node, too, while the root asks for a quorum."""
+        return self._file.read().note if self._clients or self._quorum() is not None else None
 
     def states(self) -> dict[str, WitnessState]:
         """The state of each witness, by its name."""
@@ -98,12 +105,12 @@ class Cosigning:
         quorum = self._quorum()
         if quorum is None:
             return None
-        note = self._file.read().note if self._clients else None
+        note = self._kept()
         at = None if note is None else quorum.cosigned_at(note)
         asked = {client.key for client in self._clients.values()}
         unasked = tuple(key.name for key in quorum.witnesses if key not in asked)
         size = 0 if note is None or at is None else note.claimed.size
-        return QuorumState(quorum.needed, len(quorum.witnesses), size, at or 0, unasked)
+        return QuorumState(quorum.needed, len(quorum.witnesses), size, min(at or 0, LATEST_TIME), unasked)
 
     # ---- the thread
 
@@ -139,9 +146,9 @@ class Cosigning:
             self._await_result()
 
     def _await_result(self) -> None:
-        """Waits for the next look at the head, or for an answer, which is kept."""
+        """Waits for the next look at the head, or for an answer, which the next step keeps."""
         try:
-            self._keep(self._results.get(timeout=LOOK_EVERY))
+            self._results.put(self._results.get(timeout=LOOK_EVERY))
         except Empty:
             return
         self._stopping.wait(LOOK_EVERY / 10)  # witnesses that answer at the same time
@@ -151,6 +158,7 @@ class Cosigning:
         PeersealError or SQLAlchemyError."""
         while not self._results.empty():
             self._keep(self._results.get())
+        self._serve_newer()
         due = self._due(self._node.revisions.head())
         if due and self._settled():
             self._submitted = self._newest_checkpoint()
@@ -176,9 +184,13 @@ class Cosigning:
         if self._submitted is not None and self._submitted.note.text == note.text:
             return _Submitted(note, self._submitted.lines)
         known = self._file.read().note
-        lines = () if known is None or known.text != note.text else known.signatures
-        keys = {name: client.key for name, client in self._clients.items()}
-        return _Submitted(note, {line.name: line for line in lines if _is_by(keys.get(line.name), note, line)})
+        return _Submitted(note, {} if known is None or known.text != note.text else self._lines_in(known))
+
+    def _lines_in(self, note: Note) -> dict[NoteKey, SignatureLine]:
+        """The cosignatures in it of this node's witnesses, and of those that the root names."""
+        quorum = self._quorum()
+        keys = [*(client.key for client in self._clients.values()), *(quorum.witnesses if quorum else ())]
+        return {key: line for key in keys for line in note.signatures if _time_in(line, note, key) is not None}
 
     def _submit(self, name: str, submitted: _Submitted) -> None:
         client = self._clients[name]
@@ -205,40 +217,60 @@ class Cosigning:
     def _keep(self, result: _Result) -> None:
         name, submitted = result.witness.name, self._submitted
         self._flying.discard(name)
-        states = {**self.states(), name: self._state_after(result)}
-        newest = self._file.read().note
         if submitted is not None and submitted.note.text == result.note.text:
             submitted.waiting.discard(name)
             if result.line is not None:
-                submitted.lines[name] = result.line
-            if submitted.lines and self._may_replace(newest, submitted):
-                newest = submitted.cosigned()
-        self._file.write(Cosigned(newest, states))
+                submitted.lines[result.witness] = result.line
+        self._file.write(Cosigned(self._to_serve(), {**self.states(), name: self._state_after(result)}))
+
+    def _serve_newer(self) -> None:
+        """Serves the submitted checkpoint where the root has named other witnesses since these have answered."""
+        known, newest = self._file.read(), self._to_serve()
+        if newest != known.note:
+            self._file.write(replace(known, note=newest))
+
+    def _to_serve(self) -> Note | None:
+        """What is to be served."""
+        newest, submitted = self._file.read().note, self._submitted
+        if submitted is None or not submitted.lines or not self._may_replace(newest, submitted):
+            return newest
+        return submitted.cosigned()
 
     def _state_after(self, result: _Result) -> WitnessState:
-        name, now = result.witness.name, int(self._node.clock())
-        before = self.states()[name]
-        if result.line is not None:
-            if before.failures:
-                log.info("the witness %s cosigns again", name)
-            return WitnessState(result.note.claimed.size, now, tried_at=now)
-        if before.failures == 1 or (before.failures and before.trouble != result.failure):  # not of one race of nodes
-            log.warning("the witness %s does not cosign the ledger: %s", name, result.failure)
-        return replace(before, failures=before.failures + 1, tried_at=now, trouble=result.failure)
+        now, before = int(self._node.clock()), self.states()[result.witness.name]
+        at = None if result.line is None else _time_in(result.line, result.note, result.witness)
+        if at is None:
+            return self._failed(result.witness.name, before, result.failure)
+        found = replace(before, size=result.note.claimed.size, at=min(at, LATEST_TIME))
+        if abs(at - now) > MOST_OFF:
+            off = f"more than {MOST_OFF} s {'behind' if at < now else 'ahead of'} this node's"
+            return self._failed(
+                result.witness.name, found, f"its clock is {off}: tell its operator, or correct this one"
+            )
+        if before.failures:
+            log.info("the witness %s cosigns again", result.witness.name)
+        return replace(found, failures=0, tried_at=now, trouble="")
+
+    def _failed(self, name: str, state: WitnessState, trouble: str) -> WitnessState:
+        if state.failures == 1 or (state.failures and state.trouble != trouble):  # not of one race of nodes
+            log.warning("the witness %s fails: %s", name, trouble)
+        return replace(state, failures=state.failures + 1, tried_at=int(self._node.clock()), trouble=trouble)
 
     def _may_replace(self, newest: Note | None, submitted: _Submitted) -> bool:
         """Whether the submitted checkpoint is served in place of the newest one: enough witnesses have cosigned it; or
-        all have answered, and the root asks for no quorum which the one before has."""
-        if self._is_enough(submitted) or (newest is not None and newest.text == submitted.note.text):
+        the root asks for no quorum which the one before has, and it is the same, or all have answered."""
+        if self._is_enough(submitted):
             return True
         quorum = self._quorum()
-        return not submitted.waiting and (newest is None or quorum is None or quorum.cosigned_at(newest) is None)
+        if newest is None or quorum is None or quorum.cosigned_at(newest) is None:
+            return not submitted.waiting or (newest is not None and newest.text == submitted.note.text)
+        return False
 
     def _is_enough(self, submitted: _Submitted) -> bool:
         """Whether it has the cosignatures that the root asks for; all of them where it asks for none."""
         quorum = self._quorum()
         if quorum is None:
-            return len(submitted.lines) == len(self._clients)
+            return all(client.key in submitted.lines for client in self._clients.values())
         return quorum.cosigned_at(submitted.cosigned()) is not None
 
     def _quorum(self) -> Quorum | None:
@@ -248,8 +280,9 @@ class Cosigning:
 def _is_due(state: WitnessState, head: int, now: float) -> bool:
     if state.failures:
         return abs(now - state.tried_at) >= backoff(state.failures, first=1.0, longest=LONGEST_REST)
-    return state.size != head or abs(now - state.at) >= AGAIN_AFTER
+    return state.size != head or abs(now - state.tried_at) >= AGAIN_AFTER
 
 
-def _is_by(witness: NoteKey | None, note: Note, line: SignatureLine) -> bool:
-    return witness is not None and cosigned_at(replace(note, signatures=(line,)), witness) is not None
+def _time_in(line: SignatureLine, note: Note, witness: NoteKey) -> int | None:
+    """When the witness cosigned the note, by this line; None where the line is not its cosignature."""
+    return cosigned_at(replace(note, signatures=(line,)), witness)

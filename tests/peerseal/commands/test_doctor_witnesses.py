@@ -81,6 +81,18 @@ def test_all_lag(registry: MemoryRegistry, clock: Clock) -> None:
 
 
 @pytest.mark.usefixtures("two")
+def test_a_clock_is_ahead(registry: MemoryRegistry, clock: Clock) -> None:
+    cosigned(registry, "a.example", "b.example")
+    clock.advance(-59)
+    assert [finding.level for finding in found(registry)] == [OK, OK, OK]
+    clock.advance(-2)
+    findings = found(registry)
+    assert [finding.level for finding in findings] == [WARNING, WARNING, OK]
+    assert findings[0].found == "a.example cosigned 2 entries, 61 s in the future"
+    assert "set its clock" in findings[0].remedy
+
+
+@pytest.mark.usefixtures("two")
 def test_the_quorum_of_this_host_is_not_reached(registry: MemoryRegistry) -> None:
     cosigned(registry, "a.example", "b.example")
     own = {"PEERSEAL_WITNESSES": VKEYS["own.example"], "PEERSEAL_WITNESS_QUORUM": "1"}

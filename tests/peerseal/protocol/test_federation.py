@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerseal.errors import InvalidName, MalformedToken, PeersealError
-from peerseal.protocol.documents.federation import MAX_DOMAINS, Federation, FederationDocument
+from peerseal.protocol.documents.federation import MAX_DOMAINS, Federation, FederationDocument, FederationEntry
 from peerseal.protocol.documents.frame import read_document, sign_document
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
@@ -31,7 +31,8 @@ def test_a_signed_document_says_what_was_written() -> None:
     key = KeyPair.generate("ES256")
     limited = read({**PARTNER, "services": ["billing"], "scopes": ["orders:read"], "transactions": True})
     place: dict[str, Any] = {"seq": 1, "head": 1, "checkpoint": "", "issued_at": 1000, "expires_at": 2000}
-    document = FederationDocument(issuer=f"{OWN}/registry", subject=OWN, federation=limited, **place)
+    entry = FederationEntry(0, 900, {"operator": "o_1"}, None, (bytes(32),))
+    document = FederationDocument(issuer=f"{OWN}/registry", subject=OWN, federation=limited, entry=entry, **place)
     signers = {make_kid(document.issuer, key.public.thumbprint): key.public}
     jws = sign_document(document, key)
     assert read_document(FederationDocument, jws, signers, now=1500, domain=OWN) == document

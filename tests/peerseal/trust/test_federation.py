@@ -15,6 +15,7 @@ from peerseal.protocol.documents.federation import FederatedDomain, Federation
 from peerseal.testing import Answer, Clock, MemoryRegistry
 from peerseal.verify.response import ResponseHead, ResponseVerifier
 from tests.peerseal.served import Child
+from tests.support.between import Between
 from tests.support.misbehaving import hangs, misbehaving
 from tests.support.two_domains import BILLING, QUIET, SHOP, TwoDomains, code_of, two_domains
 from tests.support.waiting import until
@@ -223,6 +224,42 @@ def test_a_foreign_registry_that_is_down_takes_nothing_away_within_the_offline_l
     domains.trust.refresh()
     assert code_of(lambda: domains.call(verifier)) == "trust_unavailable"
     assert domains.call(verifier, own).service == "client"
+
+
+def test_under_another_url_the_known_keys_of_a_registry_that_is_down_stay(domains: TwoDomains) -> None:
+    """An operator adds a mirror because the registry is down."""
+    domains.acme.federate(domains.partner)
+    verifier = domains.verifier()
+    domains.call(verifier)
+    late = domains.partner.identity("late", limits=QUIET)
+    [known] = domains.acme.federation_document().federation.domains
+    asked: list[str] = []
+    domains.acme.elsewhere["https://mirror.example"] = Between(domains.partner, asked.append)
+    domains.partner.down = True
+    domains.acme.set_federation(Federation((replace(known, urls=("https://mirror.example", *known.urls)),)))
+    domains.trust.refresh()
+    assert domains.call(verifier).id == BILLING
+    domains.partner.down = False
+    wider = domains.verifier({"partner.example/late": {"read"}})
+    assert domains.call(wider, late).id == "partner.example/late"
+    assert "/v1/services/late/jwks.jwt" in {path.partition("?")[0] for path in asked}, "the new URL is asked"
+
+
+def test_a_url_that_was_given_up_is_asked_no_more(clock: Clock) -> None:
+    with two_domains(clock, LIVELY) as domains:
+        old, new = list[str](), list[str]()
+        domains.acme.federate(domains.partner)
+        domains.acme.elsewhere[domains.partner.url] = Between(domains.partner, old.append)
+        domains.acme.elsewhere["https://new.example"] = Between(domains.partner, new.append)
+        verifier = domains.verifier()
+        domains.call(verifier)
+        [known] = domains.acme.federation_document().federation.domains
+        domains.acme.set_federation(Federation((replace(known, urls=("https://new.example",)),)))
+        until(lambda: len(new) > 2)
+        asked = len(old)
+        until(lambda: len(new) > 5)
+        assert len(old) <= asked + 1
+        domains.call(verifier)
 
 
 def test_the_own_registry_may_be_down_within_the_offline_limit(domains: TwoDomains, clock: Clock) -> None:

@@ -239,6 +239,127 @@ def test_a_restart_gives_no_further_time(registry: MemoryRegistry, clock: Clock,
     assert knows(second, old)
 
 
+@pytest.mark.parametrize("first_read", ["the new key", "the old key", "settings", "a policy", "changes"])
+@pytest.mark.parametrize("kept", [False, True])
+def test_no_order_of_questions_after_a_restart_gives_further_time(
+    registry: MemoryRegistry, clock: Clock, tmp_path: Path, first_read: str, *, kept: bool
+) -> None:
+    old = admitted(registry)
+    registry.set_policy("client", {"shop": {"read"}})
+    settings = registry.call("GET", "/v1/domain.jwt")
+    serve_cosigned(registry, *NAMES)
+    clock.advance(2 * DELAY)
+    new = admitted(registry, "shop")
+    registry.answers["/v1/domain.jwt"] = settings  # the documents of before are the same while nothing changes them
+    for _ in range(3):
+        trust = registry.trust_store(limits=QUIET, cache_dir=tmp_path if kept else None, **TWO_OF_THREE)
+        if first_read == "the old key":
+            assert knows(trust, old)
+        elif first_read == "settings":
+            trust.settings()
+        elif first_read == "a policy":
+            trust.policy(f"{registry.domain}/client")
+        elif first_read == "changes":
+            trust.refresh()
+        assert not knows(trust, new)
+        assert knows(trust, old), "what is cosigned goes on"
+        trust.stop()
+        clock.advance(DELAY - 10)
+    serve_cosigned(registry, *NAMES)
+    assert knows(registry.trust_store(limits=QUIET, **TWO_OF_THREE), new)
+
+
+@pytest.mark.parametrize("damaged", [None, b"", b"x", b"1 2 3", b"\xff " * 99])
+def test_an_earlier_tree_that_is_cosigned_again_gives_no_time_to_a_host_that_restarts(
+    registry: MemoryRegistry, clock: Clock, tmp_path: Path, damaged: bytes | None
+) -> None:
+    old, earlier = admitted(registry), registry.ledger.checkpoint()
+    options = {"limits": QUIET, "cache_dir": tmp_path, **TWO_OF_THREE}
+    serve_cosigned(registry, *NAMES)
+    trust = registry.trust_store(**options)
+    assert knows(trust, old)
+    new = admitted(registry, "shop")  # which the witnesses never see
+    believed = []
+    for _ in range(6):
+        believed.append((knows(trust, old), knows(trust, new)))
+        clock.advance(60)
+        serve_cosigned(registry, *NAMES, note=earlier)
+        trust.refresh()
+        trust.stop()
+        for file in tmp_path.rglob("uncosigned") if damaged is not None else ():
+            file.write_bytes(damaged)
+        clock.advance(60)
+        trust = registry.trust_store(**options)
+    assert all(of_old for of_old, _ in believed), "what is cosigned goes on"
+    if damaged is None:
+        assert [of_new for _, of_new in believed] == [True, True, True, False, False, False]
+    serve_cosigned(registry, *NAMES)
+    assert knows(trust, new)
+    newer = admitted(registry, "stock")
+    assert knows(trust, newer), "the delay is over for what is cosigned now, and not for later entries"
+
+
+def test_an_idle_ledger_stays_usable_although_its_last_cosignature_is_old(
+    registry: MemoryRegistry, clock: Clock
+) -> None:
+    kid = admitted(registry)
+    registry.set_policy("client", {"shop": {"read"}})
+    serve_cosigned(registry, *NAMES)
+    clock.advance(2 * 3600.0)
+    trust = registry.trust_store(limits=QUIET, **TWO_OF_THREE)
+    for _ in range(3):
+        trust.refresh()
+        assert knows(trust, kid), "all of it is cosigned"
+        assert trust.policy(f"{registry.domain}/client") == registry.policy(f"{registry.domain}/client")
+        clock.advance(QUIET.offline_limit - 60)
+    new = admitted(registry, "shop")
+    assert not knows(trust, new), "it may have been kept from the witnesses since the last cosignature"
+    serve_cosigned(registry, *NAMES)
+    assert knows(trust, new)
+    clock.advance(2 * DELAY)
+    assert knows(trust, admitted(registry, "stock")), "the store has seen by itself that it had caught up"
+
+
+def test_an_old_document_of_the_root_that_names_other_witnesses_gives_no_time(
+    registry: MemoryRegistry, clock: Clock
+) -> None:
+    root = "/.well-known/peerseal-registry"
+    registry.name_witnesses(Quorum.of(VKEYS, 3))
+    old = admitted(registry)
+    serve_cosigned(registry, *NAMES)
+    before = registry.call("GET", root)
+    registry.name_witnesses(Quorum.of(VKEYS, 2))
+    clock.advance(2 * DELAY)
+    new = admitted(registry, "shop")
+    registry.answers[root] = before
+    trust = registry.trust_store(limits=QUIET)
+    assert knows(trust, old)
+    del registry.answers[root]
+    trust.refresh()
+    trust.refresh()
+    assert not knows(trust, new)
+    assert knows(trust, old)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_an_old_document_of_the_root_that_names_no_witnesses_is_found_out(
+    registry: MemoryRegistry, tmp_path: Path, *, kept: bool
+) -> None:
+    root = "/.well-known/peerseal-registry"
+    before = registry.call("GET", root)
+    registry.name_witnesses(Quorum.of(VKEYS, 2))
+    old = admitted(registry)
+    serve_cosigned(registry, *NAMES)
+    options: dict[str, Any] = {"limits": QUIET} | ({"cache_dir": tmp_path} if kept else TWO_OF_THREE)
+    assert knows(registry.trust_store(**options), old)
+    new = admitted(registry, "shop")
+    registry.clock.advance(2 * DELAY)
+    registry.answers[root] = before
+    trust = registry.trust_store(**options)
+    assert not knows(trust, new), "by the cache folder, or by the settings"
+    assert knows(trust, old)
+
+
 def test_copies_that_were_cosigned_decide_while_the_registry_is_down(registry: MemoryRegistry, tmp_path: Path) -> None:
     kid = admitted(registry)
     serve_cosigned(registry, *NAMES)
@@ -416,6 +537,12 @@ def test_metrics_say_how_far_the_ledger_is_cosigned(registry: MemoryRegistry, cl
 def test_witnesses_that_cannot_be_asked_for(registry: MemoryRegistry, options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         registry.trust_store(**options)
+
+
+@pytest.mark.parametrize("delay", [float("inf"), float("nan"), 7 * 24 * 3600.0 + 1, -1.0, "300", True])
+def test_a_delay_that_never_ends_is_refused(delay: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"TrustLimits.witness_delay.*expected a number, 0 to 604800"):
+        TrustLimits(witness_delay=delay)
 
 
 def test_no_mutation_of_a_cosigned_checkpoint_covers_more(registry: MemoryRegistry) -> None:

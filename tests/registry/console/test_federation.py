@@ -39,7 +39,8 @@ def believe(registry: Driver, *domains: dict[str, Any]) -> int:
 
 
 def domain(number: int) -> dict[str, Any]:
-    return {**PARTNER, "domain": f"d{number:02}.example", "root": "A" * 40 + f"{number:02}A"}
+    name = f"d{number:02}.example"
+    return {**PARTNER, "domain": name, "urls": [f"https://{name}"], "root": "A" * 40 + f"{number:02}A"}
 
 
 def send(browser: Browser, **typed: str) -> int:

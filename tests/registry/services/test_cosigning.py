@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from time import time
 from typing import Any
 
 import pytest
@@ -17,7 +18,9 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import ledger_public_key, verify_checkpoint
 from peerseal.protocol.ledger.cosignature import LOG_KEY, WITNESS_KEY, Note, NoteKey, cosign, cosigners
 from peerseal.protocol.ledger.quorum import Quorum
+from peerseal.protocol.tokens.claims import LATEST_TIME
 from registry.services.setup.ceremony import Ceremony, signed, written
+from registry.services.witnesses.cosigning import AGAIN_AFTER, LONGEST_REST, MOST_OFF
 from registry.services.witnesses.state import QuorumState
 from registry.witness_addresses import WitnessAddress
 from tests.registry.driver import DOMAIN, Clock, Driver
@@ -229,10 +232,7 @@ def test_what_no_witness_cosigned_is_not_served(
 
 
 def test_a_submission_has_the_old_size_the_proof_and_the_ledgers_signature_alone(witnesses: Witnesses) -> None:
-    def honest(body: bytes) -> Answer:
-        return 200, f"{cosign(note_in(body).text, 'w', signer_of('w'), 1)}\n".encode()
-
-    node = witnesses.node(witnesses.odd("w", honest))
+    node = witnesses.node(witnesses.odd("w", cosigning_by("w", time)))
     node.registry.cosigning.start()
     until(lambda: served(node) is not None, what="it is cosigned")
     first = served(node)
@@ -281,7 +281,11 @@ def test_a_checkpoint_without_the_roots_quorum_does_not_replace_one_that_has_it(
     answering = True
 
     def fickle(body: bytes) -> Answer:
-        return (200, f"{cosign(note_in(body).text, 'b', signer_of('b'), 1)}\n".encode()) if answering else (503, b"")
+        return (
+            (200, f"{cosign(note_in(body).text, 'b', signer_of('b'), int(time()))}\n".encode())
+            if answering
+            else (503, b"")
+        )
 
     two = witnesses.honest("a"), witnesses.odd("b", fickle)
     name_quorum(witnesses.registry, *two, needed=2)
@@ -296,23 +300,106 @@ def test_a_checkpoint_without_the_roots_quorum_does_not_replace_one_that_has_it(
     until(lambda: cosigned_by(node, *two), what="both cosign again")
 
 
-def test_the_same_checkpoint_is_cosigned_again_at_a_later_time(tmp_path: Path) -> None:
-    clock, home = Clock(), tmp_path / "home"
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def dated(clock: Clock, tmp_path: Path) -> Iterator[Witnesses]:
+    """The witnesses of a registry whose clock stands until the test moves it."""
+    home = tmp_path / "dated"
     home.mkdir(mode=0o700)
     registry = Driver(f"sqlite:///{home / 'registry.sqlite3'}", home, clock)
     with ExitStack() as running:
         running.callback(registry.close)
-        one = Witnesses(registry, tmp_path, running).odd(
-            "w", lambda body: (200, f"{cosign(note_in(body).text, 'w', signer_of('w'), int(clock()))}\n".encode())
-        )
-        node = registry.node(witnesses=(one,))
-        running.callback(node.close)
-        running.callback(node.registry.cosigning.stop)
-        node.registry.cosigning.start()
-        until(lambda: served(node) is not None, what="it is cosigned")
-        began = int(clock())
-        clock.forward(61)
-        until(lambda: cosigners(served(node), [one.key]) == {"w": began + 61}, what="it is cosigned again")  # type: ignore[arg-type]
+        yield Witnesses(registry, tmp_path, running)
+
+
+def cosigning_by(name: str, clock: Callable[[], float]) -> Callable[[bytes], Answer]:
+    """The answers of a witness with that clock, which compares nothing."""
+    return lambda body: (200, f"{cosign(note_in(body).text, name, signer_of(name), int(clock()))}\n".encode())
+
+
+def has_cosigned_head(node: Driver, name: str) -> bool:
+    size = Note.parse(node.client.get("/ledger/checkpoint").text).claimed.size
+    return node.registry.cosigning.states()[name].size == size
+
+
+def test_the_same_checkpoint_is_cosigned_again_at_a_later_time(dated: Witnesses, clock: Clock) -> None:
+    one = dated.odd("w", cosigning_by("w", clock))
+    node = dated.node(one)
+    node.registry.cosigning.start()
+    until(lambda: cosigned_by(node, one), what="it is cosigned")
+    began = int(clock())
+    clock.forward(AGAIN_AFTER + 1)
+    until(lambda: cosigners(served(node), [one.key]) == {"w": began + 61}, what="it is cosigned again")  # type: ignore[arg-type]
+
+
+def test_a_node_with_other_witnesses_keeps_the_quorum_until_the_root_names_them(dated: Witnesses, clock: Clock) -> None:
+    old = [dated.odd(name, cosigning_by(name, clock)) for name in ("a", "b")]
+    new = [dated.odd(name, cosigning_by(name, clock)) for name in ("c", "d")]
+    name_quorum(dated.registry, *old, needed=2)
+    first = dated.node(*old)
+    first.registry.cosigning.start()
+    until(lambda: cosigned_by(first, *old), what="the old ones cosign")
+    first.registry.cosigning.stop()
+    assert cosigned_by(dated.node(), *old), "also where a node asks no witness at all"
+    second = dated.node(*new)
+    second.registry.cosigning.start()
+    until(lambda: cosigned_by(second, *old, *new), what="their cosignatures of the same checkpoint are kept")
+    second.joined(KeyPair.generate("ES256"), "billing")
+    until(lambda: all(has_cosigned_head(second, name) for name in "cd"), what="the new ones cosign more")
+    found = served(second)
+    assert found is not None
+    assert len(cosigners(found, [one.key for one in old])) == 2, "what the root asks for"
+    name_quorum(dated.registry, *new, needed=2)
+    until(lambda: all(has_cosigned_head(second, name) for name in "cd"), what="the new ones cosign the root's document")
+    clock.forward(second.registry.settings.limits.registry_keys_cached + 1)
+    until(lambda: cosigned_by(second, *new), what="served although no witness answers again")
+
+
+@pytest.mark.parametrize("told", [b"9" * 18, b"7"])
+def test_a_size_that_is_too_large_silences_no_witness(dated: Witnesses, clock: Clock, told: bytes) -> None:
+    honest, lies = cosigning_by("w", clock), [False]
+    one = dated.odd("w", lambda body: (409, told) if lies[0] else honest(body))
+    node = dated.node(one)
+    node.registry.cosigning.start()
+    until(lambda: cosigned_by(node, one), what="it cosigns")
+    lies[0] = True
+    node.joined(KeyPair.generate("ES256"), "billing")
+    until(lambda: node.registry.cosigning.states()["w"].failures > 0, what="it fails")
+    lies[0] = False
+    clock.forward(LONGEST_REST)
+    until(lambda: cosigned_by(node, one), what="it cosigns again")
+
+
+@pytest.mark.parametrize("at", [1, 1_000_000_000, 2**63 - 1])
+def test_a_witness_whose_clock_is_wrong_is_named(dated: Witnesses, clock: Clock, at: int) -> None:
+    one = dated.odd("w", cosigning_by("w", lambda: at))
+    name_quorum(dated.registry, one, needed=1)
+    node = dated.node(one)
+    cosigning = node.registry.cosigning
+    cosigning.start()
+    until(lambda: cosigned_by(node, one), what="what it cosigned counts all the same")
+    state, quorum = cosigning.states()["w"], cosigning.quorum()
+    assert state.failures > 0
+    assert state.trouble.startswith(
+        f"its clock is more than 60 s {'ahead of' if at > clock() else 'behind'} this node's"
+    )
+    assert state.at == min(at, LATEST_TIME)
+    assert quorum is not None
+    assert "cosigned" in str(quorum), "also a time that no calendar has"
+    assert f"cosigned {state.size} entries, at" in str(state)
+
+
+def test_a_clock_that_differs_a_little_is_none(dated: Witnesses, clock: Clock) -> None:
+    one = dated.odd("w", cosigning_by("w", lambda: clock() - MOST_OFF))
+    node = dated.node(one)
+    node.registry.cosigning.start()
+    until(lambda: cosigned_by(node, one), what="it cosigns")
+    state = node.registry.cosigning.states()["w"]
+    assert (state.failures, state.at) == (0, int(clock()) - MOST_OFF)
 
 
 def test_what_cannot_be_read_of_the_file_counts_as_none(witnesses: Witnesses) -> None:
