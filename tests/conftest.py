@@ -70,6 +70,7 @@ THOROUGH = tuple(
         "e2e/test_replay_on_two_hosts",
         "e2e/test_restore",
         "e2e/test_rolling_restart",
+        "e2e/test_split_view",
         "e2e/test_token_exchange",
         "e2e/test_two_domains",
         "e2e/test_up",
