@@ -41,7 +41,7 @@ def proxy(address: tuple[str, int], url: str, old: bytes, new: bytes) -> Threadi
 def altering(url: str, old: bytes, new: bytes) -> Iterator[str]:
     """The URL of such a proxy on loopback, which serves meanwhile."""
     with proxy((LOOPBACK, 0), url, old, new) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         try:
             yield f"http://{LOOPBACK}:{server.server_port}"
         finally:

@@ -74,7 +74,7 @@ class Cosigning:
         self._clients = {one.key.name: WitnessClient(one) for one in settings.witnesses}
         self._file = CosignedFile(settings.home)
         self._submitted: _Submitted | None = None
-        self._results: SimpleQueue[_Result] = SimpleQueue()
+        self._results: SimpleQueue[_Result | None] = SimpleQueue()  # None ends a wait
         self._flying: set[str] = set()
         self._thread: threading.Thread | None = None
         self._starting, self._stopping = threading.Lock(), threading.Event()
@@ -127,6 +127,7 @@ class Cosigning:
     def stop(self) -> None:
         """Ends the thread, and waits for its end. Submissions under way end by themselves."""
         self._stopping.set()
+        self._results.put(None)
         if self._thread is not None:
             self._thread.join()
         self._file.resign()
@@ -157,7 +158,8 @@ class Cosigning:
         """Keeps what the witnesses have answered, and submits the newest checkpoint to those that are due. Raises
         PeersealError or SQLAlchemyError."""
         while not self._results.empty():
-            self._keep(self._results.get())
+            if (result := self._results.get()) is not None:
+                self._keep(result)
         self._serve_newer()
         due = self._due(self._node.revisions.head())
         if due and self._settled():

@@ -72,7 +72,7 @@ class Witnesses:
                 pass
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         self._running.callback(server.server_close)
         self._running.callback(server.shutdown)
         return WitnessAddress(key_of(name), f"http://127.0.0.1:{server.server_port}")
