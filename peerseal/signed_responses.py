@@ -240,7 +240,8 @@ class _HeldAnswer:
             self._signing.broke_off(self._call)
 
     def _signed(self, call: ProvenCall, status: str, headers: list[tuple[str, str]]) -> list[bytes]:
-        body = b"".join(self._pieces)
+        (pieces, self._pieces) = (self._pieces, [])  # not held twice while a slow client reads
+        body = b"".join(pieces)
         token = self._signing.header(call, self._method, int(status[:3]), headers, body)
         kept = [pair for pair in headers if pair[0].lower() != RESPONSE_HEADER.lower()]
         self._start_response(status, kept if token is None else [*kept, (RESPONSE_HEADER, token)])

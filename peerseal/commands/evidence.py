@@ -153,13 +153,19 @@ def _present(arguments: argparse.Namespace, pin: str | None, domain: str) -> _Pr
     if arguments.registry_files is None:
         return None
     keys, history = arguments.registry_files
-    root, answered = _root(_content(keys, RegistryKeys.MAX_SIZE), pin, domain), _content(history, MAX_HISTORY_BYTES)
-    return _Present(root, tuple(statements_in(answered)) if answered else ())
+    document, answered = _content(keys, RegistryKeys.MAX_SIZE), _content(history, MAX_HISTORY_BYTES)
+    try:
+        return _Present(_root(document, pin, domain), tuple(statements_in(answered)) if answered else ())
+    except DocumentRefused as error:
+        raise ConfigurationError(f"--registry-files do not count ({error.code}): {error.detail}") from error
 
 
 def _fetched(fetcher: HttpFetcher, path: str, limit: int, read: Callable[[bytes], T]) -> T:
-    with no_larger_than(limit):
-        found = fetcher.ask(path, lambda answer: read(content(answer)))
+    try:
+        with no_larger_than(limit):
+            found = fetcher.ask(path, lambda answer: read(content(answer)))
+    except DocumentRefused as error:
+        raise FetchError(f"the registry's answer to {path} does not count ({error.code}): {error.detail}") from error
     if found is None:
         raise AssertionError("unreachable: no answer says that there is nothing new")
     return found
@@ -176,7 +182,7 @@ def _root(body: bytes, pin: str | None, domain: str) -> RegistryKeys:
 def _judged(evidence: Evidence, keys: list[NoteKey], pin: str | None, present: _Present | None) -> _Judged:
     """The verdict. Raises DocumentRefused."""
     in_file = None if pin is None or evidence.registry_keys is None else evidence.keys_under(pin)
-    newest = max((root for root in (in_file, present and present.root) if root), key=_age, default=None)
+    newest = max((root for root in (present and present.root, in_file) if root), key=_age, default=None)
     served = () if present is None else present.statements
     judged = replace(evidence, statements=(*evidence.statements, *served))
     given = tuple({"kty": "OKP", "crv": "Ed25519", "x": b64url(key.public)} for key in keys)
@@ -222,18 +228,14 @@ def _basis(
 ) -> tuple[tuple[str, ...], Mapping[str, Any]]:
     """What the verdict rests on, in sentences and as JSON."""
     source = "file" if present is None or root is not present.root else "registry"
-    if is_given:
+    if is_given or root is None:
         keys = "the ledger's key that --ledger-key names"
     else:
-        keys = (
-            ""
-            if root is None
-            else f"the ledger's keys as of {_day(root.issued_at)}, version {root.version}, from the {source}"
-        )
-    count = len(evidence.statements) + (0 if present is None else len(present.statements))
+        keys = f"the ledger's keys as of {_day(root.issued_at)}, version {root.version}, from the {source}"
+    count = len({*evidence.statements, *(() if present is None else present.statements)})
     known = f"{count or 'no'} statement{'' if count == 1 else 's'} of the root about lost entries"
     where = "in the file" if present is None else "in the file and in the registry's answer"
-    read = "" if root is not None else ", which were not read: give --pin" if count else ""
+    read = ", which were not read: give --pin" if root is None and count else ""
     sentences = [f"It rests on {keys}; and on {known} {where}{read}."]
     if present is None:
         sentences.append(

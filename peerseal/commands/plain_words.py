@@ -10,11 +10,10 @@ from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.encoding import b64url
 from peerseal.protocol.ledger.cosignature import Note, SignatureLine
 from peerseal.protocol.ledger.split_view import Evidence, decode_cp
-from peerseal.protocol.tokens.claims import claim
+from peerseal.protocol.tokens.claims import LATEST_TIME, claim
 from peerseal.protocol.tokens.response import ALWAYS_SIGNED, RESPONSE_TYP, check_response_claims
 from peerseal.runtime.times import utc
 
-_LATEST: Final = 253_402_300_799  # 9999-12-31, the last day that `datetime` can show
 _COSIGNATURE: Final = 8 + 64
 """Bytes of a witness' signature: its time, and an Ed25519 signature."""
 
@@ -140,7 +139,7 @@ def _time_of(line: SignatureLine) -> int | None:
 
 
 def _when(seconds: int) -> str:
-    return utc(seconds) if 0 <= seconds <= _LATEST else f"{seconds} seconds after 1970"
+    return utc(seconds) if 0 <= seconds <= LATEST_TIME else f"{seconds} seconds after 1970"
 
 
 def _counted(number: int, one: str, many: str) -> str:

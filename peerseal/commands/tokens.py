@@ -34,6 +34,7 @@ from peerseal.protocol.join import JoinToken
 from peerseal.protocol.ledger.split_view import Evidence
 from peerseal.protocol.plain import plain_text
 from peerseal.protocol.tokens.assertion import ACCESS_TYP, ASSERTION_TYP
+from peerseal.protocol.tokens.claims import LATEST_TIME
 from peerseal.protocol.tokens.event import EVENT_TYP
 from peerseal.protocol.tokens.introspection import SIGNED_TYP
 from peerseal.protocol.tokens.proof import PROOF_TYP
@@ -77,7 +78,6 @@ _LONGEST_START = 24
 """Columns before a text that are kept free below; the names of our claims need 18."""
 _MOST_SHOWN = 4096
 """Characters of a value; its whole text is for ``--json``."""
-_EARLIEST, _LATEST = 0, 253_402_300_799  # 1970-01-01 and 9999-12-31, which `datetime` can show
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ def _evidence(text: str) -> Inspected:
     try:
         evidence = Evidence.decode(text.encode("utf-8", "surrogateescape"))
     except DocumentRefused as error:
-        raise ConfigurationError(f"this begins as evidence of a split view does, and is none: {error}") from error
+        raise ConfigurationError(f"this is JSON, and no evidence of a split view: {error}") from error
     return Inspected(EVIDENCE, {}, json.loads(text), tuple(of_evidence(evidence)))
 
 
@@ -243,7 +243,7 @@ def _beginning(text: str) -> str:
 def _shown(name: str, value: object, now: float) -> str:
     if isinstance(value, str) and name not in _TIMES:
         return value
-    if name in _TIMES and isinstance(value, int | float) and _EARLIEST <= value <= _LATEST:
+    if name in _TIMES and isinstance(value, int | float) and 0 <= value <= LATEST_TIME:
         return f"{value}  {utc(value)}, {in_words(value - now)}"
     return json.dumps(value, ensure_ascii=False)
 

@@ -375,6 +375,15 @@ class FederationShelf(DomainWideShelf[FederationDocument, Federation]):
     def _version(self, document: FederationDocument) -> int:
         return document.set_by
 
+    def _check_not_older_than_seen(
+        self, item: CachedSubject[KnownSetting[Federation]], document: FederationDocument
+    ) -> None:
+        """See Shelf. The ledger proves which entry set the federation, so that counts also where the root has dropped
+        the key that signed the document."""
+        known = item.known.set_by if item.known is not None and self._is_in_ledger(item) else 0
+        if document.set_by < (seen := max(known, self._copies.read_seen(item.file))):
+            raise DocumentRefused("document_rolled_back", f"set by entry {document.set_by}, seen was {seen}")
+
     def _rests_on(self, known: KnownSetting[Federation]) -> int:
         return known.set_by if known.value.domains else 0
 

@@ -274,8 +274,8 @@ def _added(client: OperatorClient, new: FederatedDomain, terms: Terms, as_json: 
     show(_members(done), as_json, "\n".join(map(folded, [*sentences, *_changed(before, new)])))
     if new.transactions and new.services is not None:
         say(
-            f"warning: a transaction counts only where the service that mints it is let in, too: name the minters of"
-            f" {new.domain} among --service",
+            f"note: a transaction counts only where the service that mints it is let in, too: --service must name the"
+            f" minters of {new.domain}",
             error=True,
         )
 

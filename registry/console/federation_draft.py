@@ -51,6 +51,7 @@ class Draft:
         new = self._domain(now)
         if self.overlap:
             return with_second_root(federation, new.domain, new.urls, new.root)
+        _check_not_opened(federation, new)
         return with_domain(federation, new)
 
     def _domain(self, now: float) -> FederatedDomain:
@@ -83,3 +84,15 @@ class Draft:
         if not urls:
             raise BadRequest("malformed_body", "no URL of its registry is given, expected one at least")
         return urls
+
+
+def _check_not_opened(federation: Federation, new: FederatedDomain) -> None:
+    """Passes unless the domain lets nothing in now, and an empty field would let all in. Raises BadRequest."""
+    for one in federation.of(new.domain):
+        services_opened = one.services == frozenset() and new.services is None
+        if services_opened or (one.scopes == frozenset() and new.scopes is None):
+            raise BadRequest(
+                "malformed_body",
+                "no service, or no scope, is let in now, and an empty field lets all in: name some here, or change it"
+                " with peerseal-registry federation add",
+            )

@@ -228,6 +228,29 @@ def test_an_earlier_entry_brings_no_federation_back_after_a_restart(domains: Two
     assert domains.acme.trust_store(limits=QUIET).key(kid).kid == kid, "one that never saw the newer is deceived"
 
 
+def test_an_earlier_entry_brings_no_federation_back_after_a_signing_key_was_dropped(
+    domains: TwoDomains, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a dropped key signed is doubted. That the ledger has the newer entry is not."""
+    domains.acme.federate(domains.partner)
+    verifier = domains.verifier()
+    domains.call(verifier)
+    earlier = domains.acme.federation_document()
+    domains.acme.end_federation("partner.example")
+    domains.trust.refresh()
+    assert code_of(lambda: domains.call(verifier)) == "unknown_key"
+    domains.acme.roll_signing_key()
+    newest = domains.acme.federation_document()
+    assert earlier.entry is not None
+    proof = domains.acme.ledger.inclusion(earlier.entry.index, newest.head)
+    lie = replace(newest, federation=earlier.federation, entry=replace(earlier.entry, proof=proof))
+    domains.acme.answers[FEDERATION] = jwt(domains.acme.sign(lie))
+    clock.advance(60.0)  # the list of the registry's keys is asked for again
+    domains.trust.refresh()
+    assert code_of(lambda: domains.call(verifier)) == "trust_unavailable"
+    assert "document_rolled_back: set by entry" in caplog.text
+
+
 def test_only_the_own_registry_says_who_is_believed(domains: TwoDomains) -> None:
     """Not another signer, not a document of another kind, not one about another domain."""
     federation = Federation((entry(domains.partner),))

@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import httpx
 import pytest
+import requests
 
 from peerseal import Identity, PeersealError, TrustLimits, TrustStore
 from peerseal.protocol import jose
@@ -174,7 +176,7 @@ class TestACallThatFails:
     def test_a_callee_that_is_down(self, world: tuple[World, dict[str, bool]], way: Way) -> None:
         served, options = world
         url, served.url = served.url, "http://127.0.0.1:9"
-        with pytest.raises(OSError if way is WAYS[0] else Exception):
+        with pytest.raises(requests.ConnectionError if way is WAYS[0] else httpx.ConnectError):
             way(served, **options)
         served.url = url
         assert [self.told(served, way, options) for _ in range(3)] == [True, False, False]

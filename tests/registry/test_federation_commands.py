@@ -221,7 +221,7 @@ def test_limits_in_force_stay_where_a_command_names_none(run: Run, partner: tupl
     limits = ("--service", "billing", "--scopes", "read", "--transactions")
     first = run("accept", url, "--pin", pin, *limits)
     assert (first.exit_code, "before:" in first.stdout) == (0, False), first.output
-    assert "name the minters of partner.example among --service" in " ".join(first.stderr.split())
+    assert "--service must name the minters of partner.example" in " ".join(first.stderr.split())
     mirror = "https://mirror.partner.example"
     moved = run("accept", url, "--url", url, "--url", mirror, "--unchecked", "--pin", pin)
     assert f"asked at {url}, {mirror}; before: {url}" in " ".join(moved.stdout.split())

@@ -21,7 +21,8 @@ class CompiledOnce(Rule):
 
     def compile(self) -> None:
         """See Rule."""
-        given = (self.rule, self.host, self.subdomain, self.merge_slashes, str(self.defaults))
+        converters = self.map.converters.items()
+        given = (self.rule, self.host, self.subdomain, self.merge_slashes, str(self.defaults), frozenset(converters))
         if given not in _COMPILED:
             before = {name: id(value) for name, value in vars(self).items()}
             self.arguments = set(self.arguments)

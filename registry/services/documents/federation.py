@@ -93,13 +93,14 @@ def _version(entry: Entry, domain: str) -> Version:
 def _earlier_versions(connection: Connection, below: int, domain: str) -> tuple[list[Version], bool]:
     """The versions before entry ``below``, the newest first, and whether these are all. An altered one ends them."""
     found: list[Version] = []
+    bodies = documents.federation_bodies(connection, below, LOOKED_BACK + 1)
     try:
-        entries = documents.federation_entries(connection, below, LOOKED_BACK + 1)
-        found += (_version(entry, domain) for entry in entries[:LOOKED_BACK])
+        for body in bodies[:LOOKED_BACK]:
+            found.append(_version(Entry.decode(body), domain))
     except (MalformedToken, InvalidName, KeyError) as error:
         log.warning("the federation of an entry before %d cannot be read: %s", below, error)
         return found, False
-    return found, len(entries) <= LOOKED_BACK
+    return found, len(bodies) <= LOOKED_BACK
 
 
 def read_federation(connection: Connection, domain: str) -> ReadFederation:

@@ -95,8 +95,8 @@ def _data_before(connection: Connection, entry: Entry) -> Mapping[str, Any] | No
     """The data of the entry about the registry itself that this one replaces, as far as it can be read."""
     try:
         if entry.type == FEDERATION_SET:
-            before = documents.federation_entries(connection, entry.seq, 1)
-            return before[0].data if before else None
+            before = documents.federation_bodies(connection, entry.seq, 1)
+            return Entry.decode(before[0]).data if before else None
         if entry.type == REGISTRY_KEYS_ISSUED:
             jws = documents.registry_keys_of(connection, number_claim(entry.data, "version") - 1)
             return None if jws is None else {"document": jws}

@@ -120,7 +120,7 @@ class Cosigning:
             return
         with self._starting:
             if self._thread is None or not self._thread.is_alive():
-                self._stopping = threading.Event()
+                self._stopping, self._results = threading.Event(), SimpleQueue()
                 self._thread = threading.Thread(target=self._run, name="cosigning", daemon=True)
                 self._thread.start()
 

@@ -2,6 +2,7 @@
 policies and the domain's settings. ``service`` is None for the domain's settings. The federation has no table: its
 newest entry is in force."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Table, bindparam, delete, insert, select
@@ -84,11 +85,9 @@ def newest_federation_entry(connection: Connection) -> Entry | None:
     return None if body is None else Entry.decode(body)
 
 
-def federation_entries(connection: Connection, below: int, limit: int) -> list[Entry]:
-    """The entries before number ``below`` that set the federation, the newest first. Raises MalformedToken for altered
-    bytes."""
-    found = connection.execute(_ENTRIES_OF_FEDERATION.where(entries.c.seq < below).limit(limit))
-    return [Entry.decode(body) for body in found.scalars()]
+def federation_bodies(connection: Connection, below: int, limit: int) -> Sequence[bytes]:
+    """The bytes of the entries before number ``below`` that set the federation, the newest first."""
+    return connection.execute(_ENTRIES_OF_FEDERATION.where(entries.c.seq < below).limit(limit)).scalars().all()
 
 
 def put_setting(connection: Connection, service: str | None, new: SettingRow | None) -> None:

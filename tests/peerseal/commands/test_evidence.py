@@ -169,10 +169,13 @@ class TestWhatTheVerdictRestsOn:
         code, told = self.told(case, capsys, "--registry", url)
         assert code == 1
         assert told.startswith("NOT PROVEN (declared_loss)")
+        assert "version 1, from the registry;" in told
         assert "on 1 statement of the root about lost entries in the file and in the registry's answer." in told
         case.registry.answers.clear()
         case.write(replace(case.evidence, statements=(statement,)))
         assert self.told(case, capsys, "--registry", url)[0] == 1, "one that the registry serves no longer"
+        case.registry.answers["/v1/history"] = Answer(200, encode_statements([statement]))
+        assert "on 1 statement of the root" in self.told(case, capsys, "--registry", url)[1], "the same one in both"
 
     def test_a_key_that_the_root_has_dropped_since_proves_nothing(
         self, case: Case, url: str, capsys: pytest.CaptureFixture[str]
@@ -218,7 +221,8 @@ class TestWhatTheVerdictRestsOn:
         history.write_bytes(encode_statements([case.declare_lost()]))
         assert self.told(case, capsys, *files)[0] == 1
         history.write_bytes(b"{")
-        assert self.told(case, capsys, *files)[1].startswith("NOT PROVEN (document_malformed)")
+        assert case.verified("--pin", case.registry.pin, *files) == 2
+        assert "--registry-files do not count (document_malformed)" in capsys.readouterr().err
         history.unlink()
         assert case.verified("--pin", case.registry.pin, *files) == 2
         assert "history.json: there is no such file" in capsys.readouterr().err
@@ -228,9 +232,11 @@ class TestWhatTheVerdictRestsOn:
     ) -> None:
         assert self.told(case, capsys, "--registry", "http://127.0.0.1:9")[0] == 3
         with served(MemoryRegistry("acme.internal", clock=time.time)) as other:
-            code, told = self.told(case, capsys, "--registry", other)
-        assert code == 1
-        assert told.startswith("NOT PROVEN (document_wrong_root)")
+            assert case.verified("--pin", case.registry.pin, "--registry", other) == 3
+        refused = capsys.readouterr()
+        assert "the registry's answer to /.well-known/peerseal-registry does not count" in refused.err
+        assert "document_wrong_root" in refused.err
+        assert "PROVEN" not in refused.out, "the answer is refused, and not the file"
         with served(case.registry) as url:
             case.registry.answers["/v1/history"] = Answer(503, b"")
             assert self.told(case, capsys, "--registry", url)[0] == 3
