@@ -1,9 +1,8 @@
 # Every target makes what it needs, in .venv; nothing has to be installed by hand but Python and make.
 PYTHON ?= python3
 VENV ?= .venv
-WORKERS ?= 2
-# Many of these tests wait, so one more than the cores keeps both busy.
-THOROUGH_WORKERS ?= 3
+# Many tests wait, so one more than the cores keeps both busy.
+WORKERS ?= 3
 # `make scale` loads that many services, with ten keys each.
 SERVICES ?= 100000
 PEERS ?= 5000
@@ -62,7 +61,7 @@ oldest: ## the quick tests of each interface with the oldest releases that setup
 	$(VENV)-oldest/bin/pytest -n $(WORKERS) -m "$(QUICK)" -k "not postgres" --ignore=tests/attacks --ignore=tests/faults $(TESTS)
 
 thorough: $(STAMP) ## what takes long: real processes on PostgreSQL, keys rolled over under load
-	$(BIN)/pytest -n $(THOROUGH_WORKERS) -m "thorough and not brokers and not pooler and not compose and not dist"
+	$(BIN)/pytest -n $(WORKERS) -m "thorough and not brokers and not pooler and not compose and not dist"
 
 fuzz: $(STAMP) ## generated input for every parser and route, and calls made from /openapi.json, on both databases
 	$(BIN)/pytest -m fuzz -s
