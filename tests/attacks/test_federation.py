@@ -183,6 +183,15 @@ def test_a_stolen_signing_key_adds_no_foreign_domain(domains: TwoDomains, clock:
     assert own_domain_works(domains)
 
 
+def replayed_under(
+    newest: FederationDocument, earlier: FederationDocument, registry: MemoryRegistry
+) -> FederationDocument:
+    """The federation of the earlier document, whose entry is in the ledger, under the newest checkpoint."""
+    assert earlier.entry is not None
+    proof = registry.ledger.inclusion(earlier.entry.index, newest.head)
+    return replace(newest, federation=earlier.federation, entry=replace(earlier.entry, proof=proof))
+
+
 @pytest.mark.parametrize("replayed", [True, False], ids=["the earlier one", "none"])
 def test_an_earlier_entry_brings_no_federation_back(
     domains: TwoDomains, caplog: pytest.LogCaptureFixture, replayed: bool
@@ -197,11 +206,9 @@ def test_an_earlier_entry_brings_no_federation_back(
     assert code_of(lambda: domains.call(verifier)) == "unknown_key"
     domains.acme.set_domain(minters=["edge"])
     newest = domains.acme.federation_document()
-    assert earlier.entry is not None
-    proof = domains.acme.ledger.inclusion(earlier.entry.index, newest.head)
     lie = replace(newest, federation=Federation(), entry=None)
     if replayed:
-        lie = replace(newest, federation=earlier.federation, entry=replace(earlier.entry, proof=proof))
+        lie = replayed_under(newest, earlier, domains.acme)
     domains.acme.answers[FEDERATION] = jwt(domains.acme.sign(lie))
     domains.trust.refresh()
     assert code_of(lambda: domains.call(verifier)) == "trust_unavailable"
@@ -217,9 +224,7 @@ def test_an_earlier_entry_brings_no_federation_back_after_a_restart(domains: Two
     with pytest.raises(UnknownKey):
         domains.acme.trust_store(limits=QUIET, cache_dir=tmp_path).key(kid)
     newest = domains.acme.federation_document()
-    assert earlier.entry is not None
-    proof = domains.acme.ledger.inclusion(earlier.entry.index, newest.head)
-    lie = replace(newest, federation=earlier.federation, entry=replace(earlier.entry, proof=proof))
+    lie = replayed_under(newest, earlier, domains.acme)
     domains.acme.answers[FEDERATION] = jwt(domains.acme.sign(lie))
     [copy] = tmp_path.rglob("federation.jwt")
     copy.unlink()
@@ -241,9 +246,7 @@ def test_an_earlier_entry_brings_no_federation_back_after_a_signing_key_was_drop
     assert code_of(lambda: domains.call(verifier)) == "unknown_key"
     domains.acme.roll_signing_key()
     newest = domains.acme.federation_document()
-    assert earlier.entry is not None
-    proof = domains.acme.ledger.inclusion(earlier.entry.index, newest.head)
-    lie = replace(newest, federation=earlier.federation, entry=replace(earlier.entry, proof=proof))
+    lie = replayed_under(newest, earlier, domains.acme)
     domains.acme.answers[FEDERATION] = jwt(domains.acme.sign(lie))
     clock.advance(60.0)  # the list of the registry's keys is asked for again
     domains.trust.refresh()

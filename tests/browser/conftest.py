@@ -58,7 +58,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Populated]:
 
 @pytest.fixture(scope="session")
 def witnesses(state: Populated, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Three witnesses, of which the root asks for two, and one is down: the setting that names them."""
+    """The setting that names three witnesses. The root needs two of them, and one is down."""
     log = NoteKey.of(DOMAIN, LOG_KEY, ledger_public_key(state.driver.registry.authority.in_force().keys.ledger_key))
     up = [
         Witness(tmp_path_factory.mktemp("witness"), name, [log]) for name in ("a.witness.example", "b.witness.example")

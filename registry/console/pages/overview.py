@@ -41,11 +41,12 @@ class Document(NamedTuple):
 
 
 class Witness(NamedTuple):
-    """What a witness has cosigned last, and how many entries the ledger has more; below 0 where it has fewer."""
+    """What a witness has cosigned last, and its ``lag``: the entries that the ledger has since. It is below 0 where the
+    ledger has fewer than the witness has cosigned."""
 
     name: str
     state: WitnessState
-    behind: int
+    lag: int
 
 
 @blueprint.get("/")

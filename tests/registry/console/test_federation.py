@@ -242,7 +242,7 @@ def test_a_change_begins_with_what_holds_and_replaces_it(registry: Driver, admin
 def test_an_empty_field_does_not_open_what_is_closed(
     registry: Driver, admin: Browser, limits: dict[str, list[str]]
 ) -> None:
-    """A domain of which nothing is let in shows no name in its form, as one of which all is let in."""
+    """The form has the same empty field for a domain with no service and for one with all services."""
     believe(registry, {**PARTNER, **limits})
     before = federation(registry)
     assert send(admin, urls="https://other.partner.example") == 400
