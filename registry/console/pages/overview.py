@@ -41,12 +41,11 @@ class Document(NamedTuple):
 
 
 class Witness(NamedTuple):
-    """What a witness has cosigned last, and its ``lag``: the entries that the ledger has since. It is below 0 where the
-    ledger has fewer than the witness has cosigned."""
+    """What a witness has cosigned last, and how many entries the ledger has more; below 0 where it has fewer."""
 
     name: str
     state: WitnessState
-    lag: int
+    behind: int
 
 
 @blueprint.get("/")
