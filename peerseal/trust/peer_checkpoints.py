@@ -82,9 +82,10 @@ _NO_NOTE: Final = "no_note"
 _OTHER_DOMAIN: Final = "other_domain"
 _UNKNOWN_SIGNER: Final = DROPPED_KEY
 _BAD_SIGNATURE: Final = "bad_signature"
-_NO_BUDGET: Final = "no_budget"
-"""Not compared, since the registry is asked no more at present. It is not counted."""
-_AGAIN: Final = frozenset((WAITING, UNDECIDED, _UNKNOWN_SIGNER, _NO_BUDGET))
+_PUT_OFF: Final = "put_off"
+"""Nothing can be said now, since the registry is asked no more at present, or too many contradictions wait for their
+second look. It is not counted, neither as a result nor as an attempt."""
+_AGAIN: Final = frozenset((WAITING, UNDECIDED, _UNKNOWN_SIGNER, _PUT_OFF))
 """The results after which a checkpoint is looked at again."""
 
 
@@ -265,9 +266,9 @@ class PeerCheckpoints:
 
     def _settle(self, note: HeardNote, result: str, size: int) -> None:
         """Drop what was compared, and keep what is to be looked at again."""
-        now, was_looked_at = time.monotonic(), result not in (WAITING, _NO_BUDGET)
+        now, was_looked_at = time.monotonic(), result not in (WAITING, _PUT_OFF)
         again = result in _AGAIN and note.attempts + was_looked_at < _ATTEMPTS
-        if result != _NO_BUDGET and not (again and (note.attempts or note.size)):
+        if result != _PUT_OFF and not (again and (note.attempts or note.size)):
             self._heard.add(result)
         if result == AGREED:
             self._agreed[note.cp] = True
@@ -336,7 +337,7 @@ class PeerCheckpoints:
         fork = None
         if 0 < found.size < newest.checkpoint.size:
             if not self._budget.take():
-                return _NO_BUDGET
+                return _PUT_OFF
             try:
                 if self._is_beginning(found, newest.checkpoint):
                     return AGREED
@@ -350,7 +351,7 @@ class PeerCheckpoints:
             return AGREED
         seen = Sighting(0, told.service, int(told.at)), Sighting(1, registry_id(found.origin), int(newest.seen_at))
         evidence = Evidence(found.origin, (note, newest.note), seen, fork)
-        return CONTRADICTED if self._suspect((found, newest.checkpoint), evidence) else UNDECIDED
+        return CONTRADICTED if self._suspect((found, newest.checkpoint), evidence) else _PUT_OFF
 
     def _is_beginning(self, found: Checkpoint, newest: Checkpoint) -> bool:
         try:

@@ -287,7 +287,7 @@ class TestASplitView:
         for each in range(number):
             note = sign_checkpoint(Checkpoint(registry.domain, size, bytes([each]) * 32), key)
             hearer.trust.heard(cp_of(note), kid_of(f"{PEER}-{each}"))
-        until(lambda: hearer.heard("undecided") > 0, what="more of them than are kept")
+        until(lambda: registry.calls[f"GET {HISTORY}"] > 2 * number, what="as many looks as wait for their second one")
         assert not hearer.found
         registry.answers.clear()
         until(lambda: of(hearer.trust, "peerseal_split_views_total") == [float(number)], what="all of them")
