@@ -74,9 +74,9 @@ class Peers:
             alg="ES256",
         ).start()
 
-    def refusing_since(self, moment: float) -> set[str]:
-        """The peers that refused a good call of another after that moment."""
-        return {refusal.peer for refusal in self.refusals if refusal.at > moment}
+    def refusals_since(self, moment: float) -> list[Refusal]:
+        """The good calls of others that peers refused after that moment."""
+        return [refusal for refusal in self.refusals if refusal.at > moment]
 
     def that_verify(self, caller: Identity) -> set[str]:
         """The peers that verify a call of that newcomer, soon enough, without being restarted or told."""

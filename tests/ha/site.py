@@ -13,7 +13,7 @@ from tests.ha.cluster import Cluster, Member, until
 from tests.ha.deployment import DATABASE, Deployment
 from tests.ha.hosts import Network
 from tests.ha.load import Attempt, Registrations, Series, Trickle, longest, reading
-from tests.ha.peers import PEERS, Peers
+from tests.ha.peers import PEERS, Peers, Refusal
 
 REGISTRATIONS: Final = 15
 READS: Final = 20
@@ -29,8 +29,8 @@ _USES: Final = 500
 @dataclass(frozen=True, slots=True)
 class Costs:
     """What an event cost. ``lost`` are registrations that were acknowledged and are not in the database;
-    ``refusing`` the peers that refused a good call meanwhile, ``verifying`` those that verify a service that came
-    later. Where lost ones came back, ``lost_at_first`` were."""
+    ``refusals`` are the good calls that peers refused meanwhile, ``verifying`` counts the peers that verify a service
+    which came later. Where lost ones came back, ``lost_at_first`` were."""
 
     event: str
     reads: Series
@@ -39,7 +39,7 @@ class Costs:
     warm: Sequence[Attempt]
     lost: int
     lost_at_first: int | None
-    refusing: int
+    refusals: Sequence[Refusal]
     verifying: int
 
     @property
@@ -56,7 +56,7 @@ class Costs:
             f"{self.slowest_refusal:.1f} s",
             *(f"{longest(attempts) * 1000:.0f} ms" if attempts else "-" for attempts in (self.health, self.warm)),
             str(self.lost) if self.lost_at_first is None else f"{self.lost_at_first}, then {self.lost}",
-            f"{self.refusing} of {PEERS}",
+            f"{len({refusal.peer for refusal in self.refusals})} of {PEERS}",
             f"{self.verifying} of {PEERS}",
         )
 
@@ -162,7 +162,7 @@ class Site:
                 warm=[attempt for trickle in warm for attempt in trickle.series.attempts],
                 lost=self.lost(registrations, self.cluster.wait_until_whole()),
                 lost_at_first=event.lost_at_first,
-                refusing=len(self.peers.refusing_since(began)),
+                refusals=self.peers.refusals_since(began),
                 verifying=self.verifying_newcomer(),
             )
             self.table.add(*event.costs.cells())

@@ -35,7 +35,7 @@ HELD_BACK = 1.5
 def nothing_but_writes(costs: Costs) -> None:
     """The event cost writes for a while, and nothing else."""
     assert costs.reads.refused == []
-    assert (costs.lost, costs.refusing, costs.verifying) == (0, 0, PEERS)
+    assert (costs.lost, costs.refusals, costs.verifying) == (0, [], PEERS)
 
 
 def percentile(attempts: Sequence[Attempt], share: float) -> float:
@@ -173,7 +173,7 @@ def test_entries_that_a_fail_over_lost_come_back_from_a_copy_of_the_ledger(async
         lose_what_no_standby_has(site, primary, event)
         site.deployment.restore(copy)
         event.wait_for_writes()
-    assert (event.costs.lost, event.costs.refusing, event.costs.verifying) == (0, 0, PEERS)
+    assert (event.costs.lost, event.costs.refusals, event.costs.verifying) == (0, [], PEERS)
 
 
 def test_peers_go_on_after_a_fail_over_whose_losses_no_copy_has(asynchronous: Site) -> None:
@@ -187,4 +187,4 @@ def test_peers_go_on_after_a_fail_over_whose_losses_no_copy_has(asynchronous: Si
         site.deployment.declare_new_history()
         event.wait_for_writes()
     assert event.costs.lost == event.lost_at_first, "they are gone"
-    assert (event.costs.refusing, event.costs.verifying) == (0, PEERS)
+    assert (event.costs.refusals, event.costs.verifying) == ([], PEERS)
