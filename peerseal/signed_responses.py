@@ -16,9 +16,9 @@ from peerseal.protocol.plain import plain_text
 from peerseal.protocol.tokens.response import (
     ALWAYS_SIGNED,
     LENGTH,
-    OF_THE_TRANSPORT,
     RESPONSE_HEADER,
     SELECTING,
+    UNSIGNABLE_HEADERS,
     WANT_RESPONSE_HEADER,
     WANTED,
     signed_headers,
@@ -45,7 +45,7 @@ _ON_REQUEST: Final = "on_request"
 _HELP: Final = "Answers to sign for verified callers, by outcome: signed, too_long, stream, unbound, failed."
 _WITHOUT_BODY: Final = (204, 304)  # RFC 9110 section 6.4.1
 _EVENT_STREAM: Final = "text/event-stream"
-_NOT_SIGNED: Final = OF_THE_TRANSPORT | {"set-cookie"}  # whose values cannot be joined by a comma
+_NOT_SIGNED: Final = UNSIGNABLE_HEADERS | {"set-cookie"}  # whose values cannot be joined by a comma
 
 
 class ProvenCall(NamedTuple):
@@ -120,19 +120,19 @@ class ResponseSigning:
             self._unsigned("stream", call, f"its type is {_EVENT_STREAM}")
         return found
 
-    def too_long(self, call: ProvenCall) -> None:
+    def report_too_long(self, call: ProvenCall) -> None:
         """The body is longer than the bound, so the answer is sent unsigned."""
         self._unsigned("too_long", call, f"its body is longer than max_signed_body, {self.max_body} bytes")
 
-    def other_way(self, call: ProvenCall, kind: str) -> None:
+    def report_other_body(self, call: ProvenCall, kind: str) -> None:
         """The body goes to the server in another way than as bytes, so the answer is sent unsigned."""
         self._unsigned("stream", call, f"its body is sent by {kind}")
 
-    def broke_off(self, call: ProvenCall) -> None:
+    def report_no_answer(self, call: ProvenCall) -> None:
         """The application ended before its answer did. The server may answer in its place, unsigned."""
         self._unsigned("failed", call, "the application ended before its answer did")
 
-    def out_of_sight(self, call: ProvenCall) -> None:
+    def report_other_environ(self, call: ProvenCall) -> None:
         """The application was called with another environ than its `SigningApplication`."""
         self._unsigned("failed", call, "a middleware has made another environ: copy the environ that it gets")
 
@@ -167,7 +167,7 @@ class SigningApplication:
         try:
             return held.whole(self._app(environ, held.start))
         except Exception:
-            held.broke_off()
+            held.application_failed()
             raise
 
 
@@ -182,14 +182,14 @@ def prove(environ: "WSGIEnvironment", signing: ResponseSigning, token: str, peer
     if held is not None:
         held.prove(call)
     elif call is not None:
-        signing.out_of_sight(call)
+        signing.report_other_environ(call)
 
 
 class _HeldAnswer:
     """One answer, held until its end; or passed on as it comes, where it is not signed."""
 
     def __init__(self, method: str, start_response: "StartResponse", signing: ResponseSigning) -> None:
-        self._checked = False
+        self._call_is_known = False
         self._call: ProvenCall | None = None
         self._method = method
         self._start_response = start_response
@@ -201,8 +201,8 @@ class _HeldAnswer:
 
     def prove(self, call: ProvenCall | None) -> None:
         """The call to which it is the answer. A later one is of a copy of the environ, which has another answer."""
-        if not self._checked:
-            self._checked, self._call = True, call
+        if not self._call_is_known:
+            self._call_is_known, self._call = True, call
 
     def start(self, status: str, headers: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
         """The application's ``start_response`` (PEP 3333)."""
@@ -234,10 +234,10 @@ class _HeldAnswer:
             rest.close()
             raise
 
-    def broke_off(self) -> None:
+    def application_failed(self) -> None:
         """The application raised an error."""
         if self._call is not None and not self._passes:
-            self._signing.broke_off(self._call)
+            self._signing.report_no_answer(self._call)
 
     def _signed(self, call: ProvenCall, status: str, headers: list[tuple[str, str]]) -> list[bytes]:
         (pieces, self._pieces) = (self._pieces, [])  # not held twice while a slow client reads
@@ -264,7 +264,7 @@ class _HeldAnswer:
     def _pass_on(self) -> Callable[[bytes], object]:
         """The answer is too long: its head is sent unsigned, and what is held must follow."""
         if self._call is not None:
-            self._signing.too_long(self._call)
+            self._signing.report_too_long(self._call)
         status, headers = self._head or ("", [])
         self._passes, self._head = True, None
         return self._start_response(status, headers)
@@ -325,7 +325,7 @@ class SigningSend:
     def end(self) -> None:
         """The application has ended. What is held is not the whole answer, and not sent."""
         if self._call is not None:
-            self._signing.broke_off(self._call)
+            self._signing.report_no_answer(self._call)
 
     async def __call__(self, event: Event) -> None:
         """See the specification of ASGI. Trailers, and files that the server reads itself, are not signed."""
@@ -339,7 +339,7 @@ class SigningSend:
         elif kind == "http.response.body":
             await self._hold(call, event)
         else:
-            self._signing.other_way(call, kind)
+            self._signing.report_other_body(call, kind)
             await self._pass_on(event)
 
     async def _begin(self, call: ProvenCall, event: Event) -> None:
@@ -354,7 +354,7 @@ class SigningSend:
         piece = bytes(event.get("body", b""))
         self._size += len(piece)
         if self._size > self._signing.max_body:
-            self._signing.too_long(call)
+            self._signing.report_too_long(call)
             await self._pass_on(event)
             return
         self._pieces.append(piece)

@@ -57,7 +57,8 @@ def terms_in_words(one: FederatedDomain) -> str:
     """What a foreign domain may do, as far as the federation says."""
     who = "all its services" if one.services is None else ", ".join(sorted(one.services)) or "none of its services"
     what = "all scopes" if one.scopes is None else f"the scopes [{', '.join(sorted(one.scopes))}]"
-    crossing = "transactions and events may cross" if one.transactions else "no transaction crosses"
+    limit = "these scopes" if one.scopes else "no scope"  # where none is named, none crosses
+    crossing = f"transactions and events may cross, with {limit}" if one.transactions else "no transaction crosses"
     return f"{who}, with {what} that policies and code allow; {crossing}"
 
 

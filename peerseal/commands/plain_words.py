@@ -4,8 +4,9 @@ documents whose claims are hard to read. Nothing is verified."""
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from peerseal.audit.entry_words import terms_in_words
 from peerseal.errors import PeersealError
-from peerseal.protocol.documents.federation import FederatedDomain, Federation, FederationDocument
+from peerseal.protocol.documents.federation import Federation, FederationDocument
 from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.encoding import b64url
 from peerseal.protocol.ledger.cosignature import Note, SignatureLine
@@ -81,20 +82,8 @@ def _federation(claims: dict[str, Any]) -> Iterator[str]:
     domains = Federation.from_json({"domains": claim(claims, "domains", list)}, own).domains
     count = _counted(len(domains), "registry", "registries") if domains else "no registry"
     yield f"Services of {own} believe {count} of other trust domains."
-    for domain in domains:
-        yield from _federated(domain)
-
-
-def _federated(domain: FederatedDomain) -> Iterator[str]:
-    yield f"{domain.domain} at {_listed(domain.urls, 'or')}, with the root key {domain.root}:"
-    services, scopes = (sorted(named or ()) for named in (domain.services, domain.scopes))
-    of = "all its services" if domain.services is None else f"its services {_listed(services, 'and') or '(none)'}"
-    limit = "each scope" if domain.scopes is None else f"the scopes {_listed(scopes, 'and') or '(none)'} at most"
-    yield f"- {of}, with {limit}"
-    if not domain.transactions:
-        yield "- no transactions and no events"
-    else:
-        yield f"- transactions and events, {'with these scopes' if scopes else 'but no scope of theirs: none is named'}"
+    for each in domains:
+        yield f"{each.domain} at {_listed(each.urls, 'or')}, with the root key {each.root}: {terms_in_words(each)}."
 
 
 def _registry_keys(claims: dict[str, Any]) -> Iterator[str]:

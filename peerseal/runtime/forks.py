@@ -80,10 +80,10 @@ class BackgroundWork:
     A child that is forked while another thread is inside OpenSSL inherits OpenSSL's locks as they are, without the
     thread that releases them: the first signature that needs one hangs, and the interpreter with it. A fork waits
     ``PATIENCE`` seconds for the work of all such threads: registries that hang must not hold up a server for longer.
-    Then it waits ``BRIEFLY`` for each further one that is at work: enough for a thread that does not hang."""
+    Then it waits ``SHORT_PATIENCE`` for each further one that is at work: enough for a thread that does not hang."""
 
     PATIENCE = 5.0
-    BRIEFLY = 0.05
+    SHORT_PATIENCE = 0.05
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -97,7 +97,7 @@ class BackgroundWork:
         self._lock.release()
 
     def _before_fork(self) -> None:
-        self._held_for_fork = self._lock.acquire(timeout=max(self.BRIEFLY, _waiting.until - time.monotonic()))
+        self._held_for_fork = self._lock.acquire(timeout=max(self.SHORT_PATIENCE, _waiting.until - time.monotonic()))
 
     def _after_in_parent(self) -> None:
         if self._held_for_fork:

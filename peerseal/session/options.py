@@ -8,7 +8,7 @@ from typing import Any, Final, Self, TypedDict
 from urllib3 import Retry, Timeout
 
 from peerseal.errors import ConfigurationError
-from peerseal.protocol.tokens.response import OF_THE_TRANSPORT
+from peerseal.protocol.tokens.response import UNSIGNABLE_HEADERS
 from peerseal.runtime.limits import LONGEST_TIMEOUT, CallLimits
 from peerseal.runtime.options import (
     check_callable,
@@ -25,7 +25,7 @@ from peerseal.session.retries import RETRIES
 MAX_BUFFER: Final = 16 * 1024 * 1024
 """Bytes of the longest body that is read into memory: the limit of a callee by default."""
 
-_OF_THE_TRANSPORT = frozenset(
+_UNBINDABLE_HEADERS = frozenset(
     ("authorization", "connection", "content-length", "host", "te", "trailer", "transfer-encoding")
 )
 
@@ -127,11 +127,11 @@ class SessionOptions:
 
 def _check_signed(names: Collection[str]) -> None:
     check_header_names("signed_response_headers", names)
-    if wrong := OF_THE_TRANSPORT.intersection(name.lower() for name in names):
+    if wrong := UNSIGNABLE_HEADERS.intersection(name.lower() for name in names):
         raise ConfigurationError(f"signed_response_headers: these headers cannot be signed: {', '.join(sorted(wrong))}")
 
 
 def _check_bound(names: Collection[str]) -> None:
     check_header_names("bind_headers", names)
-    if wrong := _OF_THE_TRANSPORT.intersection(name.lower() for name in names):
+    if wrong := _UNBINDABLE_HEADERS.intersection(name.lower() for name in names):
         raise ConfigurationError(f"headers that only the transport knows cannot be bound: {', '.join(sorted(wrong))}")

@@ -65,10 +65,10 @@ class HeardNotes:
         places = self._of.get(service, {})
         if note.place not in places:
             if self._count >= self._most:
-                giving = self._giving(service)
-                if giving == service:
+                donor = self._donor(service)
+                if donor == service:
                     return
-                self.remove(self._youngest(giving))
+                self.remove(self._youngest(donor))
             self._count += 1
         self._of.setdefault(service, {})[note.place] = note
 
@@ -83,7 +83,7 @@ class HeardNotes:
             del self._of[note.service]
         return True
 
-    def _giving(self, newcomer: str) -> str:
+    def _donor(self, newcomer: str) -> str:
         """The service that gives up a place, so that the newcomer gets one. It may be the newcomer's own."""
 
         def rank(service: str) -> tuple[int, float]:

@@ -44,7 +44,7 @@ _STATUSES = range(200, 600)  # of final answers (RFC 9110 section 15)
 
 
 _WRITTEN: Final = "connection content-length date keep-alive server trailer transfer-encoding upgrade"
-OF_THE_TRANSPORT: Final = frozenset((*_WRITTEN.split(), RESPONSE_HEADER.lower()))
+UNSIGNABLE_HEADERS: Final = frozenset((*_WRITTEN.split(), RESPONSE_HEADER.lower()))
 """Headers of answers that servers and proxies write: an application cannot have them signed."""
 
 

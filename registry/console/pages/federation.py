@@ -27,7 +27,7 @@ SHOWN: Final = 10
 """Foreign domains of one page."""
 NAMED: Final = 12
 """Services, or scopes, that are shown at once; more of them are folded."""
-FALLING: Final = 50
+SHOWN_CALLS: Final = 50
 """Calls that end with a removal, of those that its page lists."""
 _REFUSED = (BadRequest, NotFound, InvalidName, MalformedToken, DocumentRefused)
 
@@ -132,8 +132,8 @@ def _remove_page(domain: str, root: str, status: int = 200, typed: str | None = 
         going=_going(found.of(domain), left),
         left=left,
         root=root,
-        calls=list(islice(calls, FALLING + 1)),
-        shown=FALLING,
+        calls=list(islice(calls, SHOWN_CALLS + 1)),
+        shown=SHOWN_CALLS,
         named=NAMED,
         typed=typed,
         terminal=(f"peerseal-registry federation remove {domain}{f' --root {root}' if root else ''}",),

@@ -104,8 +104,8 @@ def test_other_terms_and_urls_are_told() -> None:
     del wider["services"]
     assert changes(federation(wider), federation(partner())) == (
         f"partner.example under the root {ROOT} is believed on other terms: all its services, with the scopes "
-        "[orders:read] that policies and code allow; transactions and events may cross; its URLs are "
-        "https://new.partner.example",
+        "[orders:read] that policies and code allow; transactions and events may cross, with these scopes; "
+        "its URLs are https://new.partner.example",
     )
 
 
