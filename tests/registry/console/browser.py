@@ -23,16 +23,17 @@ class Browser:
         """Shows a page, after redirects."""
         return self._shown(self.client.get(path, query_string=query or None, follow_redirects=True))
 
-    def send(self, path: str, **fields: str) -> TestResponse:
-        """Sends a form of the page that is shown, with the hidden fields in it, and follows the redirect after it."""
+    def send(self, path: str, *, follow: bool = True, **fields: str) -> TestResponse:
+        """Sends a form of the page that is shown, with the hidden fields in it, and may follow the redirect after
+        it."""
         hidden = {name: unescape(value) for name, value in _HIDDEN.findall(self.page)}
         data = {"csrf_token": "", **hidden, **fields}
-        return self._shown(self.client.post(path, data=data, follow_redirects=True))
+        return self._shown(self.client.post(path, data=data, follow_redirects=follow))
 
-    def sign_in(self, token: str) -> TestResponse:
+    def sign_in(self, token: str, *, follow: bool = True) -> TestResponse:
         """Signs in, as an operator with that token."""
         self.open("/console/sign-in")
-        return self.send("/console/sign-in", token=token)
+        return self.send("/console/sign-in", follow=follow, token=token)
 
     def text(self) -> str:
         """The words of the page, with single blanks."""

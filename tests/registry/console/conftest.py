@@ -23,9 +23,9 @@ def token_of(registry: Driver, role: Role) -> str:
 
 
 def browser_of(registry: Driver, role: Role) -> Browser:
-    """The browser of an operator who is signed in."""
+    """The browser of an operator who is signed in, and has opened no page yet."""
     browser = Browser(registry)
-    assert browser.sign_in(token_of(registry, role)).status_code == 200
+    assert browser.sign_in(token_of(registry, role), follow=False).status_code == 303
     return browser
 
 

@@ -34,7 +34,9 @@ def test_a_stranger_is_led_to_the_sign_in_and_then_to_the_page_that_was_asked_fo
 
 @pytest.mark.parametrize("role", list(Role))
 def test_an_operator_of_each_role_signs_in(registry: Driver, role: Role) -> None:
-    assert role.label in browser_of(registry, role).text()
+    browser = browser_of(registry, role)
+    browser.open("/console/")
+    assert role.label in browser.text()
 
 
 def test_the_token_is_in_no_page_cookie_log_or_address(
@@ -104,6 +106,7 @@ def test_a_session_counts_at_each_node(registry: Driver, viewer: Browser) -> Non
 
 
 def test_a_sign_in_is_in_the_audit_trail(registry: Driver, operator: Browser) -> None:
+    operator.open("/console/")
     operator.send("/console/sign-out-everywhere")
     acts = registry.client.get("/v1/audit", headers=registry.operator).get_json()["audit"]
     assert [act["act"] for act in acts][-2:] == ["signed_in", "signed_out_everywhere"]
