@@ -31,7 +31,7 @@ from peerseal.messaging import SEND, Outlet, system_of
 from peerseal.outbox.rows import Rows, Waiting, code_of
 from peerseal.protocol.trace_context import TRACEPARENT
 from peerseal.runtime.extras import missing
-from peerseal.runtime.forks import BackgroundWork, in_each_child, notice_fork, warn_without_threads
+from peerseal.runtime.forks import BackgroundWork, in_each_child, notice_fork, only_forks, warn_without_threads
 from peerseal.runtime.locks import Opened
 from peerseal.runtime.options import check_is, check_number, check_whole
 from peerseal.runtime.terminal import printable
@@ -241,8 +241,9 @@ class Relay:
     def _start_thread(self) -> None:
         self._pid = os.getpid()
         self._stopping, self._woken = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="peerseal-outbox", daemon=True)
-        self._thread.start()
+        if not only_forks():
+            self._thread = threading.Thread(target=self._run, name="peerseal-outbox", daemon=True)
+            self._thread.start()
 
     def _run(self) -> None:
         stopping, woken, failures = self._stopping, self._woken, 0

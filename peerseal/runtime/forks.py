@@ -74,6 +74,14 @@ def warn_without_threads() -> None:
         )
 
 
+def only_forks() -> bool:
+    """Whether this process is a master of uWSGI, which forks workers and serves nothing. No thread may run in it: uWSGI
+    forks while any thread holds the interpreter's lock (the GIL), and a worker that is forked then waits for it for
+    ever."""
+    uwsgi = sys.modules.get("uwsgi")
+    return uwsgi is not None and os.getpid() == uwsgi.masterpid()
+
+
 class BackgroundWork:
     """A thread of ours holds it while it works, so that the process does not fork during that time.
 

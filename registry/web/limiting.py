@@ -17,7 +17,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from flask import Flask, Response, current_app, request
 from limits import RateLimitItemPerMinute
@@ -62,17 +62,17 @@ _WITH_PORT = re.compile(rf"([0-9]{{1,3}}(?:\.[0-9]{{1,3}}){{3}}){_PORT}")
 
 
 class RefusalLimit:
-    """Counts refusals by account in a storage that nodes may share, and in memory while the storage does not answer.
+    """Counts refusals by account in a ``storage`` that nodes may share, and in memory while the storage does not answer
+    or is None.
 
     `exceeded` asks the storage only about accounts that this process refused within the last minute, so that calls of
     others cost no round trip. Where several nodes share a storage, each node refuses such an account once by itself
     before it asks.
     """
 
-    def __init__(self, storage: Storage, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, storage: Storage | None, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = RateLimitItemPerMinute(per_minute)
-        self._shared = FixedWindowRateLimiter(storage)
-        self._own = FixedWindowRateLimiter(MemoryStorage())
+        self._shared = None if storage is None else FixedWindowRateLimiter(storage)
         self._clock = clock
         self._refused_until: BoundedCache[str, float] = BoundedCache(REFUSED_REMEMBERED)
         self._failures = 0
@@ -91,7 +91,7 @@ class RefusalLimit:
 
     def _ask(self, question: Callable[[FixedWindowRateLimiter], bool]) -> bool:
         """The answer from the storage, or from memory while the storage does not answer."""
-        if self._clock() >= self._asks_again_at:
+        if self._shared is not None and self._clock() >= self._asks_again_at:
             self._asks_again_at = self._clock() + self._pause()  # one thread asks; the others do not wait for it
             try:
                 answer = question(self._shared)
@@ -105,6 +105,12 @@ class RefusalLimit:
         except RuntimeError:  # its clean-up needs a thread, and the process may have no more
             log.exception("a refusal could not be counted")
             return True
+
+    @cached_property
+    def _own(self) -> FixedWindowRateLimiter:
+        """It is made by the first refusal, since it starts a thread: uWSGI forks its workers after the application is
+        made, and a thread that runs at that moment leaves a worker that hangs for ever."""
+        return FixedWindowRateLimiter(MemoryStorage())
 
     def _shared_failed(self, error: Exception) -> None:
         if not self._failures:  # without the error's text, which may quote the URL and its password
@@ -161,7 +167,10 @@ def _is_refusal(response: Response) -> bool:
     return response.status_code == 202 or 400 <= response.status_code < 500
 
 
-def _storage(url: str) -> Storage:
+def _storage(url: str) -> Storage | None:
+    """The storage of that URL; None for memory. Raises ConfigurationError."""
+    if url.partition("://")[0] in MemoryStorage.STORAGE_SCHEME:
+        return None
     timeouts = {"socket_connect_timeout": STORAGE_TIMEOUT, "socket_timeout": STORAGE_TIMEOUT}
     try:
         found = storage_from_string(url, **timeouts if url.startswith("redis") else {})

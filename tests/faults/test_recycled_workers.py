@@ -105,7 +105,8 @@ UWSGI = {
     "prefork without threads": (),
     "lazy": ("--lazy-apps", "--enable-threads"),
     "lazy without threads": ("--lazy-apps",),
-    "hooks": ("--enable-threads", "--py-call-osafterfork"),
+    "hooks in the child": ("--enable-threads", "--py-call-osafterfork"),
+    "hooks": ("--enable-threads", "--py-call-uwsgi-fork-hooks"),
 }
 QUICK = "prefork"
 
@@ -152,6 +153,13 @@ class TestUwsgi:
         assert callee.calls(server, 8) == {(200, None): 8}
         callee.registry.revoke(callee.caller.credentials.key_id)
         until(lambda: set(callee.calls(server, 8)) == {(401, "revoked_key")})
+
+    def test_no_thread_runs_in_the_master_which_forks_without_the_interpreters_lock(
+        self, callee: Callee, server: Server, options: tuple[str, ...]
+    ) -> None:
+        """A worker that is forked while another thread holds the lock waits for it for ever."""
+        assert callee.calls(server, 8) == {(200, None): 8}
+        assert len(os.listdir(f"/proc/{server.pid}/task")) == 1
 
     @pytest.mark.thorough
     def test_without_threads_the_log_names_the_option(

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -211,6 +212,18 @@ def test_a_redis_that_falls_silent_is_waited_for_briefly(node: Node, redis_port:
         began = time.monotonic()
         assert statuses(registry, LIMIT + 1) == [400] * LIMIT + [429]
         assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("storage", ["memory://", "redis://127.0.0.1:1/0"])
+def test_making_an_application_starts_no_thread(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str
+) -> None:
+    """uWSGI forks its workers then, and one that is forked while a thread runs may hang for ever."""
+    Driver(sqlite_url, tmp_path / "home").close()
+    started: list[threading.Thread] = []
+    monkeypatch.setattr(threading.Thread, "start", started.append)
+    create_app(settings_at(sqlite_url, tmp_path / "home", console=True, rate_limit_storage=storage))
+    assert started == []
 
 
 class FailingStorage(MemoryStorage):
