@@ -40,8 +40,8 @@ UNTIL_OPEN = LIMITS.deadline + 1.0
 """Seconds in which the circuit of a worker opens that is called much."""
 PROBES = 3
 """Of one worker, at most, while a test lasts: each is followed by a second in which none is made."""
-BACK = 2.0
-"""Seconds in which all is as before once the callee answers again."""
+AGAIN = 1.0
+"""Seconds in which all calls are answered, where all is as before."""
 THREADS = 16 + 4
 """Of one worker: gunicorn's pool, and those of the server, the keys, the trust store and the outbox."""
 POOLED = 10
@@ -119,6 +119,11 @@ class Edge:
     def between(self, since: float, until: float = float("inf")) -> list[Call]:
         """The calls that began then."""
         return [call for call in self.calls if since <= call.began < until]
+
+    def is_back(self) -> bool:
+        """Whether all calls of the last second were answered, and those were many."""
+        lately = self.between(time.monotonic() - AGAIN)
+        return len(lately) >= CALLERS and {call.status for call in lately} == {200}
 
     def threads(self) -> int:
         return sum(len(os.listdir(f"/proc/{pid}/task")) for pid in self._workers())
@@ -236,12 +241,11 @@ def test_a_frozen_callee_takes_nothing_else_down_and_is_called_again_at_once_whe
                 placed = edge.orders(UNTIL_OPEN + 4.0)
                 assert opening.result() < 0.005
         awake = time.monotonic()
-        until(lambda: is_answered(session), BACK)
-        time.sleep(BACK + 2.0)
+        until(lambda: is_answered(session))
+        until(edge.is_back, what="that all calls are answered again")
 
     assert_orders_go_on(placed)
     assert_they_fail_fast(edge.between(began, awake - 1.0), began + UNTIL_OPEN)
-    assert {call.status for call in edge.between(awake + BACK)} == {200}
     assert [(one.state, one.running, one.waiting) for one in identity.circuits()] == [(CircuitState.CLOSED, 0, 0)]
     assert_nothing_is_left(edge, resource.url)
     for state in ("open", "closed"):
@@ -307,11 +311,10 @@ def test_nor_does_one_that_fails_otherwise(edge: Edge, callee: Callee, behave: W
             placed = edge.orders(UNTIL_OPEN + 4.0)
             asked = callee.server.asked - before
             callee.behave, mended = answers, time.monotonic()
-            time.sleep(BACK + 2.0)
+            until(edge.is_back, what="that all calls are answered again")
     finally:
         callee.behave = answers
     assert_orders_go_on(placed)
     assert_they_fail_fast(edge.between(began, mended - 1.0), began + UNTIL_OPEN)
     assert asked < len(edge.between(began, mended)) / 2, "most calls did not reach the callee"
-    assert {call.status for call in edge.between(mended + BACK)} == {200}
     assert_nothing_is_left(edge, callee.server.url)
