@@ -45,6 +45,8 @@ up: $(DEMO) ## registry, services, consumer and a broker on loopback until Ctrl-
 login: $(DEMO) ## a login in your browser: opaque token, order, event, invoice
 	@$(BIN)/python -m demo.login
 
+# These are short and wait for little: with one more worker both cores are busy.
+test: WORKERS := 4
 test: $(STAMP) ## every test that needs no container engine and no browser, but for the long runs: thorough, fuzz, judge, brokers, languages, chart, pooler, observe, ha
 	$(BIN)/pytest -n $(WORKERS) -m "$(NOT_ALONE)"
 
