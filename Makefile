@@ -1,8 +1,9 @@
 # Every target makes what it needs, in .venv; nothing has to be installed by hand but Python and make.
 PYTHON ?= python3
 VENV ?= .venv
-# Many tests wait, so one more than the cores keeps both busy.
+# Many tests wait, so more than the cores keep both busy; those with real processes bear one more.
 WORKERS ?= 3
+TEST_WORKERS ?= 4
 # `make scale` loads that many services, with ten keys each.
 SERVICES ?= 100000
 PEERS ?= 5000
@@ -45,10 +46,8 @@ up: $(DEMO) ## registry, services, consumer and a broker on loopback until Ctrl-
 login: $(DEMO) ## a login in your browser: opaque token, order, event, invoice
 	@$(BIN)/python -m demo.login
 
-# These are short and wait for little: with one more worker both cores are busy.
-test: WORKERS := 4
 test: $(STAMP) ## every test that needs no container engine and no browser, but for the long runs: thorough, fuzz, judge, brokers, languages, chart, pooler, observe, ha
-	$(BIN)/pytest -n $(WORKERS) -m "$(NOT_ALONE)"
+	$(BIN)/pytest -n $(TEST_WORKERS) -m "$(NOT_ALONE)"
 
 quick: $(STAMP) ## the tests without processes, in seconds
 	$(BIN)/pytest -n $(WORKERS) -m "$(QUICK)"

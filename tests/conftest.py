@@ -142,7 +142,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once() -> Iterator[None]:
-    """Routes and templates are compiled once in each worker of pytest."""
+    """Routes, templates and SQL statements are compiled once in each worker of pytest."""
     with sharing_what_is_compiled():
         yield
 

@@ -51,7 +51,7 @@ from peerseal.protocol.plain import kind_of
 from peerseal.protocol.tokens.event import EVENT_LIFETIME
 from peerseal.protocol.tokens.transaction import TRANSACTION_LIFETIME, TRANSACTION_LIFETIME_CAP
 from peerseal.runtime.files import cache_folder
-from peerseal.runtime.forks import in_each_child, notice_fork, warn_without_threads
+from peerseal.runtime.forks import in_each_child, notice_fork, warn_of_uwsgi_options
 from peerseal.runtime.limits import RotationSchedule, TrustLimits
 from peerseal.runtime.metrics import Metric, Source, metrics
 from peerseal.runtime.process_metrics import process_metrics
@@ -265,7 +265,7 @@ class Identity:
             raise
         self._started, self._pid = True, os.getpid()
         announce(self.credentials.key_id, self._rotation.admitted, self._registry, self._pin)
-        warn_without_threads()
+        warn_of_uwsgi_options()
         self._rotation_thread.start()
         if self._checkpoint_for is not None:
             self.trust.follow_ledger()

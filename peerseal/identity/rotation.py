@@ -39,7 +39,7 @@ from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, service_id
 from peerseal.runtime.backoff import backoff
-from peerseal.runtime.forks import BackgroundWork, notice_fork, only_forks
+from peerseal.runtime.forks import BackgroundWork, left_to_workers, notice_fork
 from peerseal.runtime.limits import RotationSchedule
 from peerseal.runtime.tracing import traced
 from peerseal.trust.store import TrustStore
@@ -381,9 +381,9 @@ class RotationThread:
         self._stopping = threading.Event()
 
     def start(self) -> None:
-        """Start the thread; a forked child starts its own. A process that only forks has none."""
+        """Start the thread; a forked child starts its own. A master of uWSGI has none."""
         self._stopping = threading.Event()
-        if only_forks():
+        if left_to_workers():
             return
         self._thread = threading.Thread(target=self._run, name="peerseal-rotate", daemon=True)
         self._thread.start()

@@ -59,8 +59,8 @@ class Outbox:
     """The outbox ``table`` in the database of ``engine``. ``clock`` gives seconds since the epoch.
 
     Safe to use from threads and before a fork. After `start` this process and each process that is forked from it has a
-    relay; of all relays on all hosts one works at a time. Raises ConfigurationError for a database that is neither
-    PostgreSQL nor SQLite in a file.
+    relay, but a master of uWSGI has none; of all relays on all hosts one works at a time. Raises ConfigurationError for
+    a database that is neither PostgreSQL nor SQLite in a file.
     """
 
     STOP_WITHIN = 10.0

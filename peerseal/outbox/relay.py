@@ -31,7 +31,7 @@ from peerseal.messaging import SEND, Outlet, system_of
 from peerseal.outbox.rows import Rows, Waiting, code_of
 from peerseal.protocol.trace_context import TRACEPARENT
 from peerseal.runtime.extras import missing
-from peerseal.runtime.forks import BackgroundWork, in_each_child, notice_fork, only_forks, warn_without_threads
+from peerseal.runtime.forks import BackgroundWork, in_each_child, left_to_workers, notice_fork, warn_of_uwsgi_options
 from peerseal.runtime.locks import Opened
 from peerseal.runtime.options import check_is, check_number, check_whole
 from peerseal.runtime.terminal import printable
@@ -216,11 +216,11 @@ class Relay:
     # ---- the thread
 
     def start(self) -> None:
-        """Start the thread of this process, and of each process that is forked from it."""
+        """Start the thread of this process, and of each process that is forked from it. A master of uWSGI has none."""
         notice_fork()
         if not self._started:
             self._started = True
-            warn_without_threads()
+            warn_of_uwsgi_options()
             self._start_thread()
 
     def wake(self) -> None:
@@ -241,7 +241,7 @@ class Relay:
     def _start_thread(self) -> None:
         self._pid = os.getpid()
         self._stopping, self._woken = threading.Event(), threading.Event()
-        if not only_forks():
+        if not left_to_workers():
             self._thread = threading.Thread(target=self._run, name="peerseal-outbox", daemon=True)
             self._thread.start()
 

@@ -19,6 +19,9 @@ log = logging.getLogger("peerseal.forks")
 _LATE = 10.0
 """Seconds to wait for another thread that runs the hooks of a child."""
 
+_FORK_HOOKS = "py-call-uwsgi-fork-hooks"
+"""The option with which uWSGI's forks wait for the interpreter's lock."""
+
 Hook = Callable[[], None]
 """A bound method. It is called as long as its object lives, and forgotten then: there may be a session for each
 request."""
@@ -64,22 +67,52 @@ def process_started(pid: int) -> str:
         return ""
 
 
-def warn_without_threads() -> None:
-    """Log a warning if the server, uWSGI, runs Python's threads only while a request runs."""
-    uwsgi = sys.modules.get("uwsgi")
+def warn_of_uwsgi_options() -> None:
+    """Log a warning if the server is uWSGI and runs Python's threads only while a request runs, or forks workers from a
+    process that has threads."""
+    if (uwsgi := _uwsgi()) is None:
+        return
     options = {name.decode() if isinstance(name, bytes) else name for name in getattr(uwsgi, "opt", {})}
-    if uwsgi is not None and not options & {"enable-threads", "threads"}:
+    if not options & {"enable-threads", "threads"}:
         log.warning(
             "uWSGI runs without --enable-threads: keys are rotated, and revocations noticed, only while requests run"
         )
+    elif not uwsgi.masterpid() and uwsgi.numproc > 1 and not uwsgi.worker_id() and _FORK_HOOKS not in options:
+        log.warning("uWSGI runs without --master: a worker may hang from its start, as threads run while it is forked")
 
 
-def only_forks() -> bool:
-    """Whether this process is a master of uWSGI, which forks workers and serves nothing. No thread may run in it: uWSGI
-    forks while any thread holds the interpreter's lock (the GIL), and a worker that is forked then waits for it for
-    ever."""
-    uwsgi = sys.modules.get("uwsgi")
-    return uwsgi is not None and os.getpid() == uwsgi.masterpid()
+def left_to_workers() -> bool:
+    """In a master of uWSGI, have each worker run the hooks as soon as it is forked, so that it starts the threads that
+    this process needs, and return True. In other processes, do nothing and return False.
+
+    No thread may run in a master: uWSGI forks without regard to other threads. Where one of them holds the
+    interpreter's lock (the GIL), or waits for it, the forked worker may wait for ever.
+    """
+    uwsgi = _uwsgi()
+    if uwsgi is None or os.getpid() != uwsgi.masterpid():
+        return False
+    before = getattr(uwsgi, "post_fork_hook", None)
+    if not isinstance(before, _NoticeFork):
+        uwsgi.post_fork_hook = _NoticeFork(before)
+    return True
+
+
+def _uwsgi() -> Any:
+    """The module ``uwsgi`` of that server, which only its processes have; an application may have one of that name."""
+    found = sys.modules.get("uwsgi")
+    return found if callable(getattr(found, "masterpid", None)) else None
+
+
+class _NoticeFork:
+    """What uWSGI calls in each worker after the fork: the hook that was there before, and `notice_fork`."""
+
+    def __init__(self, before: Callable[[], object] | None) -> None:
+        self._before = before
+
+    def __call__(self) -> None:
+        if self._before is not None:
+            self._before()
+        notice_fork()
 
 
 class BackgroundWork:

@@ -20,7 +20,7 @@ from peerseal.errors import PeersealError
 from peerseal.protocol.documents.changes import Watched
 from peerseal.protocol.names import split_service_id
 from peerseal.runtime.backoff import backoff
-from peerseal.runtime.forks import BackgroundWork, in_each_child, only_forks
+from peerseal.runtime.forks import BackgroundWork, in_each_child, left_to_workers
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.fetch import HungUp
 from peerseal.trust.awake import AwakePeriods
@@ -77,9 +77,9 @@ class BackgroundThread:
         in_each_child(self._after_fork)
 
     def start(self) -> None:
-        """Start this process's threads, if it has none and does not only fork."""
+        """Start this process's threads, if it has none. A master of uWSGI gets none."""
         with self._lock:
-            if self.idle and not only_forks():
+            if self.idle and not left_to_workers():
                 self.idle = False
                 self._stopping = threading.Event()
                 self._thread = self._started(self._run, "peerseal-trust")

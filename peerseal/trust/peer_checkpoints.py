@@ -35,7 +35,7 @@ from peerseal.protocol.ledger.split_view import (
 from peerseal.protocol.names import registry_id
 from peerseal.runtime.bounded import BoundedDict
 from peerseal.runtime.files import Folder
-from peerseal.runtime.forks import BackgroundWork, in_each_child
+from peerseal.runtime.forks import BackgroundWork, in_each_child, left_to_workers
 from peerseal.runtime.limits import TrustLimits
 from peerseal.runtime.metrics import Metric, Tally, gauge
 from peerseal.runtime.token_bucket import TokenBucket
@@ -82,10 +82,11 @@ _NO_NOTE: Final = "no_note"
 _OTHER_DOMAIN: Final = "other_domain"
 _UNKNOWN_SIGNER: Final = DROPPED_KEY
 _BAD_SIGNATURE: Final = "bad_signature"
-_PUT_OFF: Final = "put_off"
-"""Nothing can be said now, since the registry is asked no more at present, or too many contradictions wait for their
-second look. It is not counted, neither as a result nor as an attempt."""
-_AGAIN: Final = frozenset((WAITING, UNDECIDED, _UNKNOWN_SIGNER, _PUT_OFF))
+_NO_BUDGET: Final = "no_budget"
+"""Not compared, since the registry is asked no more at present. It is not counted."""
+_NO_PLACE: Final = "no_place"
+"""A contradiction, while too many others wait for their second look. It is not counted yet."""
+_AGAIN: Final = frozenset((WAITING, UNDECIDED, _UNKNOWN_SIGNER, _NO_BUDGET, _NO_PLACE))
 """The results after which a checkpoint is looked at again."""
 
 
@@ -172,7 +173,7 @@ class PeerCheckpoints:
         """Start the thread that compares, if there is something to compare now."""
         with self._lock:
             self._woken.set()
-            if self._stopped or self._runs or self._due_in() > _LONGEST_PAUSE:
+            if self._stopped or self._runs or self._due_in() > _LONGEST_PAUSE or left_to_workers():
                 return
             try:
                 threading.Thread(target=self._work, name="peerseal-checkpoints", daemon=True).start()
@@ -266,13 +267,13 @@ class PeerCheckpoints:
 
     def _settle(self, note: HeardNote, result: str, size: int) -> None:
         """Drop what was compared, and keep what is to be looked at again."""
-        now, was_looked_at = time.monotonic(), result not in (WAITING, _PUT_OFF)
+        now, was_looked_at = time.monotonic(), result not in (WAITING, _NO_BUDGET, _NO_PLACE)
         again = result in _AGAIN and note.attempts + was_looked_at < _ATTEMPTS
-        if result != _PUT_OFF and not (again and (note.attempts or note.size)):
+        if result not in (_NO_BUDGET, _NO_PLACE) and not (again and (note.attempts or note.size)):
             self._heard.add(result)
         if result == AGREED:
             self._agreed[note.cp] = True
-        pause = 0.0 if result == WAITING else self._pause_after(note)
+        pause = self._pause_after(note, result)
         later = replace(note, due_at=now + pause, size=size, attempts=note.attempts + was_looked_at)
         with self._lock:
             self._looked_at[note.kid] = now
@@ -308,8 +309,12 @@ class PeerCheckpoints:
         for _ in gone:
             self._heard.add(DECLARED_LOSS)
 
-    def _pause_after(self, note: HeardNote) -> float:
+    def _pause_after(self, note: HeardNote, result: str) -> float:
         """Seconds until the next look."""
+        if result == WAITING:
+            return 0.0
+        if result == _NO_PLACE:  # each look may take from the budget that the others need
+            return self._limits.longest_pause
         return max(min(self._limits.cooldown * (note.attempts + 1), self._limits.longest_pause), 0.05)
 
     def _judged(self, told: HeardNote, newest: SeenCheckpoint | None) -> tuple[str, int]:
@@ -337,7 +342,7 @@ class PeerCheckpoints:
         fork = None
         if 0 < found.size < newest.checkpoint.size:
             if not self._budget.take():
-                return _PUT_OFF
+                return _NO_BUDGET
             try:
                 if self._is_beginning(found, newest.checkpoint):
                     return AGREED
@@ -351,7 +356,7 @@ class PeerCheckpoints:
             return AGREED
         seen = Sighting(0, told.service, int(told.at)), Sighting(1, registry_id(found.origin), int(newest.seen_at))
         evidence = Evidence(found.origin, (note, newest.note), seen, fork)
-        return CONTRADICTED if self._suspect((found, newest.checkpoint), evidence) else _PUT_OFF
+        return CONTRADICTED if self._suspect((found, newest.checkpoint), evidence) else _NO_PLACE
 
     def _is_beginning(self, found: Checkpoint, newest: Checkpoint) -> bool:
         try:

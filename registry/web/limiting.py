@@ -15,9 +15,11 @@ import hashlib
 import ipaddress
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import lru_cache
+from urllib.parse import urlsplit
 
 from flask import Flask, Response, current_app, request
 from limits import RateLimitItemPerMinute
@@ -73,6 +75,8 @@ class RefusalLimit:
     def __init__(self, storage: Storage | None, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = RateLimitItemPerMinute(per_minute)
         self._shared = None if storage is None else FixedWindowRateLimiter(storage)
+        self._in_memory: FixedWindowRateLimiter | None = None
+        self._making = threading.Lock()
         self._clock = clock
         self._refused_until: BoundedCache[str, float] = BoundedCache(REFUSED_REMEMBERED)
         self._failures = 0
@@ -101,16 +105,18 @@ class RefusalLimit:
                 self._failures, self._asks_again_at = 0, 0.0
                 return answer
         try:
-            return question(self._own)
+            return question(self._own())
         except RuntimeError:  # its clean-up needs a thread, and the process may have no more
             log.exception("a refusal could not be counted")
             return True
 
-    @cached_property
     def _own(self) -> FixedWindowRateLimiter:
-        """It is made by the first refusal, since it starts a thread: uWSGI forks its workers after the application is
-        made, and a thread that runs at that moment leaves a worker that hangs for ever."""
-        return FixedWindowRateLimiter(MemoryStorage())
+        """The counter in memory. It is made when it is needed first, since it starts a thread: uWSGI forks its workers
+        after the application is made, and one that is forked while a thread runs may hang for ever."""
+        with self._making:
+            if self._in_memory is None:
+                self._in_memory = FixedWindowRateLimiter(MemoryStorage())
+            return self._in_memory
 
     def _shared_failed(self, error: Exception) -> None:
         if not self._failures:  # without the error's text, which may quote the URL and its password
@@ -169,10 +175,10 @@ def _is_refusal(response: Response) -> bool:
 
 def _storage(url: str) -> Storage | None:
     """The storage of that URL; None for memory. Raises ConfigurationError."""
-    if url.partition("://")[0] in MemoryStorage.STORAGE_SCHEME:
-        return None
     timeouts = {"socket_connect_timeout": STORAGE_TIMEOUT, "socket_timeout": STORAGE_TIMEOUT}
     try:
+        if urlsplit(url).scheme in MemoryStorage.STORAGE_SCHEME:
+            return None
         found = storage_from_string(url, **timeouts if url.startswith("redis") else {})
     except Exception:  # each kind has its own: a wrong URL, a missing library, a cluster that cannot be reached
         found = None

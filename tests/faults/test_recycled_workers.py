@@ -161,6 +161,15 @@ class TestUwsgi:
         assert callee.calls(server, 8) == {(200, None): 8}
         assert len(os.listdir(f"/proc/{server.pid}/task")) == 1
 
+    def test_each_worker_starts_its_threads_when_it_is_forked(
+        self, callee: Callee, server: Server, options: tuple[str, ...]
+    ) -> None:
+        """Only one of them has been called."""
+        master = f"/proc/{server.pid}/task/{server.pid}/children"
+        workers = [Path("/proc") / pid / "task" for pid in Path(master).read_text().split()]
+        assert len(workers) == 2
+        until(lambda: all(len(list(tasks.iterdir())) > 1 for tasks in workers))
+
     @pytest.mark.thorough
     def test_without_threads_the_log_names_the_option(
         self, callee: Callee, server: Server, options: tuple[str, ...]

@@ -322,7 +322,7 @@ def test_a_value_that_means_nothing_is_refused_at_once_by_name(name: str, value:
 @pytest.mark.parametrize(
     "url",
     [
-        *("redis://:w0rd@h:port", "redis://:w0rd@h:99999", "w0rd", "http://:w0rd@h", "async+memory://"),
+        *("redis://:w0rd@h:port", "redis://:w0rd@h:99999", "w0rd", "http://:w0rd@h", "async+memory://", "memory"),
         "redis+cluster://:w0rd@127.0.0.1:1",
     ],
 )

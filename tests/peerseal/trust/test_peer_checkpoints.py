@@ -281,13 +281,13 @@ class TestASplitView:
         assert self.proven(self.alarm(hearer), registry) == "not_extended"
 
     def test_too_many_of_them_at_once_are_reported_later(self, registry: MemoryRegistry, other: MemoryRegistry) -> None:
-        hearer = Service(registry)
+        hearer = Service(registry, limits=replace(LIMITS, longest_pause=0.1))
         size, key, number = len(registry.ledger.entries), registry.ledger.key, 20
         registry.answers[HISTORY] = Answer(503, b"")
         for each in range(number):
             note = sign_checkpoint(Checkpoint(registry.domain, size, bytes([each]) * 32), key)
             hearer.trust.heard(cp_of(note), kid_of(f"{PEER}-{each}"))
-        until(lambda: registry.calls[f"GET {HISTORY}"] > 2 * number, what="as many looks as wait for their second one")
+        until(lambda: registry.calls[f"GET {HISTORY}"] > 2 * number, what="longer than 20 looks take")
         assert not hearer.found
         registry.answers.clear()
         until(lambda: of(hearer.trust, "peerseal_split_views_total") == [float(number)], what="all of them")

@@ -214,7 +214,7 @@ def test_a_redis_that_falls_silent_is_waited_for_briefly(node: Node, redis_port:
         assert time.monotonic() - began < 20
 
 
-@pytest.mark.parametrize("storage", ["memory://", "redis://127.0.0.1:1/0"])
+@pytest.mark.parametrize("storage", ["memory://", "MEMORY://", "memory:", " memory://x", "redis://127.0.0.1:1/0"])
 def test_making_an_application_starts_no_thread(
     sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str
 ) -> None:
