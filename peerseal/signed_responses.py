@@ -240,7 +240,7 @@ class _HeldAnswer:
             self._signing.report_no_answer(self._call)
 
     def _signed(self, call: ProvenCall, status: str, headers: list[tuple[str, str]]) -> list[bytes]:
-        (pieces, self._pieces) = (self._pieces, [])  # not held twice while a slow client reads
+        pieces, self._pieces = self._pieces, []  # not held twice while a slow client reads
         body = b"".join(pieces)
         token = self._signing.header(call, self._method, int(status[:3]), headers, body)
         kept = [pair for pair in headers if pair[0].lower() != RESPONSE_HEADER.lower()]

@@ -83,10 +83,12 @@ _OTHER_DOMAIN: Final = "other_domain"
 _UNKNOWN_SIGNER: Final = DROPPED_KEY
 _BAD_SIGNATURE: Final = "bad_signature"
 _NO_BUDGET: Final = "no_budget"
-"""Not compared, since the registry is asked no more at present. It is not counted."""
+"""Not compared, since the registry is asked no more at present."""
 _NO_PLACE: Final = "no_place"
-"""A contradiction, while too many others wait for their second look. It is not counted yet."""
-_AGAIN: Final = frozenset((WAITING, UNDECIDED, _UNKNOWN_SIGNER, _NO_BUDGET, _NO_PLACE))
+"""A contradiction, while too many others wait for their second look."""
+_NOT_COUNTED: Final = frozenset((_NO_BUDGET, _NO_PLACE))
+"""The results that are counted neither in the metric nor as an attempt."""
+_AGAIN: Final = frozenset((WAITING, UNDECIDED, _UNKNOWN_SIGNER, *_NOT_COUNTED))
 """The results after which a checkpoint is looked at again."""
 
 
@@ -267,9 +269,9 @@ class PeerCheckpoints:
 
     def _settle(self, note: HeardNote, result: str, size: int) -> None:
         """Drop what was compared, and keep what is to be looked at again."""
-        now, was_looked_at = time.monotonic(), result not in (WAITING, _NO_BUDGET, _NO_PLACE)
+        now, was_looked_at = time.monotonic(), result not in (WAITING, *_NOT_COUNTED)
         again = result in _AGAIN and note.attempts + was_looked_at < _ATTEMPTS
-        if result not in (_NO_BUDGET, _NO_PLACE) and not (again and (note.attempts or note.size)):
+        if result not in _NOT_COUNTED and not (again and (note.attempts or note.size)):
             self._heard.add(result)
         if result == AGREED:
             self._agreed[note.cp] = True

@@ -192,18 +192,24 @@ def replayed_under(
     return replace(newest, federation=earlier.federation, entry=replace(earlier.entry, proof=proof))
 
 
-@pytest.mark.parametrize("replayed", [True, False], ids=["the earlier one", "none"])
-def test_an_earlier_entry_brings_no_federation_back(
-    domains: TwoDomains, caplog: pytest.LogCaptureFixture, replayed: bool
-) -> None:
-    """The stolen key signs the federation of an earlier entry, which is in the ledger, under the newest checkpoint."""
+def federation_that_ended(domains: TwoDomains, verifier: Verifier) -> FederationDocument:
+    """The document of a federation that the verifier believed, and that was taken away since."""
     domains.acme.federate(domains.partner)
-    verifier = domains.verifier()
     domains.call(verifier)
     earlier = domains.acme.federation_document()
     domains.acme.end_federation("partner.example")
     domains.trust.refresh()
     assert code_of(lambda: domains.call(verifier)) == "unknown_key"
+    return earlier
+
+
+@pytest.mark.parametrize("replayed", [True, False], ids=["the earlier one", "none"])
+def test_an_earlier_entry_brings_no_federation_back(
+    domains: TwoDomains, caplog: pytest.LogCaptureFixture, replayed: bool
+) -> None:
+    """The stolen key signs the federation of an earlier entry, which is in the ledger, under the newest checkpoint."""
+    verifier = domains.verifier()
+    earlier = federation_that_ended(domains, verifier)
     domains.acme.set_domain(minters=["edge"])
     newest = domains.acme.federation_document()
     lie = replace(newest, federation=Federation(), entry=None)
@@ -237,13 +243,8 @@ def test_an_earlier_entry_brings_no_federation_back_after_a_signing_key_was_drop
     domains: TwoDomains, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What a dropped key signed is doubted. That the ledger has the newer entry is not."""
-    domains.acme.federate(domains.partner)
     verifier = domains.verifier()
-    domains.call(verifier)
-    earlier = domains.acme.federation_document()
-    domains.acme.end_federation("partner.example")
-    domains.trust.refresh()
-    assert code_of(lambda: domains.call(verifier)) == "unknown_key"
+    earlier = federation_that_ended(domains, verifier)
     domains.acme.roll_signing_key()
     newest = domains.acme.federation_document()
     lie = replayed_under(newest, earlier, domains.acme)

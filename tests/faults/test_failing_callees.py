@@ -40,6 +40,8 @@ UNTIL_OPEN = LIMITS.deadline + 1.0
 """Seconds in which the circuit of a worker opens that is called much."""
 PROBES = 3
 """Of one worker, at most, while a test lasts: each is followed by a second in which none is made."""
+BACK = 2.0
+"""Seconds in which a callee that answers again is called again."""
 AGAIN = 1.0
 """Seconds in which all calls are answered, where all is as before."""
 THREADS = 16 + 4
@@ -241,7 +243,7 @@ def test_a_frozen_callee_takes_nothing_else_down_and_is_called_again_at_once_whe
                 placed = edge.orders(UNTIL_OPEN + 4.0)
                 assert opening.result() < 0.005
         awake = time.monotonic()
-        until(lambda: is_answered(session))
+        until(lambda: is_answered(session), BACK)
         until(edge.is_back, what="that all calls are answered again")
 
     assert_orders_go_on(placed)
